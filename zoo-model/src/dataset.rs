@@ -1,0 +1,295 @@
+//! Prepared dataset files: what every stage after `zoo-data` works on.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{sha256_file, write_atomic, FileError};
+use crate::safetensors_file::{self, Dtype, TensorFile, TensorSpec};
+use crate::FORMAT_VERSION;
+
+/// Most bytes that a prepared dataset may hold in memory (Tiny ImageNet takes 1.4 GB).
+const SIZE_LIMIT: u64 = 16 << 30;
+
+/// The three parts of a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// Trained on.
+    Train,
+    /// Held out of the published training part.
+    Val,
+    /// The published test part.
+    Test,
+}
+
+impl Split {
+    /// All three, in the order of the file.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Val, Self::Test];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Val => "val",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// Images and labels of one split.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Samples {
+    /// Pixels, (N, C, H, W), row-major.
+    pub images: Vec<u8>,
+    /// Class of each image, (N).
+    pub labels: Vec<u16>,
+}
+
+/// What a prepared dataset says of itself, in its safetensors header.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatasetInfo {
+    /// Name of the published dataset.
+    pub dataset: String,
+    /// Name of each class; their number is the number of classes.
+    pub class_names: Vec<String>,
+    /// Mean per channel, subtracted from pixel / 255.
+    pub mean: Vec<f64>,
+    /// Standard deviation per channel, dividing after that.
+    pub std: Vec<f64>,
+    /// SHA-256 of every source file, by name.
+    #[serde(default)]
+    pub sources: BTreeMap<String, String>,
+    /// Fingerprint of the `[data]` section that it was made from.
+    #[serde(default)]
+    pub fingerprint: String,
+}
+
+/// A prepared dataset in memory: pixels stay u8, (C, H, W) is the same for all images.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Header.
+    pub info: DatasetInfo,
+    /// (channels, height, width).
+    pub shape: [usize; 3],
+    splits: [Samples; 3],
+    sha256: String,
+}
+
+impl Dataset {
+    /// Puts a dataset together.
+    ///
+    /// # Errors
+    /// A sentence that says which part does not fit.
+    pub fn new(info: DatasetInfo, shape: [usize; 3], splits: [Samples; 3]) -> Result<Self, String> {
+        let pixels: usize = shape.iter().product();
+        if pixels == 0 {
+            return Err(format!("images of shape {shape:?} have no pixels"));
+        }
+        if info.class_names.is_empty() || info.class_names.len() > 65_536 {
+            return Err("`class_names` must name 1 to 65536 classes".into());
+        }
+        for (name, values) in [("mean", &info.mean), ("std", &info.std)] {
+            if values.len() != shape[0] || values.iter().any(|v| !v.is_finite()) {
+                return Err(format!("`{name}` must hold one finite number for each of the {} channels", shape[0]));
+            }
+        }
+        if info.std.iter().any(|&s| s <= 0.0) {
+            return Err("`std` must be above 0".into());
+        }
+        for (split, samples) in Split::ALL.iter().zip(&splits) {
+            let name = split.name();
+            if samples.images.len() != samples.labels.len() * pixels {
+                let images = samples.images.len() / pixels;
+                return Err(format!(
+                    "`{name}_images` has {images} images, `{name}_labels` {} labels",
+                    samples.labels.len()
+                ));
+            }
+            if let Some(label) = samples.labels.iter().find(|&&l| usize::from(l) >= info.class_names.len()) {
+                return Err(format!("`{name}_labels` holds {label}, but there are {} classes", info.class_names.len()));
+            }
+        }
+        if splits[0].labels.is_empty() {
+            return Err("the train split is empty".into());
+        }
+        Ok(Self { info, shape, splits, sha256: String::new() })
+    }
+
+    /// Reads a prepared dataset file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not a prepared dataset; the message names tensor and fault.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let wrong = |m: String| FileError::format(path, format!("is not a prepared dataset: {m}; zoo-data makes one"));
+        let mut file = TensorFile::open(path)?;
+        if file.header().file_length() > SIZE_LIMIT {
+            return Err(wrong(format!("larger than {SIZE_LIMIT} bytes")));
+        }
+        let info = info_from_metadata(&file.header().metadata).map_err(wrong)?;
+        let mut shape = None;
+        let mut splits = [Samples::default(), Samples::default(), Samples::default()];
+        for (split, samples) in Split::ALL.into_iter().zip(&mut splits) {
+            let images = format!("{}_images", split.name());
+            let labels = format!("{}_labels", split.name());
+            let &[_, c, h, w] = file.place(&images, Dtype::U8)?.spec.shape.as_slice() else {
+                return Err(wrong(format!("`{images}` must have shape (N, C, H, W)")));
+            };
+            if *shape.get_or_insert([c, h, w]) != [c, h, w] {
+                return Err(wrong(format!("`{images}` has images of another shape than `train_images`")));
+            }
+            samples.images = file.read(&images, Dtype::U8)?;
+            samples.labels = match file.header().tensor(&labels).map(|t| t.spec.dtype) {
+                Some(Dtype::U16) => {
+                    let bytes = file.read(&labels, Dtype::U16)?;
+                    bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
+                }
+                _ => file.read(&labels, Dtype::U8)?.into_iter().map(u16::from).collect(),
+            };
+        }
+        let mut dataset = Self::new(info, shape.expect("three splits"), splits).map_err(wrong)?;
+        dataset.sha256 = sha256_file(path)?;
+        Ok(dataset)
+    }
+
+    /// Writes a prepared dataset file: the same bytes for the same dataset.
+    pub fn write(&self, path: &Path) -> Result<(), FileError> {
+        let [c, h, w] = self.shape;
+        let wide = self.classes() > 256;
+        let mut specs = Vec::new();
+        let mut data: Vec<Vec<u8>> = Vec::new();
+        for (split, samples) in Split::ALL.into_iter().zip(&self.splits) {
+            let n = samples.labels.len();
+            let dtype = if wide { Dtype::U16 } else { Dtype::U8 };
+            let spec = |suffix, dtype, shape| TensorSpec { name: format!("{}_{suffix}", split.name()), dtype, shape };
+            specs.push(spec("images", Dtype::U8, vec![n, c, h, w]));
+            specs.push(spec("labels", dtype, vec![n]));
+            data.push(Vec::new());
+            data.push(match wide {
+                true => samples.labels.iter().flat_map(|l| l.to_le_bytes()).collect(),
+                false => samples.labels.iter().map(|&l| l as u8).collect(),
+            });
+        }
+        let bytes = (0..data.len()).map(|i| if i % 2 == 0 { &self.splits[i / 2].images[..] } else { &data[i][..] });
+        write_atomic(path, |out| safetensors_file::write(out, &specs, &info_to_metadata(&self.info), bytes))
+    }
+
+    /// One split.
+    pub fn split(&self, split: Split) -> &Samples {
+        &self.splits[split as usize]
+    }
+
+    /// Number of samples of a split.
+    pub fn len(&self, split: Split) -> usize {
+        self.split(split).labels.len()
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.info.class_names.len()
+    }
+
+    /// Bytes of one image, C * H * W.
+    pub fn image_len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// SHA-256 of the file that it was read from: its fingerprint. Empty if it was not read.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// Per channel, the network's input for every pixel value: (p / 255 - mean) / std in f32, the
+    /// operations and their order as in torchvision's ToTensor and Normalize.
+    pub fn normalization(&self) -> Vec<[f32; 256]> {
+        let table =
+            |(mean, std): (&f64, &f64)| std::array::from_fn(|p| (p as f32 / 255.0 - *mean as f32) / *std as f32);
+        self.info.mean.iter().zip(&self.info.std).map(table).collect()
+    }
+}
+
+/// Header of a prepared dataset without its images, for up-to-date checks.
+pub fn read_info(path: &Path) -> Result<DatasetInfo, FileError> {
+    let file = TensorFile::open(path)?;
+    info_from_metadata(&file.header().metadata).map_err(|m| FileError::format(path, m))
+}
+
+/// Header values are strings; all but the name are JSON.
+fn info_to_metadata(info: &DatasetInfo) -> BTreeMap<String, String> {
+    let json = |v: serde_json::Value| v.to_string();
+    BTreeMap::from([
+        ("format_version".into(), FORMAT_VERSION.to_string()),
+        ("dataset".into(), info.dataset.clone()),
+        ("class_names".into(), json(info.class_names.clone().into())),
+        ("mean".into(), json(info.mean.clone().into())),
+        ("std".into(), json(info.std.clone().into())),
+        ("sources".into(), serde_json::to_string(&info.sources).expect("strings")),
+        ("fingerprint".into(), info.fingerprint.clone()),
+    ])
+}
+
+fn info_from_metadata(metadata: &BTreeMap<String, String>) -> Result<DatasetInfo, String> {
+    let text = |key: &str| metadata.get(key).ok_or_else(|| format!("its header has no `{key}`"));
+    fn json<T: serde::de::DeserializeOwned>(key: &str, text: &str) -> Result<T, String> {
+        serde_json::from_str(text).map_err(|e| format!("`{key}` of its header is malformed: {e}"))
+    }
+    let version: u32 = json("format_version", text("format_version")?)?;
+    if version > FORMAT_VERSION {
+        return Err(format!("format version {version} is newer than this program's {FORMAT_VERSION}"));
+    }
+    Ok(DatasetInfo {
+        dataset: text("dataset")?.clone(),
+        class_names: json("class_names", text("class_names")?)?,
+        mean: json("mean", text("mean")?)?,
+        std: json("std", text("std")?)?,
+        sources: metadata.get("sources").map_or(Ok(BTreeMap::new()), |s| json("sources", s))?,
+        fingerprint: metadata.get("fingerprint").cloned().unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info() -> DatasetInfo {
+        DatasetInfo {
+            dataset: "toy".into(),
+            class_names: vec!["a".into(), "b".into()],
+            mean: vec![0.5],
+            std: vec![0.25],
+            sources: BTreeMap::from([("f".into(), "00".into())]),
+            fingerprint: "x".into(),
+        }
+    }
+
+    fn samples(n: usize) -> Samples {
+        Samples { images: (0..n * 4).map(|i| i as u8).collect(), labels: (0..n).map(|i| (i % 2) as u16).collect() }
+    }
+
+    #[test]
+    fn a_dataset_survives_a_round_trip() {
+        let dataset = Dataset::new(info(), [1, 2, 2], [samples(3), samples(2), samples(1)]).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d.safetensors");
+        dataset.write(&path).unwrap();
+        let back = Dataset::read(&path).unwrap();
+        assert_eq!((&back.info, back.shape, &back.splits), (&dataset.info, dataset.shape, &dataset.splits));
+        assert_eq!(back.sha256(), sha256_file(&path).unwrap());
+        assert_eq!(read_info(&path).unwrap(), dataset.info);
+        assert_eq!(back.normalization()[0][255], 2.0);
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_are_named() {
+        let with = |change: &dyn Fn(&mut DatasetInfo, &mut [Samples; 3])| {
+            let (mut info, mut splits) = (info(), [samples(3), samples(2), samples(1)]);
+            change(&mut info, &mut splits);
+            Dataset::new(info, [1, 2, 2], splits).unwrap_err()
+        };
+        assert!(with(&|_, s| s[1].labels[0] = 2).contains("`val_labels` holds 2"));
+        assert!(with(&|_, s| s[2].labels.push(0)).contains("`test_images` has 1 images"));
+        assert!(with(&|i, _| i.std[0] = 0.0).contains("`std` must be above 0"));
+        assert!(with(&|i, _| i.mean.push(0.1)).contains("`mean`"));
+        assert!(with(&|_, s| s[0] = Samples::default()).contains("train split is empty"));
+    }
+}

@@ -1,0 +1,176 @@
+//! Atomic writes and checksums.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// A file that could not be read, written or understood.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted: "read", "write", ...
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The content is not what the format demands.
+    #[error("{}: {message}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, where, and the remedy.
+        message: String,
+    },
+}
+
+impl FileError {
+    /// Wraps an I/O error: `.map_err(FileError::io("read", path))`.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// A malformed file.
+    pub fn format(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self::Format { path: path.into(), message: message.into() }
+    }
+}
+
+/// Writes `path` through a temporary file beside it: synced, then renamed, so that a reader sees
+/// the old content or the whole new one and never a part.
+pub fn write_atomic(
+    path: &Path,
+    write: impl FnOnce(&mut io::BufWriter<&mut File>) -> io::Result<()>,
+) -> Result<(), FileError> {
+    let parent = parent_of(path);
+    fs::create_dir_all(parent).map_err(FileError::io("create the folder", parent))?;
+    let mut temporary = temporary_file_in(parent).map_err(FileError::io("write in", parent))?;
+    let mut buffered = io::BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
+    write(&mut buffered).and_then(|()| buffered.flush()).map_err(FileError::io("write", path))?;
+    drop(buffered);
+    persist(temporary, path)
+}
+
+/// [`write_atomic`] of bytes that are already at hand.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write_atomic(path, |w| w.write_all(bytes))
+}
+
+/// A temporary file with ordinary permissions in `parent`, deleted unless persisted.
+pub fn temporary_file_in(parent: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".zoo-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o644));
+    }
+    builder.tempfile_in(parent)
+}
+
+/// Syncs a temporary file and renames it to `path`.
+pub fn persist(temporary: tempfile::NamedTempFile, path: &Path) -> Result<(), FileError> {
+    temporary.as_file().sync_all().map_err(FileError::io("write", path))?;
+    temporary.persist(path).map_err(|e| FileError::Io { action: "write", path: path.into(), source: e.error })?;
+    sync_dir(parent_of(path));
+    Ok(())
+}
+
+/// Makes a rename in `dir` durable. Best effort: some file systems refuse to sync a folder.
+pub fn sync_dir(dir: &Path) {
+    if let Ok(handle) = File::open(dir) {
+        let _ = handle.sync_all();
+    }
+}
+
+/// The folder that holds `path`, `.` for a bare name.
+pub fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+/// Reads a file of at most `limit` bytes; a larger one is refused before it is read.
+pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+    let file = File::open(path).map_err(FileError::io("read", path))?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(FileError::io("read", path))?;
+    if bytes.len() as u64 > limit {
+        return Err(FileError::format(path, format!("is larger than the {limit} bytes allowed for it")));
+    }
+    Ok(bytes)
+}
+
+/// SHA-256 of `bytes`, in lower-case hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// SHA-256 of a file, in lower-case hexadecimal, read in pieces.
+pub fn sha256_file(path: &Path) -> Result<String, FileError> {
+    let mut file = File::open(path).map_err(FileError::io("read", path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let n = file.read(&mut buffer).map_err(FileError::io("read", path))?;
+        if n == 0 {
+            return Ok(hex::encode(hasher.finalize()));
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
+
+/// Fingerprint of any serialisable value: SHA-256 of its JSON.
+pub fn fingerprint(value: &impl serde::Serialize) -> String {
+    sha256(&serde_json::to_vec(value).expect("plain data serialises"))
+}
+
+/// Marks an up-to-date output as newer than its inputs, for make.
+pub fn touch(path: &Path) -> Result<(), FileError> {
+    File::options()
+        .append(true)
+        .open(path)
+        .and_then(|f| f.set_modified(std::time::SystemTime::now()))
+        .map_err(FileError::io("touch", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_content_and_no_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a b/file");
+        write_bytes(&path, b"old").unwrap();
+        let failed = write_atomic(&path, |w| {
+            w.write_all(b"half")?;
+            Err(io::Error::other("disk full"))
+        });
+        assert!(failed.unwrap_err().to_string().contains("disk full"));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn files_over_the_limit_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        write_bytes(&path, &[0; 10]).unwrap();
+        assert_eq!(read_limited(&path, 10).unwrap().len(), 10);
+        assert!(read_limited(&path, 9).unwrap_err().to_string().contains("larger than"));
+    }
+
+    #[test]
+    fn sha256_of_abc() {
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(sha256(b"abc"), expected);
+    }
+}

@@ -1,0 +1,255 @@
+//! One model's hyperparameters, and `params.json`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::architecture::{Architecture, GeometryError, Network};
+use crate::files::{read_limited, FileError};
+use crate::plan::ModelId;
+
+/// Element-wise activation functions, with PyTorch's definitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// Hyperbolic tangent.
+    Tanh,
+    /// max(0, x).
+    Relu,
+    /// 1 / (1 + exp(-x)).
+    Sigmoid,
+    /// Exact GELU: x / 2 (1 + erf(x / sqrt 2)).
+    Gelu,
+    /// x for positive x, 0.01 x otherwise.
+    #[serde(alias = "leaky-relu", alias = "leaky_relu")]
+    LeakyRelu,
+    /// x sigmoid(x).
+    Silu,
+}
+
+/// Initialisations of weights; every bias starts at 0.01.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// U(0, 1).
+    Uniform,
+    /// N(0, 1).
+    Normal,
+    /// U(-b, b), b = sqrt(6 / fan_in).
+    KaimingUniform,
+    /// N(0, 2 / fan_in).
+    KaimingNormal,
+    /// U(-b, b), b = sqrt(6 / (fan_in + fan_out)).
+    XavierUniform,
+    /// N(0, 2 / (fan_in + fan_out)).
+    XavierNormal,
+}
+
+/// Optimisers, with PyTorch's semantics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// Adam, beta 0.9 / 0.999, eps 1e-8, weight decay as L2 added to the gradient.
+    Adam,
+    /// Stochastic gradient descent with momentum, no dampening, weight decay as L2.
+    Sgd,
+}
+
+/// Everything, besides the data, that a model's bits depend on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hyperparameters {
+    /// Family of networks.
+    #[serde(rename = "model::type")]
+    pub architecture: Architecture,
+    /// Activation function.
+    #[serde(rename = "model::nlin")]
+    pub activation: Activation,
+    /// Initialisation of the weights.
+    #[serde(rename = "model::init_type")]
+    pub init: Init,
+    /// Probability of dropping a unit, in [0, 1).
+    #[serde(rename = "model::dropout")]
+    pub dropout: f64,
+    /// Optimiser.
+    #[serde(rename = "optim::optimizer")]
+    pub optimizer: Optimizer,
+    /// Learning rate.
+    #[serde(rename = "optim::lr")]
+    pub learning_rate: f64,
+    /// Weight decay.
+    #[serde(rename = "optim::wd")]
+    pub weight_decay: f64,
+    /// Momentum of SGD; 0 with Adam.
+    #[serde(rename = "optim::momentum")]
+    pub momentum: f64,
+    /// Samples a step; an epoch's last batch may be smaller.
+    #[serde(rename = "training::batchsize")]
+    pub batch_size: usize,
+    /// Epochs trained.
+    #[serde(rename = "training::epochs_train")]
+    pub epochs: u32,
+    /// Seed of every random draw.
+    pub seed: u64,
+}
+
+impl Hyperparameters {
+    /// The network for images of shape (channels, height, width) and so many classes.
+    pub fn network(&self, input: [usize; 3], classes: usize) -> Result<Network, GeometryError> {
+        Network::new(self.architecture, self.activation, self.dropout, input, classes)
+    }
+}
+
+/// What a twin records of the model that it was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Name of the parent's zoo.
+    pub zoo: String,
+    /// Id of the parent in it.
+    pub id: ModelId,
+    /// SHA-256 of the parent's `states.safetensors`.
+    pub states_sha256: String,
+}
+
+/// `params.json`: a model's configuration, with the published collection's keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Params {
+    /// Index in the plan.
+    #[serde(rename = "zoo::id")]
+    pub id: ModelId,
+    /// Hyperparameters; a twin repeats its parent's.
+    #[serde(flatten)]
+    pub hyperparameters: Hyperparameters,
+    /// Input channels.
+    #[serde(rename = "model::channels_in")]
+    pub channels: usize,
+    /// Height and width of an image in pixels.
+    #[serde(rename = "model::i_dim")]
+    pub image_side: usize,
+    /// Classes.
+    #[serde(rename = "model::o_dim")]
+    pub classes: usize,
+    /// The parent, in a twin.
+    #[serde(rename = "zoo::parent", default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// Further keys, such as a twin's `sparsify::method`; unknown ones are kept.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+impl Params {
+    /// Size limit of a `params.json`.
+    pub const SIZE_LIMIT: u64 = 1 << 20;
+
+    /// The configuration of model `id` of a zoo on images of shape (channels, side, side).
+    pub fn new(id: ModelId, hyperparameters: Hyperparameters, network: &Network) -> Self {
+        let [channels, image_side, _] = network.input();
+        Self {
+            id,
+            hyperparameters,
+            channels,
+            image_side,
+            classes: network.classes(),
+            parent: None,
+            extra: BTreeMap::new(),
+        }
+    }
+
+    /// The network that this configuration describes.
+    pub fn network(&self) -> Result<Network, GeometryError> {
+        self.hyperparameters.network([self.channels, self.image_side, self.image_side], self.classes)
+    }
+
+    /// Parses a `params.json` and checks the ranges of what sizes depend on.
+    ///
+    /// # Errors
+    /// A sentence that names the key and the fault.
+    pub fn from_json(json: &[u8]) -> Result<Self, String> {
+        let params: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let h = &params.hyperparameters;
+        let within = |key: &str, ok: bool, range: &str| if ok { Ok(()) } else { Err(format!("{key} must be {range}")) };
+        within("model::channels_in", (1..=16).contains(&params.channels), "from 1 to 16")?;
+        within("model::i_dim", (1..=4096).contains(&params.image_side), "from 1 to 4096")?;
+        within("model::o_dim", (1..=65_536).contains(&params.classes), "from 1 to 65536")?;
+        within("model::dropout", (0.0..1.0).contains(&h.dropout), "in [0, 1)")?;
+        within("training::batchsize", (1..=1 << 24).contains(&h.batch_size), "from 1 to 16777216")?;
+        Ok(params)
+    }
+
+    /// Reads a `params.json`.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        Self::from_json(&read_limited(path, Self::SIZE_LIMIT)?).map_err(|m| FileError::format(path, m))
+    }
+
+    /// The file's content, ending in a newline.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("plain data serialises") + "\n"
+    }
+
+    /// The sparsity that a twin was pruned to, if its method aims at one.
+    pub fn target_sparsity(&self) -> Option<f64> {
+        self.extra.get("sparsify::sparsity")?.as_f64()
+    }
+}
+
+/// Serialised name of a unit enum variant, as manifests and `params.json` write it.
+pub fn name_of(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(name)) => name,
+        other => unreachable!("not a plain name: {other:?}"),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn example() -> Hyperparameters {
+        Hyperparameters {
+            architecture: Architecture::CnnS,
+            activation: Activation::LeakyRelu,
+            init: Init::KaimingUniform,
+            dropout: 0.5,
+            optimizer: Optimizer::Sgd,
+            learning_rate: 1e-3,
+            weight_decay: 1e-4,
+            momentum: 0.9,
+            batch_size: 10,
+            epochs: 50,
+            seed: 7,
+        }
+    }
+
+    #[test]
+    fn params_have_the_published_keys_and_keep_unknown_ones() {
+        let hyperparameters = example();
+        let network = hyperparameters.network([1, 28, 28], 10).unwrap();
+        let mut params = Params::new(ModelId(17), hyperparameters, &network);
+        params.extra.insert("sparsify::sparsity".into(), 0.8.into());
+        let json: Value = serde_json::from_str(&params.to_json()).unwrap();
+        for (key, value) in [
+            ("zoo::id", Value::from("000017")),
+            ("model::type", "cnn-s".into()),
+            ("model::nlin", "leakyrelu".into()),
+            ("model::init_type", "kaiming_uniform".into()),
+            ("optim::lr", 1e-3.into()),
+            ("training::batchsize", 10.into()),
+            ("seed", 7.into()),
+        ] {
+            assert_eq!(json[key], value, "{key}");
+        }
+        let back = Params::from_json(params.to_json().as_bytes()).unwrap();
+        assert_eq!(back, params);
+        assert_eq!(back.target_sparsity(), Some(0.8));
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused() {
+        let hyperparameters = example();
+        let network = hyperparameters.network([1, 28, 28], 10).unwrap();
+        let json = Params::new(ModelId(0), hyperparameters, &network).to_json();
+        let huge = json.replace("\"model::o_dim\": 10", "\"model::o_dim\": 99999999999");
+        assert!(Params::from_json(huge.as_bytes()).unwrap_err().contains("model::o_dim"));
+    }
+}

@@ -1,0 +1,51 @@
+//! What a model of a zoo is, and the files through which the stages meet.
+//!
+//! A *zoo* is the Cartesian product of a manifest's grid ([`Plan`]): one model per combination of
+//! [`Hyperparameters`], each with the [`States`](states) of its whole training trajectory.
+//!
+//! ```
+//! use zoo_model::{Architecture, Activation, Network};
+//!
+//! let network = Network::new(Architecture::CnnS, Activation::Tanh, 0.0, [1, 28, 28], 10)?;
+//! assert_eq!(network.parameter_count(), 2464);
+//! assert_eq!(network.parameters()[0].name, "module_list.0.weight");
+//! # Ok::<(), zoo_model::GeometryError>(())
+//! ```
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`manifest`] | the TOML manifest, read section by section, with errors that name file, line and key |
+//! | [`architecture`] | networks as lists of modules, parameter names and shapes |
+//! | [`hyperparameters`] | one model's hyperparameters and its `params.json` |
+//! | [`plan`] | the grid and its expansion into models |
+//! | [`random`] | the counter-based generator behind every random draw |
+//! | [`init`] | initial weights |
+//! | [`dataset`] | prepared dataset files |
+//! | [`states`] | `states.safetensors` |
+//! | [`result`] | `result.json` |
+//! | [`zoo_dir`] | the zoo directory and its `zoo.json` |
+//! | [`files`] | atomic writes and checksums |
+
+pub mod architecture;
+pub mod dataset;
+pub mod files;
+pub mod hyperparameters;
+pub mod init;
+pub mod manifest;
+pub mod plan;
+pub mod random;
+pub mod result;
+pub mod safetensors_file;
+pub mod states;
+pub mod zoo_dir;
+
+pub use architecture::{Architecture, GeometryError, Network};
+pub use dataset::{Dataset, Split};
+pub use hyperparameters::{Activation, Hyperparameters, Init, Optimizer, Params};
+pub use manifest::{Manifest, ManifestError};
+pub use plan::{ModelId, Plan, PlannedModel};
+pub use result::ResultLine;
+pub use zoo_dir::{ZooDir, ZooRecord};
+
+/// Version of the on-disk format that this build writes, and the newest that it reads.
+pub const FORMAT_VERSION: u32 = 1;

@@ -1,0 +1,296 @@
+//! The TOML manifest: read once, handed out section by section.
+//!
+//! Each stage asks only for the sections it owns, with the type that its crate defines. Every
+//! error names the file, the line and the key.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, DeValue};
+
+use crate::files::{read_limited, FileError};
+
+/// The sections of a manifest, in the order of the pipeline.
+pub const SECTIONS: [&str; 7] = ["zoo", "data", "model", "grid", "train", "sparsify", "pack"];
+
+const SIZE_LIMIT: u64 = 1 << 20;
+
+/// A mistake in a manifest: the user's to mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{}{}: {message}", path.display(), line_text(*line), key_text(key))]
+pub struct ManifestError {
+    /// The manifest.
+    pub path: PathBuf,
+    /// Line of the mistake, from 1.
+    pub line: Option<usize>,
+    /// Dotted path of the key concerned, such as `grid.dropout`.
+    pub key: Option<String>,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+fn line_text(line: Option<usize>) -> String {
+    line.map(|l| format!(":{l}")).unwrap_or_default()
+}
+
+fn key_text(key: &Option<String>) -> String {
+    key.as_ref().map(|k| format!(": {k}")).unwrap_or_default()
+}
+
+/// A documented cut of a zoo, so that any manifest can be tried on one machine.
+///
+/// Models keep the ids that they have in the whole plan; the cut is recorded in `zoo.json`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reduction {
+    /// Train only this many models, spread evenly over the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<u32>,
+    /// Train (and fine-tune) at most this many epochs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<u32>,
+}
+
+impl Reduction {
+    /// Whether nothing is cut.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// `epochs` after the cut.
+    pub fn epochs(&self, epochs: u32) -> u32 {
+        self.epochs.map_or(epochs, |limit| epochs.min(limit))
+    }
+}
+
+/// A manifest whose syntax and section names are right; sections are checked when asked for.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    path: PathBuf,
+    source: String,
+    keys: Vec<(String, Range<usize>)>,
+    /// The cut asked for on the command line.
+    pub reduction: Reduction,
+}
+
+impl Manifest {
+    /// Reads a manifest file of at most 1 MiB.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not UTF-8 or not TOML, or has an unknown section.
+    pub fn load(path: &Path) -> Result<Self, ManifestError> {
+        let whole = |message: String| ManifestError { path: path.into(), line: None, key: None, message };
+        let bytes = read_limited(path, SIZE_LIMIT).map_err(|e| match e {
+            FileError::Io { source, .. } => whole(format!("cannot read the manifest: {source}")),
+            FileError::Format { message, .. } => whole(message),
+        })?;
+        let source = String::from_utf8(bytes).map_err(|e| whole(format!("is not UTF-8 text: {e}")))?;
+        Self::parse(path, source)
+    }
+
+    /// [`load`](Self::load) of text that is at hand; `path` is for messages.
+    pub fn parse(path: impl Into<PathBuf>, source: String) -> Result<Self, ManifestError> {
+        let mut manifest = Self { path: path.into(), source, keys: Vec::new(), reduction: Reduction::default() };
+        let keys = match DeTable::parse(&manifest.source) {
+            Ok(table) => index_keys(table.get_ref()),
+            Err(e) => return Err(manifest.toml_error(&e)),
+        };
+        manifest.keys = keys;
+        for (key, span) in &manifest.keys {
+            if !key.contains('.') && !SECTIONS.contains(&key.as_str()) {
+                return Err(ManifestError {
+                    path: manifest.path.clone(),
+                    line: Some(manifest.line(span.start)),
+                    key: Some(key.clone()),
+                    message: format!(
+                        "unknown section{}; the sections are {}",
+                        suggestion(key, SECTIONS),
+                        SECTIONS.map(|s| format!("[{s}]")).join(", ")
+                    ),
+                });
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// Where the manifest came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The section `name`, or `None` if the manifest has none.
+    pub fn section<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ManifestError> {
+        let deserializer = toml::Deserializer::parse(&self.source).map_err(|e| self.toml_error(&e))?;
+        Section { name, of: PhantomData }.deserialize(deserializer).map_err(|e| self.section_error(name, &e))
+    }
+
+    /// The section `name`, which must be there.
+    pub fn required<T: DeserializeOwned>(&self, name: &str) -> Result<T, ManifestError> {
+        self.section(name)?.ok_or_else(|| ManifestError {
+            path: self.path.clone(),
+            line: None,
+            key: None,
+            message: format!("has no section [{name}]; docs/manifest.md lists its keys"),
+        })
+    }
+
+    /// An error about `key` (a dotted path such as `data.train`), at the line where it stands.
+    pub fn error(&self, key: &str, message: impl Into<String>) -> ManifestError {
+        let place = self.keys.iter().find(|(k, _)| k == key);
+        ManifestError {
+            path: self.path.clone(),
+            line: place.map(|(_, span)| self.line(span.start)),
+            key: Some(key.into()),
+            message: message.into(),
+        }
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        let end = offset.min(self.source.len());
+        self.source.as_bytes()[..end].iter().filter(|&&b| b == b'\n').count() + 1
+    }
+
+    fn toml_error(&self, error: &toml::de::Error) -> ManifestError {
+        ManifestError {
+            path: self.path.clone(),
+            line: error.span().map(|s| self.line(s.start)),
+            key: None,
+            message: error.message().lines().collect::<Vec<_>>().join("; "),
+        }
+    }
+
+    fn section_error(&self, section: &str, error: &toml::de::Error) -> ManifestError {
+        let mut out = self.toml_error(error);
+        // The innermost key whose name or value covers the place of the error.
+        let place = error.span().and_then(|at| {
+            let covers = |span: &Range<usize>| span.start <= at.start && at.end <= span.end;
+            self.keys.iter().filter(|(_, span)| covers(span)).max_by_key(|(k, _)| k.matches('.').count())
+        });
+        out.key = Some(place.map_or_else(|| section.to_owned(), |(key, _)| key.clone()));
+        let mut words = out.message.split('`').skip(1).step_by(2);
+        if let (true, Some(wrong)) = (out.message.starts_with("unknown "), words.next()) {
+            let hint = suggestion(wrong, words);
+            out.message.push_str(&hint);
+        }
+        out
+    }
+}
+
+/// ` (did you mean ...?)` if one of `candidates` is near `wrong`.
+fn suggestion<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    candidates
+        .into_iter()
+        .map(|c| (strsim::jaro_winkler(wrong, c), c))
+        .filter(|(similarity, _)| *similarity > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, c)| format!(" (did you mean `{c}`?)"))
+        .unwrap_or_default()
+}
+
+/// Every key with the text range from its name to the end of its value.
+fn index_keys(table: &DeTable) -> Vec<(String, Range<usize>)> {
+    fn walk(prefix: &str, table: &DeTable, out: &mut Vec<(String, Range<usize>)>) {
+        for (key, value) in table.iter() {
+            let name = format!("{prefix}{}", key.get_ref());
+            let (start, end) = (key.span().start, value.span().end.max(key.span().end));
+            out.push((name.clone(), start..end));
+            let below = format!("{name}.");
+            match value.get_ref() {
+                DeValue::Table(inner) => walk(&below, inner, out),
+                DeValue::Array(items) => {
+                    for item in items.iter() {
+                        if let DeValue::Table(inner) = item.get_ref() {
+                            walk(&below, inner, out);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut out = Vec::new();
+    walk("", table, &mut out);
+    out
+}
+
+/// Reads one section of a document and passes over the others.
+struct Section<'a, T> {
+    name: &'a str,
+    of: PhantomData<T>,
+}
+
+impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Section<'_, T> {
+    type Value = Option<T>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<T>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, T: DeserializeOwned> Visitor<'de> for Section<'_, T> {
+    type Value = Option<T>;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "a manifest")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<T>, A::Error> {
+        let mut found = None;
+        while let Some(key) = map.next_key::<String>()? {
+            if key == self.name {
+                found = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+    #[allow(dead_code)]
+    struct Train {
+        epochs: u32,
+        #[serde(default)]
+        batch_size: u32,
+    }
+
+    fn manifest(text: &str) -> Result<Manifest, ManifestError> {
+        Manifest::parse("m.toml", text.into())
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let unknown = manifest("[train]\nepochs = 3\nbatchsize = 10\n").unwrap();
+        let error = unknown.section::<Train>("train").unwrap_err();
+        assert_eq!((error.line, error.key.as_deref()), (Some(3), Some("train.batchsize")));
+        assert!(error.to_string().contains("did you mean `batch-size`?"), "{error}");
+
+        let mistyped = manifest("\n[train]\nepochs = \"three\"\n").unwrap();
+        let error = mistyped.section::<Train>("train").unwrap_err();
+        assert_eq!((error.line, error.key.as_deref()), (Some(3), Some("train.epochs")));
+
+        let missing = manifest("[zoo]\nname = 'x'\n\n[train]\nbatch-size = 1\n").unwrap();
+        let error = missing.section::<Train>("train").unwrap_err();
+        assert!(error.to_string().starts_with("m.toml:4: train: missing field `epochs`"), "{error}");
+
+        let error = manifest("[trian]\nepochs = 3\n").unwrap_err();
+        assert!(error.to_string().contains("did you mean `train`?"), "{error}");
+
+        let error = manifest("[train\nepochs = 3\n").unwrap_err();
+        assert_eq!(error.line, Some(1));
+    }
+
+    #[test]
+    fn a_stage_reads_only_its_own_section() {
+        let other = manifest("[grid]\nnonsense = true\n[train]\nepochs = 1\n").unwrap();
+        assert_eq!(other.required::<Train>("train").unwrap().epochs, 1);
+        assert!(other.section::<Train>("pack").unwrap().is_none());
+        assert_eq!(other.error("train.epochs", "x").line, Some(4));
+    }
+}

@@ -1,0 +1,262 @@
+//! Writing safetensors files, and reading their headers before their data.
+//!
+//! The format is that of <https://github.com/huggingface/safetensors>: eight bytes of header
+//! length, a JSON header, the tensors' bytes. The `safetensors` crate reads the header; writing
+//! is done here because its writer takes metadata in a hash map, whose order changes from run to
+//! run, and wants every tensor in memory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::Metadata;
+pub use safetensors::Dtype;
+
+use crate::files::FileError;
+
+/// Largest header that is read: enough for thousands of tensors.
+pub const HEADER_LIMIT: u64 = 1 << 22;
+
+/// Name, element type and shape of a tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Name in the file.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+}
+
+/// The bytes before the tensors: length and JSON header, padded to a multiple of 8, tensors laid
+/// out in the order given.
+pub fn header(tensors: &[TensorSpec], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut entries = serde_json::Map::new();
+    if !metadata.is_empty() {
+        entries.insert("__metadata__".into(), serde_json::to_value(metadata).expect("strings"));
+    }
+    let mut start = 0;
+    for tensor in tensors {
+        let end = start + tensor.shape.iter().product::<usize>() * element_size(tensor.dtype);
+        let info = serde_json::json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]});
+        entries.insert(tensor.name.clone(), info);
+        start = end;
+    }
+    let mut json = serde_json::to_vec(&entries).expect("plain data serialises");
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut out = (json.len() as u64).to_le_bytes().to_vec();
+    out.extend(json);
+    out
+}
+
+/// Writes header and tensors; `data` must hold each tensor's bytes in the order of `tensors`.
+pub fn write<'a>(
+    out: &mut impl Write,
+    tensors: &[TensorSpec],
+    metadata: &BTreeMap<String, String>,
+    data: impl IntoIterator<Item = &'a [u8]>,
+) -> io::Result<()> {
+    out.write_all(&header(tensors, metadata))?;
+    data.into_iter().try_for_each(|bytes| out.write_all(bytes))
+}
+
+/// A tensor's place in a file that is being read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorPlace {
+    /// Name, type and shape.
+    pub spec: TensorSpec,
+    /// First byte after the header.
+    pub start: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+/// A checked header: tensors tile the data without gap or overlap, in this order.
+#[derive(Debug, Clone)]
+pub struct Header {
+    /// Length of everything before the data, in bytes.
+    pub length: u64,
+    /// The free-form metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// The tensors by place.
+    pub tensors: Vec<TensorPlace>,
+}
+
+impl Header {
+    /// Length of the whole file that this header describes.
+    pub fn file_length(&self) -> u64 {
+        self.length + self.tensors.last().map_or(0, |t| t.start + t.length)
+    }
+
+    /// The tensor called `name`.
+    pub fn tensor(&self, name: &str) -> Option<&TensorPlace> {
+        self.tensors.iter().find(|t| t.spec.name == name)
+    }
+
+    /// Reads a header from the beginning of a stream, at most [`HEADER_LIMIT`] bytes of it.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the file.
+    pub fn read(stream: &mut impl Read) -> Result<Self, String> {
+        let mut length = [0; 8];
+        stream.read_exact(&mut length).map_err(|e| format!("the safetensors header cannot be read: {e}"))?;
+        let length = u64::from_le_bytes(length);
+        if !(2..=HEADER_LIMIT).contains(&length) {
+            return Err(format!("the safetensors header claims {length} bytes; 2 to {HEADER_LIMIT} are allowed"));
+        }
+        let mut json = vec![0; length as usize];
+        stream.read_exact(&mut json).map_err(|e| format!("the safetensors header is cut short: {e}"))?;
+        // The crate checks shapes against offsets, and that the tensors tile the data.
+        let parsed: Metadata =
+            serde_json::from_slice(&json).map_err(|e| format!("the safetensors header is malformed: {e}"))?;
+        let mut tensors: Vec<TensorPlace> = parsed
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| TensorPlace {
+                spec: TensorSpec { name, dtype: info.dtype, shape: info.shape.clone() },
+                start: info.data_offsets.0 as u64,
+                length: (info.data_offsets.1 - info.data_offsets.0) as u64,
+            })
+            .collect();
+        tensors.sort_by_key(|t| (t.start, t.length));
+        let metadata = parsed.metadata().clone().unwrap_or_default().into_iter().collect();
+        Ok(Self { length: length + 8, metadata, tensors })
+    }
+}
+
+/// A safetensors file open for reading tensor by tensor.
+#[derive(Debug)]
+pub struct TensorFile {
+    file: File,
+    path: PathBuf,
+    header: Header,
+}
+
+impl TensorFile {
+    /// Opens a file and checks its header against its length.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        let mut file = File::open(path).map_err(FileError::io("read", path))?;
+        let length = file.metadata().map_err(FileError::io("read", path))?.len();
+        let header = Header::read(&mut file).map_err(|m| FileError::format(path, m))?;
+        if header.file_length() != length {
+            let expected = header.file_length();
+            return Err(FileError::format(
+                path,
+                format!("has {length} bytes, its header describes {expected}: it is truncated or damaged"),
+            ));
+        }
+        Ok(Self { file, path: path.into(), header })
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The file's path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes `start..start + length` of the tensor `name`, which must exist with type `dtype`.
+    pub fn read_range(&mut self, name: &str, dtype: Dtype, start: u64, length: u64) -> Result<Vec<u8>, FileError> {
+        let place = self.place(name, dtype)?;
+        debug_assert!(start + length <= place.length);
+        let from = self.header.length + place.start + start;
+        let mut bytes = vec![0; length as usize];
+        self.file
+            .seek(SeekFrom::Start(from))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(FileError::io("read", &self.path))?;
+        Ok(bytes)
+    }
+
+    /// All bytes of the tensor `name`.
+    pub fn read(&mut self, name: &str, dtype: Dtype) -> Result<Vec<u8>, FileError> {
+        let length = self.place(name, dtype)?.length;
+        self.read_range(name, dtype, 0, length)
+    }
+
+    /// Where the tensor `name` lies; it must exist with type `dtype`.
+    pub fn place(&self, name: &str, dtype: Dtype) -> Result<&TensorPlace, FileError> {
+        let wrong = |m| FileError::format(&self.path, m);
+        let place = self.header.tensor(name).ok_or_else(|| wrong(format!("has no tensor `{name}`")))?;
+        if place.spec.dtype != dtype {
+            return Err(wrong(format!("tensor `{name}` is {:?}, not {dtype:?}", place.spec.dtype)));
+        }
+        Ok(place)
+    }
+}
+
+/// Bytes an element takes.
+pub fn element_size(dtype: Dtype) -> usize {
+    dtype.bitsize().div_ceil(8)
+}
+
+/// Little-endian bytes to `f32`; `bytes` must be a multiple of four long.
+pub fn to_f32(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// Little-endian bytes to `i64`; `bytes` must be a multiple of eight long.
+pub fn to_i64(bytes: &[u8]) -> Vec<i64> {
+    bytes.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("eight bytes"))).collect()
+}
+
+/// `f32` to little-endian bytes.
+pub fn from_f32(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn file(json: &str, data: usize) -> Vec<u8> {
+        let mut out = (json.len() as u64).to_le_bytes().to_vec();
+        out.extend(json.as_bytes());
+        out.resize(out.len() + data, 0);
+        out
+    }
+
+    #[test]
+    fn what_is_written_the_safetensors_crate_reads() {
+        let spec = |name: &str, dtype, shape: &[usize]| TensorSpec { name: name.into(), dtype, shape: shape.into() };
+        let specs = [spec("b", Dtype::F32, &[2, 3]), spec("a", Dtype::U8, &[5])];
+        let metadata = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
+        let mut bytes = Vec::new();
+        write(&mut bytes, &specs, &metadata, [&from_f32(&[1.0; 6])[..], &[7; 5]]).unwrap();
+        let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(theirs.tensor("a").unwrap().data(), [7; 5]);
+        let ours = Header::read(&mut &bytes[..]).unwrap();
+        assert_eq!(ours.file_length(), bytes.len() as u64);
+        assert_eq!(ours.tensors.iter().map(|t| t.spec.clone()).collect::<Vec<_>>(), specs);
+        assert_eq!(ours.metadata, metadata);
+    }
+
+    #[test]
+    fn lying_headers_are_refused() {
+        let read = |json: &str| Header::read(&mut &file(json, 64)[..]).unwrap_err();
+        for json in [
+            r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#,
+            r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}"#,
+            r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[8,4]}}"#,
+            r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]}}"#,
+        ] {
+            assert!(read(json).contains("malformed"), "{json}");
+        }
+        assert!(Header::read(&mut &u64::MAX.to_le_bytes()[..]).unwrap_err().contains("claims"));
+        assert!(Header::read(&mut &[1, 2, 3][..]).unwrap_err().contains("cannot be read"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_header_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Header::read(&mut &bytes[..]);
+            let _ = Header::read(&mut &file(&String::from_utf8_lossy(&bytes), 8)[..]);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `states.safetensors`: every parameter of one model, stacked over its kept states.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::architecture::Network;
+use crate::files::{write_atomic, FileError};
+use crate::safetensors_file::{self, from_f32, to_f32, to_i64, Dtype, Header, TensorFile, TensorSpec};
+
+/// Name of the tensor of kept epochs, i64 of shape (S).
+pub const EPOCHS: &str = "epochs";
+
+/// The tensors of a states file of `count` states: each parameter as f32 (S, ...), then `epochs`.
+pub fn specs(network: &Network, count: usize) -> Vec<TensorSpec> {
+    let stacked = network.parameters().iter().map(|p| TensorSpec {
+        name: p.name.clone(),
+        dtype: Dtype::F32,
+        shape: std::iter::once(count).chain(p.shape.iter().copied()).collect(),
+    });
+    let epochs = TensorSpec { name: EPOCHS.into(), dtype: Dtype::I64, shape: vec![count] };
+    stacked.chain([epochs]).collect()
+}
+
+/// Size in bytes of a states file of `count` states.
+pub fn file_size(network: &Network, count: usize) -> u64 {
+    let header = safetensors_file::header(&specs(network, count), &BTreeMap::new()).len();
+    (header + count * (4 * network.parameter_count() + 8)) as u64
+}
+
+/// Writes a states file: `states[s]` is the flat parameter vector after epoch `epochs[s]`.
+pub fn write(path: &Path, network: &Network, epochs: &[u32], states: &[Vec<f32>]) -> Result<(), FileError> {
+    assert_eq!(epochs.len(), states.len());
+    let specs = specs(network, states.len());
+    write_atomic(path, |out| {
+        let stacked = network
+            .parameters()
+            .iter()
+            .map(|p| states.iter().flat_map(|s| from_f32(&s[p.range.clone()])).collect::<Vec<u8>>());
+        let epochs: Vec<u8> = epochs.iter().flat_map(|&e| i64::from(e).to_le_bytes()).collect();
+        let data: Vec<Vec<u8>> = stacked.chain([epochs]).collect();
+        safetensors_file::write(out, &specs, &BTreeMap::new(), data.iter().map(Vec::as_slice))
+    })
+}
+
+/// Checks that a header holds exactly the network's parameters and `epochs`, all with the same
+/// number of states, and returns that number.
+///
+/// # Errors
+/// A sentence naming the tensor, what was expected and what was found.
+pub fn check_header(header: &Header, network: &Network) -> Result<usize, String> {
+    let epochs = header.tensor(EPOCHS).ok_or("has no tensor `epochs`")?;
+    let &[count] = epochs.spec.shape.as_slice() else {
+        return Err(format!("tensor `epochs` has shape {:?}, expected (S)", epochs.spec.shape));
+    };
+    let expected = specs(network, count);
+    for spec in &expected {
+        let found = header.tensor(&spec.name).ok_or_else(|| format!("has no tensor `{}`", spec.name))?;
+        if found.spec != *spec {
+            return Err(format!(
+                "tensor `{}` is {:?} {:?}, expected {:?} {:?}",
+                spec.name, found.spec.dtype, found.spec.shape, spec.dtype, spec.shape
+            ));
+        }
+    }
+    if let Some(stray) = header.tensors.iter().find(|t| expected.iter().all(|e| e.name != t.spec.name)) {
+        return Err(format!("has a tensor `{}` that the network does not have", stray.spec.name));
+    }
+    Ok(count)
+}
+
+/// A states file open for reading state by state.
+#[derive(Debug)]
+pub struct StatesFile {
+    file: TensorFile,
+    network: Network,
+    epochs: Vec<u32>,
+}
+
+impl StatesFile {
+    /// Opens a states file and checks it against the network.
+    pub fn open(path: &Path, network: &Network) -> Result<Self, FileError> {
+        let mut file = TensorFile::open(path)?;
+        check_header(file.header(), network).map_err(|m| FileError::format(path, m))?;
+        let epochs = to_i64(&file.read(EPOCHS, Dtype::I64)?);
+        let epochs = check_epochs(&epochs).map_err(|m| FileError::format(path, m))?;
+        Ok(Self { file, network: network.clone(), epochs })
+    }
+
+    /// The kept epochs, ascending.
+    pub fn epochs(&self) -> &[u32] {
+        &self.epochs
+    }
+
+    /// The flat parameter vector of state `index`.
+    pub fn state(&mut self, index: usize) -> Result<Vec<f32>, FileError> {
+        assert!(index < self.epochs.len());
+        let mut flat = vec![0.0; self.network.parameter_count()];
+        for parameter in self.network.parameters() {
+            let length = 4 * parameter.range.len() as u64;
+            let bytes = self.file.read_range(&parameter.name, Dtype::F32, index as u64 * length, length)?;
+            flat[parameter.range.clone()].copy_from_slice(&to_f32(&bytes));
+        }
+        Ok(flat)
+    }
+
+    /// The last state and its epoch.
+    pub fn last(&mut self) -> Result<(u32, Vec<f32>), FileError> {
+        let index = self.epochs.len() - 1;
+        Ok((self.epochs[index], self.state(index)?))
+    }
+}
+
+/// Kept epochs must be at least one, ascending and not negative.
+pub fn check_epochs(epochs: &[i64]) -> Result<Vec<u32>, String> {
+    let ascending = epochs.windows(2).all(|w| w[0] < w[1]);
+    let converted: Option<Vec<u32>> = epochs.iter().map(|&e| u32::try_from(e).ok()).collect();
+    match converted {
+        Some(converted) if ascending && !converted.is_empty() => Ok(converted),
+        _ => Err("tensor `epochs` must hold at least one epoch, from 0 upwards, ascending".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Activation, Architecture};
+
+    #[test]
+    fn states_survive_a_round_trip_bit_for_bit() {
+        let network = Network::new(Architecture::CnnS, Activation::Relu, 0.5, [3, 28, 28], 10).unwrap();
+        let n = network.parameter_count();
+        let mut states: Vec<Vec<f32>> = (0..3).map(|s| (0..n).map(|i| (s * n + i) as f32).collect()).collect();
+        states[2][5] = f32::NAN;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("states.safetensors");
+        write(&path, &network, &[0, 2, 3], &states).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), file_size(&network, 3));
+        let mut file = StatesFile::open(&path, &network).unwrap();
+        assert_eq!(file.epochs(), [0, 2, 3]);
+        assert_eq!(file.state(1).unwrap(), states[1]);
+        let (epoch, last) = file.last().unwrap();
+        assert_eq!(epoch, 3);
+        assert!(last.iter().zip(&states[2]).all(|(a, b)| a.to_bits() == b.to_bits()));
+
+        let other = Network::new(Architecture::CnnS, Activation::Relu, 0.0, [3, 28, 28], 10).unwrap();
+        assert!(StatesFile::open(&path, &other).unwrap_err().to_string().contains("module_list.3.weight"));
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(StatesFile::open(&path, &network).unwrap_err().to_string().contains("truncated"));
+    }
+}

@@ -1,0 +1,361 @@
+//! The zoo directory and its `zoo.json`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::dataset::{Dataset, Split};
+use crate::files::{read_limited, sha256, sha256_file, sync_dir, write_bytes, FileError};
+use crate::hyperparameters::Params;
+use crate::plan::{check_zoo_name, ModelId};
+use crate::result::{self, ResultLine};
+use crate::states;
+use crate::{Network, FORMAT_VERSION};
+
+/// Names of the files of a zoo.
+pub mod names {
+    /// Written last: a directory with it is finished.
+    pub const ZOO: &str = "zoo.json";
+    /// Checksums of every other file, for `sha256sum -c`.
+    pub const CHECKSUMS: &str = "SHA256SUMS";
+    /// Folder of the models.
+    pub const MODELS: &str = "models";
+    /// A model's configuration.
+    pub const PARAMS: &str = "params.json";
+    /// A model's metrics.
+    pub const RESULT: &str = "result.json";
+    /// A model's trajectory.
+    pub const STATES: &str = "states.safetensors";
+    /// The three files of a model, sorted.
+    pub const MODEL_FILES: [&str; 3] = [PARAMS, RESULT, STATES];
+}
+
+/// Size limit of a `zoo.json`.
+pub const RECORD_LIMIT: u64 = 16 << 20;
+/// Size limit of a `SHA256SUMS`: 100 bytes for each of three files of a million models.
+pub const CHECKSUMS_LIMIT: u64 = 400 << 20;
+
+/// The dataset that a zoo was trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatasetRecord {
+    /// Name of the published dataset.
+    pub name: String,
+    /// SHA-256 of the prepared dataset file.
+    pub sha256: String,
+    /// (channels, height, width).
+    pub shape: [usize; 3],
+    /// Number of classes.
+    pub classes: usize,
+    /// Samples in the train split.
+    pub train: usize,
+    /// Samples in the validation split.
+    pub val: usize,
+    /// Samples in the test split.
+    pub test: usize,
+    /// Mean per channel.
+    pub mean: Vec<f64>,
+    /// Standard deviation per channel.
+    pub std: Vec<f64>,
+}
+
+impl DatasetRecord {
+    /// The record of a dataset that was read from a file.
+    pub fn new(dataset: &Dataset) -> Self {
+        Self {
+            name: dataset.info.dataset.clone(),
+            sha256: dataset.sha256().to_owned(),
+            shape: dataset.shape,
+            classes: dataset.classes(),
+            train: dataset.len(Split::Train),
+            val: dataset.len(Split::Val),
+            test: dataset.len(Split::Test),
+            mean: dataset.info.mean.clone(),
+            std: dataset.info.std.clone(),
+        }
+    }
+}
+
+/// The engine that trained a zoo.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineRecord {
+    /// Name, as `--engine` takes it.
+    pub name: String,
+    /// Version of its arithmetic: two engines of one name and version give the same bits.
+    pub version: String,
+}
+
+/// The zoo that a twin zoo was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParentZoo {
+    /// Its name.
+    pub name: String,
+    /// Its fingerprint.
+    pub fingerprint: String,
+}
+
+/// `zoo.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ZooRecord {
+    /// Version of the format.
+    pub format_version: u32,
+    /// Name of the zoo.
+    pub name: String,
+    /// One sentence.
+    #[serde(default)]
+    pub description: String,
+    /// SPDX identifier.
+    #[serde(default)]
+    pub license: String,
+    /// In a twin zoo, the zoo of the parents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentZoo>,
+    /// The sections of the manifest that the models depend on, resolved.
+    #[serde(default)]
+    pub manifest: Value,
+    /// The dataset.
+    pub dataset: DatasetRecord,
+    /// The engine; `None` when another program made the models.
+    #[serde(default)]
+    pub engine: Option<EngineRecord>,
+    /// Number of models.
+    pub models: usize,
+    /// Number of states of all models.
+    pub states: usize,
+    /// Number of models with a state that diverged.
+    #[serde(default)]
+    pub diverged: usize,
+    /// Scalars in one model.
+    pub parameters: usize,
+    /// Fingerprint of everything that the models' bits depend on.
+    #[serde(default)]
+    pub fingerprint: String,
+    /// Keys that this program does not know.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+impl ZooRecord {
+    /// Parses a `zoo.json`.
+    ///
+    /// # Errors
+    /// A sentence that names the field and the fault.
+    pub fn from_json(json: &[u8]) -> Result<Self, String> {
+        let record: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        if record.format_version > FORMAT_VERSION {
+            return Err(format!(
+                "`format_version` {} is newer than this program's {FORMAT_VERSION}: use a newer release",
+                record.format_version
+            ));
+        }
+        check_zoo_name(&record.name)?;
+        Ok(record)
+    }
+
+    /// The file's content, ending in a newline.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("plain data serialises") + "\n"
+    }
+}
+
+/// Parses the lines of a `SHA256SUMS`: path and lower-case checksum, in the order of the file.
+///
+/// # Errors
+/// A sentence that names the line.
+pub fn parse_checksums(text: &[u8]) -> Result<Vec<(String, String)>, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8 text")?;
+    let parse = |line: &str| {
+        let (sum, path) = line.split_once("  ")?;
+        let hexadecimal = sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        (hexadecimal && !path.is_empty()).then(|| (path.to_owned(), sum.to_owned()))
+    };
+    let numbered = text.lines().enumerate();
+    numbered
+        .map(|(i, line)| parse(line).ok_or_else(|| format!("line {}: is not `<64 hexadecimal digits>  <path>`", i + 1)))
+        .collect()
+}
+
+/// The content of a `SHA256SUMS`.
+pub fn format_checksums(sums: &[(String, String)]) -> String {
+    sums.iter().map(|(path, sum)| format!("{sum}  {path}\n")).collect()
+}
+
+/// A zoo directory, finished or in the making.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZooDir {
+    path: PathBuf,
+}
+
+impl ZooDir {
+    /// The zoo at `path`, which need not exist.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Path of `zoo.json`.
+    pub fn record_path(&self) -> PathBuf {
+        self.path.join(names::ZOO)
+    }
+
+    /// Folder of a model.
+    pub fn model(&self, id: ModelId) -> PathBuf {
+        self.path.join(names::MODELS).join(id.to_string())
+    }
+
+    /// Path of a model's states.
+    pub fn states(&self, id: ModelId) -> PathBuf {
+        self.model(id).join(names::STATES)
+    }
+
+    /// `zoo.json`, or `None` if the zoo is not finished.
+    pub fn record(&self) -> Result<Option<ZooRecord>, FileError> {
+        let path = self.record_path();
+        if !path.try_exists().map_err(FileError::io("read", &path))? {
+            return Ok(None);
+        }
+        let json = read_limited(&path, RECORD_LIMIT)?;
+        ZooRecord::from_json(&json).map(Some).map_err(|m| FileError::format(path, m))
+    }
+
+    /// `zoo.json` of a zoo that must be finished.
+    pub fn finished(&self) -> Result<ZooRecord, FileError> {
+        let unfinished = || {
+            let exists = self.path.is_dir();
+            let why = if exists { "has no zoo.json: it is not a zoo, or not finished yet" } else { "does not exist" };
+            FileError::format(&self.path, why)
+        };
+        self.record()?.ok_or_else(unfinished)
+    }
+
+    /// Ids of the models that are there, ascending.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or holds something that is not a model.
+    pub fn ids(&self) -> Result<Vec<ModelId>, FileError> {
+        let folder = self.path.join(names::MODELS);
+        let mut ids = Vec::new();
+        let entries = match fs::read_dir(&folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(ids),
+            other => other.map_err(FileError::io("read", &folder))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(FileError::io("read", &folder))?;
+            let name = entry.file_name();
+            let id = name.to_string_lossy().parse().map_err(|m: String| FileError::format(&folder, m))?;
+            ids.push(id);
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// A model's `params.json`.
+    pub fn params(&self, id: ModelId) -> Result<Params, FileError> {
+        Params::read(&self.model(id).join(names::PARAMS))
+    }
+
+    /// A model's `result.json`.
+    pub fn results(&self, id: ModelId) -> Result<Vec<ResultLine>, FileError> {
+        result::read(&self.model(id).join(names::RESULT))
+    }
+
+    /// Writes the three files of a model to `staging` and renames that folder into place, so that
+    /// a model is there whole or not at all. `states[s]` belongs to `lines[s]`.
+    pub fn write_model(
+        &self,
+        staging: &Path,
+        params: &Params,
+        network: &Network,
+        lines: &[ResultLine],
+        states: &[Vec<f32>],
+    ) -> Result<(), FileError> {
+        let id = params.id;
+        let models = self.path.join(names::MODELS);
+        for folder in [staging, &models] {
+            fs::create_dir_all(folder).map_err(FileError::io("create the folder", folder))?;
+        }
+        let temporary = tempfile::Builder::new()
+            .prefix(&format!("{id}-"))
+            .tempdir_in(staging)
+            .map_err(FileError::io("write in", staging))?;
+        let epochs: Vec<u32> = lines.iter().map(|l| l.training_iteration).collect();
+        write_bytes(&temporary.path().join(names::PARAMS), params.to_json().as_bytes())?;
+        write_bytes(&temporary.path().join(names::RESULT), result::to_json_lines(lines).as_bytes())?;
+        states::write(&temporary.path().join(names::STATES), network, &epochs, states)?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let open = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(temporary.path(), open).map_err(FileError::io("write", temporary.path()))?;
+        }
+        let place = self.model(id);
+        match fs::rename(temporary.path(), &place) {
+            Ok(()) => {
+                let _ = temporary.keep();
+                sync_dir(&models);
+                Ok(())
+            }
+            // Another process finished the same model first: its bits are the same.
+            Err(_) if place.join(names::STATES).exists() => Ok(()),
+            Err(e) => Err(FileError::io("write", place)(e)),
+        }
+    }
+
+    /// Files of the finished zoo below its directory, sorted, `zoo.json` and checksums left out.
+    pub fn model_files(&self) -> Result<Vec<String>, FileError> {
+        let path_of = |id: ModelId, file: &str| format!("{}/{id}/{file}", names::MODELS);
+        Ok(self.ids()?.into_iter().flat_map(|id| names::MODEL_FILES.map(|f| path_of(id, f))).collect())
+    }
+
+    /// Finishes the directory: checksums of all files, then `zoo.json`, the last to appear.
+    pub fn finish(&self, record: &ZooRecord) -> Result<(), FileError> {
+        let json = record.to_json();
+        let mut sums: Vec<(String, String)> = self
+            .model_files()?
+            .into_par_iter()
+            .map(|file| sha256_file(&self.path.join(&file)).map(|sum| (file, sum)))
+            .collect::<Result<_, _>>()?;
+        sums.push((names::ZOO.into(), sha256(json.as_bytes())));
+        write_bytes(&self.path.join(names::CHECKSUMS), format_checksums(&sums).as_bytes())?;
+        write_bytes(&self.record_path(), json.as_bytes())
+    }
+
+    /// The recorded checksums, or `None` if the zoo has no `SHA256SUMS`.
+    pub fn checksums(&self) -> Result<Option<Vec<(String, String)>>, FileError> {
+        let path = self.path.join(names::CHECKSUMS);
+        if !path.try_exists().map_err(FileError::io("read", &path))? {
+            return Ok(None);
+        }
+        let text = read_limited(&path, CHECKSUMS_LIMIT)?;
+        parse_checksums(&text).map(Some).map_err(|m| FileError::format(path, m))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksum_lines_round_trip_and_others_are_refused() {
+        let sums = vec![("models/000000/params.json".to_owned(), "0".repeat(64))];
+        assert_eq!(parse_checksums(format_checksums(&sums).as_bytes()).unwrap(), sums);
+        assert!(parse_checksums(b"abc  file\n").unwrap_err().starts_with("line 1"));
+        assert!(parse_checksums(format!("{} file\n", "0".repeat(64)).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn an_unfinished_zoo_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(ZooDir::new(dir.path()).finished().unwrap_err().to_string().contains("not finished"));
+        let missing = ZooDir::new(dir.path().join("no such"));
+        assert!(missing.finished().unwrap_err().to_string().contains("does not exist"));
+        assert!(missing.ids().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,310 @@
+//! What every stage of the pipeline has in common: flags, exit codes, interruption and progress.
+//!
+//! A stage is a library with `Args` (what its command line takes) and a function from `Args` and
+//! [`Stage`] to a summary. Its binary is one line, [`main`]; the driver calls the same function.
+
+mod progress;
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use serde::Serialize;
+use zoo_model::manifest::Reduction;
+use zoo_model::{Manifest, ManifestError};
+
+pub use progress::Progress;
+
+/// Exit codes of every binary.
+pub mod exit {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// Failed: a file, the disk, the network.
+    pub const FAILED: u8 = 1;
+    /// Wrong usage or manifest.
+    pub const USAGE: u8 = 2;
+    /// Verification found something wrong.
+    pub const VERIFICATION: u8 = 3;
+    /// Interrupted; state is kept and the same command resumes.
+    pub const INTERRUPTED: u8 = 130;
+}
+
+/// Flags that every binary takes.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CommonArgs {
+    /// Print one machine-readable JSON object on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The manifest that a stage reads, and a documented cut of it.
+#[derive(Debug, Clone, Args)]
+pub struct ManifestArgs {
+    /// Manifest (TOML)
+    #[arg(value_name = "MANIFEST")]
+    pub manifest: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reduction: ReductionArgs,
+}
+
+/// A documented cut of the zoo, recorded in its zoo.json.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct ReductionArgs {
+    /// Make only N models, spread evenly over the plan
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub models: Option<u32>,
+    /// Train and fine-tune at most N epochs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub epochs: Option<u32>,
+}
+
+impl ReductionArgs {
+    /// Loads a manifest with this cut.
+    pub fn load(self, path: &std::path::Path) -> Result<Manifest, ManifestError> {
+        let mut manifest = Manifest::load(path)?;
+        manifest.reduction = Reduction { models: self.models, epochs: self.epochs };
+        Ok(manifest)
+    }
+}
+
+impl ManifestArgs {
+    /// Loads the manifest.
+    pub fn load(&self) -> Result<Manifest, ManifestError> {
+        self.reduction.load(&self.manifest)
+    }
+}
+
+/// The user, or the system, asked the program to stop; what was done so far is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted; the work so far is kept, the same command resumes it")]
+pub struct Interrupted;
+
+/// The command line cannot be carried out as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Verification found something wrong; the verdict has been printed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct VerificationFailed(pub String);
+
+/// Whether the program was asked to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Asks to stop.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether to stop.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// `Err(Interrupted)` once asked to stop.
+    pub fn check(&self) -> Result<(), Interrupted> {
+        if self.is_set() {
+            Err(Interrupted)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// How a stage runs: what it may print, and whether to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Stage {
+    /// Common flags.
+    pub common: CommonArgs,
+    /// Set by Ctrl-C, SIGTERM and SIGHUP.
+    pub interrupt: Interrupt,
+}
+
+impl Stage {
+    /// A stage that prints nothing, for tests and for use as a library.
+    pub fn silent() -> Self {
+        Self { common: CommonArgs { quiet: true, ..CommonArgs::default() }, interrupt: Interrupt::default() }
+    }
+
+    /// Progress of `total` units of work, shown on standard error.
+    pub fn progress(&self, what: &str, total: u64) -> Progress {
+        Progress::new(what, total, self.common.quiet)
+    }
+
+    /// A line for the human on standard error.
+    pub fn say(&self, line: impl Display) {
+        if !self.common.quiet {
+            let _ = writeln!(io::stderr(), "{line}");
+        }
+    }
+
+    /// Prints a summary on standard output: JSON if asked for, else its text.
+    pub fn print(&self, summary: &(impl Serialize + Display)) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.common.json {
+            writeln!(out, "{}", serde_json::to_string(summary)?)?;
+        } else if !self.common.quiet {
+            writeln!(out, "{summary}")?;
+        }
+        out.flush()
+    }
+}
+
+#[derive(Debug, Args)]
+struct Cli<A: Args> {
+    #[command(flatten)]
+    args: A,
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Print a completion script for this shell
+    #[arg(long, value_name = "SHELL", exclusive = true)]
+    completions: Option<clap_complete::Shell>,
+}
+
+/// Adapter: clap derives commands for parsers, flags for argument groups.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Command<A: Args> {
+    #[command(flatten)]
+    cli: Cli<A>,
+}
+
+/// Runs a binary: parses the command line, runs the stage, prints its summary, and maps the
+/// outcome to an exit code.
+pub fn main<A, S, E>(
+    name: &'static str,
+    about: &'static str,
+    examples: &'static str,
+    run: impl FnOnce(&A, &Stage) -> Result<S, E>,
+) -> ExitCode
+where
+    A: Args,
+    S: Serialize + Display,
+    E: Into<anyhow::Error>,
+{
+    let mut command = Command::<A>::command().name(name).bin_name(name).about(about).after_help(examples);
+    let matches = match command.clone().try_get_matches() {
+        Ok(matches) => matches,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { exit::USAGE } else { exit::DONE });
+        }
+    };
+    if let Some(&shell) = matches.get_one::<clap_complete::Shell>("completions") {
+        clap_complete::generate(shell, &mut command, name, &mut io::stdout());
+        return ExitCode::from(exit::DONE);
+    }
+    let Command { cli } = match Command::<A>::from_arg_matches(&matches) {
+        Ok(command) => command,
+        Err(e) => {
+            let _ = e.format(&mut command).print();
+            return ExitCode::from(exit::USAGE);
+        }
+    };
+    let stage = Stage { common: cli.common, interrupt: Interrupt::default() };
+    start_logging(&stage.common);
+    let interrupt = stage.interrupt.clone();
+    if let Err(e) = ctrlc::set_handler(move || {
+        // The second request is not negotiable.
+        if interrupt.is_set() {
+            std::process::exit(exit::INTERRUPTED.into());
+        }
+        interrupt.set();
+    }) {
+        tracing::warn!("Ctrl-C will not be graceful: {e}");
+    }
+    let outcome = run(&cli.args, &stage).map_err(Into::into).and_then(|s| Ok(stage.print(&s)?));
+    match outcome {
+        Ok(()) => ExitCode::from(exit::DONE),
+        Err(error) => {
+            let code = exit_code(&error);
+            if code != exit::DONE {
+                let _ = writeln!(io::stderr(), "{name}: {}", sentence(&error));
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn start_logging(common: &CommonArgs) {
+    let level = match (common.quiet, common.verbose) {
+        (true, _) => tracing::Level::ERROR,
+        (_, 0) => tracing::Level::WARN,
+        (_, 1) => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
+/// The exit code for an error: the first cause that has one decides.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if cause.is::<Interrupted>() {
+            return exit::INTERRUPTED;
+        }
+        if cause.is::<ManifestError>() || cause.is::<UsageError>() {
+            return exit::USAGE;
+        }
+        if cause.is::<VerificationFailed>() {
+            return exit::VERIFICATION;
+        }
+        if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+            return exit::DONE;
+        }
+    }
+    exit::FAILED
+}
+
+/// An error and its causes as one sentence, without repeating what an outer message quotes.
+pub fn sentence(error: &anyhow::Error) -> String {
+    let mut out = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if out.is_empty() {
+            out = cause;
+        } else if !out.contains(&cause) {
+            out = format!("{out}: {cause}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn causes_decide_the_exit_code() {
+        let deep = Err::<(), _>(Interrupted).context("training").unwrap_err();
+        assert_eq!(exit_code(&deep), exit::INTERRUPTED);
+        assert_eq!(exit_code(&UsageError("x".into()).into()), exit::USAGE);
+        assert_eq!(exit_code(&VerificationFailed("x".into()).into()), exit::VERIFICATION);
+        assert_eq!(exit_code(&anyhow::anyhow!("disk")), exit::FAILED);
+    }
+
+    #[test]
+    fn a_sentence_does_not_repeat_itself() {
+        let error = anyhow::Error::from(UsageError("a: b".into())).context("a: b").context("outer");
+        assert_eq!(sentence(&error), "outer: a: b");
+    }
+}
