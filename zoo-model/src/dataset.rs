@@ -199,11 +199,9 @@ impl Dataset {
         &self.sha256
     }
 
-    /// Per channel, the network's input for every pixel value: (p / 255 - mean) / std in f32, the
-    /// operations and their order as in torchvision's ToTensor and Normalize.
-    pub fn normalization(&self) -> Vec<[f32; 256]> {
-        let table =
-            |(mean, std): (&f64, &f64)| std::array::from_fn(|p| (p as f32 / 255.0 - *mean as f32) / *std as f32);
+    /// Per channel, the network's input for every pixel value: (p / 255 - mean) / std, in f64.
+    pub fn normalization(&self) -> Vec<[f64; 256]> {
+        let table = |(mean, std): (&f64, &f64)| std::array::from_fn(|p| (p as f64 / 255.0 - mean) / std);
         self.info.mean.iter().zip(&self.info.std).map(table).collect()
     }
 }

@@ -1,0 +1,79 @@
+//! Cross entropy and accuracy from logits.
+
+use serde::{Deserialize, Serialize};
+
+/// Mean loss and accuracy over some samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Mean cross entropy in nats; not finite if the model diverged.
+    pub loss: f64,
+    /// Share of samples whose largest logit is the label's.
+    pub accuracy: f64,
+}
+
+/// Sums of losses and hits; becomes a [`Score`] in the end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    loss: f64,
+    hits: usize,
+    samples: usize,
+}
+
+impl Tally {
+    /// Adds the samples of logits (N, classes) and labels (N), in order, in f64.
+    pub fn add(&mut self, logits: &[f32], labels: &[u16]) {
+        let classes = logits.len() / labels.len().max(1);
+        for (row, &label) in logits.chunks_exact(classes.max(1)).zip(labels) {
+            self.loss += cross_entropy(row, label.into());
+            self.hits += usize::from(predicted(row) == usize::from(label));
+        }
+        self.samples += labels.len();
+    }
+
+    /// The means; `None` over no samples.
+    pub fn score(&self) -> Option<Score> {
+        let n = self.samples as f64;
+        (self.samples > 0).then(|| Score { loss: self.loss / n, accuracy: self.hits as f64 / n })
+    }
+}
+
+/// Cross entropy of one sample: logsumexp(logits) - logits\[label\], in f64.
+pub fn cross_entropy(logits: &[f32], label: usize) -> f64 {
+    let max = logits.iter().fold(f32::NEG_INFINITY, |m, &l| if l > m || l.is_nan() { l } else { m });
+    let max = f64::from(max);
+    let sum: f64 = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum();
+    max + sum.ln() - f64::from(logits[label])
+}
+
+/// The predicted class, as PyTorch's argmax: the first NaN, else the first of the largest.
+pub fn predicted(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, &logit) in logits.iter().enumerate().skip(1) {
+        if logit > logits[best] || (logit.is_nan() && !logits[best].is_nan()) {
+            best = i;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_and_hits_are_means() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.score(), None);
+        tally.add(&[0.0, 0.0, 1000.0, 0.0], &[1, 0]);
+        let score = tally.score().unwrap();
+        assert!((score.loss - (2f64.ln() + 0.0) / 2.0).abs() < 1e-12);
+        assert_eq!(score.accuracy, 0.5);
+    }
+
+    #[test]
+    fn nan_wins_and_ties_go_to_the_first() {
+        assert_eq!(predicted(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!(predicted(&[1.0, f32::NAN, f32::NAN]), 1);
+        assert!(cross_entropy(&[1.0, f32::NAN], 0).is_nan());
+    }
+}
