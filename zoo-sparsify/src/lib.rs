@@ -1,1 +1,302 @@
-//! x
+//! Prunes a zoo into its sparse twin zoo: one twin per model, of the same id.
+//!
+//! Pruning removes the smallest weights of a model's last state ([`magnitude`]); fine-tuning then
+//! trains on with the mask fixed, on the same data, with the parent's optimiser from fresh
+//! moments. Random draws continue where the parent's training ended: the twin's epoch e is drawn
+//! as epoch (parent's epochs + e).
+
+pub mod magnitude;
+mod section;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::Serialize;
+use zoo_model::files::{fingerprint, sha256_file, touch, FileError};
+use zoo_model::hyperparameters::{name_of, Parent};
+use zoo_model::states::StatesFile;
+use zoo_model::zoo_dir::{DatasetRecord, EngineRecord, ParentZoo};
+use zoo_model::{Dataset, Hyperparameters, ManifestError, ModelId, Params, Split, ZooDir, ZooRecord, FORMAT_VERSION};
+use zoo_stage::{Interrupt, ManifestArgs, Stage, UsageError};
+use zoo_train::population::{self, Source};
+use zoo_train::trajectory::Job;
+use zoo_train::{Completion, Engine, Settings, Task, TrainingArgs};
+
+pub use section::{twins, Method, Twin};
+
+/// Why sparsification failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A mistake in the manifest.
+    #[error("{0}")]
+    Manifest(#[from] ManifestError),
+    /// A file could not be read, written or understood.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// The command line cannot be carried out.
+    #[error("{0}")]
+    Usage(#[from] UsageError),
+    /// Fine-tuning failed, or was interrupted.
+    #[error("{0}")]
+    Train(#[from] zoo_train::Error),
+}
+
+/// Command line of `zoo-sparsify`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    manifest: ManifestArgs,
+    /// The zoo to prune, made by zoo-train
+    #[arg(long, value_name = "DIR")]
+    zoo: PathBuf,
+    /// The prepared dataset that it was trained on
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Twin zoo directory to make
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Which twin of the manifest, such as magnitude-80; by default the one that the output is named after
+    #[arg(long, value_name = "TWIN")]
+    twin: Option<String>,
+    #[command(flatten)]
+    training: TrainingArgs,
+}
+
+/// Examples for `--help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  zoo-sparsify configs/quickstart.toml --zoo zoos/quickstart --data data/quickstart.safetensors \\
+      -o zoos/quickstart-magnitude-80
+  zoo-sparsify my.toml --zoo zoos/my --data data/my.safetensors -o twin --twin magnitude-50
+
+Interrupted (Ctrl-C, SIGTERM, even SIGKILL), the same command goes on where it stopped.
+Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 130 interrupted.";
+
+/// What a run left.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The twin zoo directory.
+    pub output: PathBuf,
+    /// Whether there was nothing to do.
+    pub up_to_date: bool,
+    /// Twins that are there.
+    #[serde(flatten)]
+    pub completion: Completion,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Completion { done, models, finished } = self.completion;
+        let state = match (self.up_to_date, finished) {
+            (true, _) => "up to date",
+            (false, true) => "finished",
+            (false, false) => "waiting for other shards",
+        };
+        write!(f, "{}: {done} of {models} twins, {state}", self.output.display())
+    }
+}
+
+/// `zoo-sparsify`.
+pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
+    let manifest = args.manifest.load()?;
+    let twin = choose(&twins(&manifest)?, args)?;
+    let training = &args.training;
+    let engine = training.engine.engine();
+    sparsify(&args.zoo, &args.data, &args.output, &twin, engine.as_ref(), &training.settings(), stage)
+}
+
+fn choose(twins: &[Twin], args: &Args) -> Result<Twin, UsageError> {
+    let output = args.output.file_name().unwrap_or_default().to_string_lossy();
+    let named = |twin: &&Twin| match &args.twin {
+        Some(name) => twin.suffix == *name,
+        None => output.ends_with(&format!("-{}", twin.suffix)),
+    };
+    let all = || twins.iter().map(|t| t.suffix.as_str()).collect::<Vec<_>>().join(", ");
+    match (twins, twins.iter().find(named)) {
+        ([], _) => Err(UsageError(format!("{} has no [[sparsify]] entry", args.manifest.manifest.display()))),
+        (_, Some(twin)) => Ok(twin.clone()),
+        ([only], None) if args.twin.is_none() => Ok(only.clone()),
+        _ => Err(UsageError(format!("which twin? Name one with --twin: {}", all()))),
+    }
+}
+
+/// Makes the twin zoo of `zoo` at `output`.
+///
+/// Does nothing if that is up to date, goes on if it is unfinished.
+pub fn sparsify(
+    zoo: &Path,
+    data: &Path,
+    output: &Path,
+    twin: &Twin,
+    engine: &dyn Engine,
+    settings: &Settings,
+    stage: &Stage,
+) -> Result<Summary, Error> {
+    let parent = ZooDir::new(zoo);
+    let parent_record = parent.finished()?;
+    let dataset = Dataset::read(data)?;
+    let record = record(&parent, &parent_record, twin, &dataset, engine)?;
+    let twin_zoo = ZooDir::new(output);
+    let summary = |up_to_date, completion| Summary { output: output.to_owned(), up_to_date, completion };
+    if population::refresh(&twin_zoo, &record)? {
+        touch(&twin_zoo.record_path())?;
+        return Ok(summary(true, population::completion(&twin_zoo, &record)?));
+    }
+    let ids = parent.ids()?;
+    let params = ids.par_iter().map(|&id| parent.params(id)).collect::<Result<Vec<_>, _>>()?;
+    let source = Twins { parent: &parent, zoo_name: &parent_record.name, params, twin };
+    let kept = twin.kept_epochs();
+    let completion = population::fill(&twin_zoo, &record, &source, engine, &dataset, &kept, settings, stage)?;
+    Ok(summary(false, completion))
+}
+
+/// Whether the twin zoo at `output` is finished and made of today's parent, settings and engine.
+pub fn is_up_to_date(
+    zoo: &Path,
+    dataset: &Dataset,
+    output: &Path,
+    twin: &Twin,
+    engine: &dyn Engine,
+) -> Result<bool, Error> {
+    let parent = ZooDir::new(zoo);
+    let Some(parent_record) = parent.record()? else { return Ok(false) };
+    let wanted = record(&parent, &parent_record, twin, dataset, engine)?;
+    let found = ZooDir::new(output).record()?;
+    Ok(found.is_some_and(|f| {
+        f.fingerprint == wanted.fingerprint
+            && (f.name, f.description, f.license) == (wanted.name, wanted.description, wanted.license)
+    }))
+}
+
+fn record(
+    parent: &ZooDir,
+    parent_record: &ZooRecord,
+    twin: &Twin,
+    dataset: &Dataset,
+    engine: &dyn Engine,
+) -> Result<ZooRecord, Error> {
+    if parent_record.dataset.sha256 != dataset.sha256() {
+        return Err(UsageError(format!(
+            "{} was trained on another dataset file than the one given (SHA-256 {}, not {})",
+            parent.path().display(),
+            parent_record.dataset.sha256,
+            dataset.sha256()
+        ))
+        .into());
+    }
+    // A zoo that another program made may have no fingerprint; its record then stands for it.
+    let parent_fingerprint = match parent_record.fingerprint.as_str() {
+        "" => sha256_file(&parent.record_path())?,
+        known => known.to_owned(),
+    };
+    let engine = EngineRecord { name: engine.name().into(), version: engine.version() };
+    let mut manifest = parent_record.manifest.clone();
+    if !manifest.is_object() {
+        manifest = serde_json::json!({});
+    }
+    manifest["sparsify"] = serde_json::to_value(twin).expect("plain data serialises");
+    let fingerprint = fingerprint(&(FORMAT_VERSION, &parent_fingerprint, twin, dataset.sha256(), &engine));
+    Ok(ZooRecord {
+        format_version: FORMAT_VERSION,
+        name: twin.zoo_name(&parent_record.name),
+        description: format!(
+            "Sparse twins of {}: {} pruning to {} % of the weights, {} epochs of fine-tuning.",
+            parent_record.name,
+            name_of(&twin.method),
+            ((1.0 - twin.sparsity) * 1e8).round() / 1e6,
+            twin.epochs
+        ),
+        parent: Some(ParentZoo { name: parent_record.name.clone(), fingerprint: parent_fingerprint }),
+        manifest,
+        dataset: DatasetRecord::new(dataset),
+        engine: Some(engine),
+        states: 0,
+        diverged: 0,
+        fingerprint,
+        ..parent_record.clone()
+    })
+}
+
+/// The task of fine-tuning a parent's last state, pruned.
+///
+/// # Errors
+/// The parent's configuration names no network.
+pub fn task(parent: &Params, last_state: &[f32], twin: &Twin) -> Result<Task, zoo_train::Error> {
+    let network = parent.network()?;
+    let mask = match twin.method {
+        Method::Magnitude => magnitude::mask(&network, last_state, twin.sparsity, twin.scope),
+    };
+    let mut initial = last_state.to_vec();
+    magnitude::apply(&mask, &mut initial);
+    let mut hyperparameters = parent.hyperparameters.clone();
+    let epochs_before = hyperparameters.epochs;
+    hyperparameters.epochs = twin.epochs;
+    hyperparameters.learning_rate = twin.learning_rate.unwrap_or(hyperparameters.learning_rate);
+    Ok(Task { network, hyperparameters, initial, mask: Some(mask), epochs_before })
+}
+
+/// The job of making one twin: its task, and what is recorded of each state besides the metrics.
+pub fn job<'a>(
+    parent: &Params,
+    last_state: &[f32],
+    twin: &Twin,
+    engine: &dyn Engine,
+    data: &Dataset,
+) -> Result<Job<'a>, zoo_train::Error> {
+    let task = task(parent, last_state, twin)?;
+    let dense = Task { initial: last_state.to_vec(), mask: None, ..task.clone() };
+    let mut evaluations = engine.start(&[dense], data, None).evaluate(Split::Test, &Interrupt::default())?;
+    let of_parent = evaluations.remove(0).predictions;
+    let network = task.network.clone();
+    let annotate = move |line: &mut zoo_model::ResultLine, state: &[f32], test: &zoo_train::Evaluation| {
+        line.sparsity_ratio = Some(magnitude::sparsity_ratio(&network, state));
+        let equal = test.predictions.iter().zip(&of_parent).filter(|(a, b)| a == b).count();
+        line.test_agreement = (!of_parent.is_empty()).then(|| equal as f64 / of_parent.len() as f64);
+    };
+    Ok(Job { task, annotate: Some(Box::new(annotate)) })
+}
+
+/// `params.json` of the twin of `parent`, which holds its hyperparameters and names it.
+pub fn twin_params(parent: &Params, zoo: &str, states_sha256: String, twin: &Twin) -> Params {
+    let mut params = parent.clone();
+    params.parent = Some(Parent { zoo: zoo.to_owned(), id: parent.id, states_sha256 });
+    params.extra.extend([
+        ("sparsify::method".to_owned(), name_of(&twin.method).into()),
+        ("sparsify::sparsity".to_owned(), twin.sparsity.into()),
+        ("sparsify::scope".to_owned(), name_of(&twin.scope).into()),
+        ("sparsify::epochs".to_owned(), twin.epochs.into()),
+        ("sparsify::lr".to_owned(), twin.learning_rate.unwrap_or(parent.hyperparameters.learning_rate).into()),
+    ]);
+    params
+}
+
+/// The twins of a zoo's models.
+struct Twins<'a> {
+    parent: &'a ZooDir,
+    zoo_name: &'a str,
+    params: Vec<Params>,
+    twin: &'a Twin,
+}
+
+impl Source for Twins<'_> {
+    fn models(&self) -> Vec<(ModelId, Hyperparameters)> {
+        self.params.iter().map(|p| (p.id, p.hyperparameters.clone())).collect()
+    }
+
+    fn jobs(
+        &self,
+        indices: &[usize],
+        engine: &dyn Engine,
+        data: &Dataset,
+    ) -> Result<Vec<(Params, Job<'_>)>, zoo_train::Error> {
+        let job = |&i: &usize| {
+            let parent = &self.params[i];
+            let path = self.parent.states(parent.id);
+            let (_, last_state) = StatesFile::open(&path, &parent.network()?)?.last()?;
+            let params = twin_params(parent, self.zoo_name, sha256_file(&path)?, self.twin);
+            Ok((params, self::job(parent, &last_state, self.twin, engine, data)?))
+        };
+        indices.iter().map(job).collect()
+    }
+}

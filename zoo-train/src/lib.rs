@@ -1,14 +1,329 @@
 //! Trains a plan of models, with the whole trajectory of each.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use zoo_model::Manifest;
+//! use zoo_train::{train, DfdxEngine, Settings};
+//!
+//! let manifest = Manifest::load(Path::new("configs/quickstart.toml"))?;
+//! let data = Path::new("data/quickstart.safetensors");
+//! let summary = train(&manifest, data, Path::new("zoos/quickstart"), &DfdxEngine, &Settings::default(), &Default::default())?;
+//! println!("{summary}");
+//! # Ok::<(), zoo_train::Error>(())
+//! ```
+//!
+//! Replace a part: an [`Engine`] does the arithmetic, [`population::fill`] trains whatever a
+//! [`population::Source`] names into a zoo directory.
 
+pub mod checkpoint;
 pub mod dfdx_engine;
 pub mod engine;
+pub mod estimate;
+pub mod merge;
 pub mod metrics;
 pub mod optimizer;
+pub mod population;
+pub mod trajectory;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use zoo_model::files::{fingerprint, touch, FileError};
+use zoo_model::init::initial_parameters;
+use zoo_model::zoo_dir::{DatasetRecord, EngineRecord};
+use zoo_model::{
+    Dataset, GeometryError, Hyperparameters, Manifest, ManifestError, ModelId, Params, Plan, ZooDir, ZooRecord,
+    FORMAT_VERSION,
+};
+use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
 
 pub use dfdx_engine::DfdxEngine;
 pub use engine::{Cohort, Engine, Evaluation, Snapshot, Task};
+pub use population::{Completion, Settings, Shard};
+
+/// Why training failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A mistake in the manifest.
+    #[error("{0}")]
+    Manifest(#[from] ManifestError),
+    /// A file could not be read, written or understood.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// The command line cannot be carried out.
+    #[error("{0}")]
+    Usage(#[from] UsageError),
+    /// Asked to stop.
+    #[error("{0}")]
+    Interrupted(#[from] Interrupted),
+    /// Images and architecture do not fit.
+    #[error("{0}")]
+    Geometry(#[from] GeometryError),
+    /// The system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    Threads(rayon::ThreadPoolBuildError),
+}
+
+/// The engines to choose from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum EngineName {
+    /// dfdx tensors and autograd, one model at a time.
+    #[default]
+    Dfdx,
+}
+
+impl EngineName {
+    /// The engine of this name.
+    pub fn engine(self) -> Box<dyn Engine> {
+        match self {
+            Self::Dfdx => Box::new(DfdxEngine),
+        }
+    }
+}
 
 /// Every engine of this build.
 pub fn engines() -> Vec<Box<dyn Engine>> {
-    vec![Box::new(DfdxEngine)]
+    EngineName::value_variants().iter().map(|name| name.engine()).collect()
+}
+
+/// The devices to choose from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best there is; in this build, the processor.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+}
+
+/// Flags of every stage that trains.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TrainingArgs {
+    /// What does the arithmetic
+    #[arg(long, value_enum, default_value_t)]
+    pub engine: EngineName,
+    /// Where it is done
+    #[arg(long, value_enum, default_value_t)]
+    pub device: Device,
+    /// Threads; by default one a core. The result does not depend on it
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub threads: Option<u32>,
+    /// Make only part I of N, from 1; the parts may share an output or be merged with `zoo-train merge`
+    #[arg(long, value_name = "I/N", default_value_t = Shard::WHOLE)]
+    pub shard: Shard,
+    /// Seconds between two checkpoints of a model in training
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub checkpoint_seconds: u64,
+    /// Replace an output that was made from another manifest, dataset or engine
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl TrainingArgs {
+    /// The flags as settings.
+    pub fn settings(&self) -> Settings {
+        let default = Settings::default();
+        Settings {
+            threads: self.threads.map_or(default.threads, |t| t as usize),
+            shard: self.shard,
+            checkpoint_pause: Duration::from_secs(self.checkpoint_seconds),
+            force: self.force,
+        }
+    }
+}
+
+/// Command line of `zoo-train`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Manifest (TOML)
+    #[arg(value_name = "MANIFEST", required = true)]
+    manifest: Option<PathBuf>,
+    #[command(flatten)]
+    reduction: ReductionArgs,
+    /// Prepared dataset, made by zoo-data
+    #[arg(long, value_name = "FILE", required = true)]
+    data: Option<PathBuf>,
+    /// Zoo directory to make
+    #[arg(short, long, value_name = "DIR", required = true)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    training: TrainingArgs,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Command {
+    /// Merge the outputs of shards into one zoo directory
+    Merge {
+        /// Outputs of `--shard` runs of one manifest
+        #[arg(value_name = "DIR", required = true)]
+        shards: Vec<PathBuf>,
+        /// Zoo directory to make
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+    },
+}
+
+/// Examples for `--help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  zoo-train configs/quickstart.toml --data data/quickstart.safetensors -o zoos/quickstart
+  zoo-train my.toml --data data/my.safetensors -o zoos/my-1 --shard 1/3
+  zoo-train merge zoos/my-1 zoos/my-2 zoos/my-3 -o zoos/my
+
+Interrupted (Ctrl-C, SIGTERM, even SIGKILL), the same command goes on where it stopped.
+Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 130 interrupted.";
+
+/// What a training run left.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The zoo directory.
+    pub output: PathBuf,
+    /// Whether there was nothing to do.
+    pub up_to_date: bool,
+    /// Models that are there.
+    #[serde(flatten)]
+    pub completion: Completion,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Completion { done, models, finished } = self.completion;
+        let state = match (self.up_to_date, finished) {
+            (true, _) => "up to date",
+            (false, true) => "finished",
+            (false, false) => "waiting for other shards",
+        };
+        write!(f, "{}: {done} of {models} models, {state}", self.output.display())
+    }
+}
+
+/// `zoo-train`.
+pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
+    if let Some(Command::Merge { shards, output }) = &args.command {
+        let shards: Vec<ZooDir> = shards.iter().map(ZooDir::new).collect();
+        let completion = merge::merge(&shards, &ZooDir::new(output))?;
+        return Ok(Summary { output: output.clone(), up_to_date: false, completion });
+    }
+    let missing = || UsageError("MANIFEST, --data and --output are needed".into());
+    let (Some(manifest), Some(data), Some(output)) = (&args.manifest, &args.data, &args.output) else {
+        return Err(missing().into());
+    };
+    let manifest = args.reduction.load(manifest)?;
+    let training = &args.training;
+    train(&manifest, data, output, training.engine.engine().as_ref(), &training.settings(), stage)
+}
+
+/// Trains the plan of a manifest on a prepared dataset into a zoo directory.
+///
+/// Does nothing if the directory is up to date, goes on if it is unfinished.
+pub fn train(
+    manifest: &Manifest,
+    data: &Path,
+    output: &Path,
+    engine: &dyn Engine,
+    settings: &Settings,
+    stage: &Stage,
+) -> Result<Summary, Error> {
+    let plan = Plan::new(manifest)?;
+    let dataset = Dataset::read(data)?;
+    let record = record(&plan, &dataset, engine)?;
+    let zoo = ZooDir::new(output);
+    let summary = |up_to_date, completion| Summary { output: output.to_owned(), up_to_date, completion };
+    if population::refresh(&zoo, &record)? {
+        touch(&zoo.record_path())?;
+        return Ok(summary(true, population::completion(&zoo, &record)?));
+    }
+    let source = Planned { plan: &plan, dataset: &dataset };
+    let kept = plan.train.kept_epochs();
+    let completion = population::fill(&zoo, &record, &source, engine, &dataset, &kept, settings, stage)?;
+    Ok(summary(false, completion))
+}
+
+/// Whether the zoo at `output` is finished and made of today's manifest, dataset and engine.
+pub fn is_up_to_date(
+    manifest: &Manifest,
+    dataset: &Dataset,
+    output: &Path,
+    engine: &dyn Engine,
+) -> Result<bool, Error> {
+    let record = record(&Plan::new(manifest)?, dataset, engine)?;
+    let found = ZooDir::new(output).record()?;
+    Ok(found.is_some_and(|f| {
+        f.fingerprint == record.fingerprint
+            && (f.name, f.description, f.license) == (record.name, record.description, record.license)
+    }))
+}
+
+/// The record that the zoo of this plan will have, its counts of states and diverged models still
+/// 0.
+///
+/// # Errors
+/// The images do not fit the architecture.
+pub fn record(plan: &Plan, dataset: &Dataset, engine: &dyn Engine) -> Result<ZooRecord, Error> {
+    let first = &plan.models[0].hyperparameters;
+    let network = first.network(dataset.shape, dataset.classes())?;
+    let engine = EngineRecord { name: engine.name().into(), version: engine.version() };
+    let manifest = plan.record();
+    let fingerprint = fingerprint(&(FORMAT_VERSION, &manifest, dataset.sha256(), &engine));
+    Ok(ZooRecord {
+        format_version: FORMAT_VERSION,
+        name: plan.zoo.name.clone(),
+        description: plan.zoo.description.clone(),
+        license: plan.zoo.license.clone(),
+        parent: None,
+        manifest,
+        dataset: DatasetRecord::new(dataset),
+        engine: Some(engine),
+        models: plan.models.len(),
+        states: 0,
+        diverged: 0,
+        parameters: network.parameter_count(),
+        fingerprint,
+        extra: Default::default(),
+    })
+}
+
+/// The task of training these hyperparameters from their own initial weights.
+pub fn task(hyperparameters: &Hyperparameters, shape: [usize; 3], classes: usize) -> Result<Task, GeometryError> {
+    let network = hyperparameters.network(shape, classes)?;
+    Ok(Task {
+        initial: initial_parameters(&network, hyperparameters.init, hyperparameters.seed),
+        network,
+        hyperparameters: hyperparameters.clone(),
+        mask: None,
+        epochs_before: 0,
+    })
+}
+
+/// The models of a plan.
+struct Planned<'a> {
+    plan: &'a Plan,
+    dataset: &'a Dataset,
+}
+
+impl population::Source for Planned<'_> {
+    fn models(&self) -> Vec<(ModelId, Hyperparameters)> {
+        self.plan.models.iter().map(|m| (m.id, m.hyperparameters.clone())).collect()
+    }
+
+    fn jobs(
+        &self,
+        indices: &[usize],
+        _: &dyn Engine,
+        _: &Dataset,
+    ) -> Result<Vec<(Params, trajectory::Job<'_>)>, Error> {
+        let job = |&i: &usize| {
+            let model = &self.plan.models[i];
+            let task = task(&model.hyperparameters, self.dataset.shape, self.dataset.classes())?;
+            let params = Params::new(model.id, model.hyperparameters.clone(), &task.network);
+            Ok((params, trajectory::Job { task, annotate: None }))
+        };
+        indices.iter().map(job).collect()
+    }
 }

@@ -41,7 +41,11 @@ impl Case {
         let losses = file.tensor("losses").unwrap().data().chunks_exact(8);
         Self {
             losses: losses.map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
-            tensors: file.iter().filter(|(n, _)| *n != "losses").map(|(n, t)| (n.to_owned(), to_f32(t.data()))).collect(),
+            tensors: file
+                .iter()
+                .filter(|(n, _)| *n != "losses")
+                .map(|(n, t)| (n.to_owned(), to_f32(t.data())))
+                .collect(),
             metadata,
         }
     }
@@ -163,7 +167,11 @@ fn check(engine: &dyn Engine, folder: &Path, path: &Path) {
     assert_eq!(losses.len(), case.losses.len());
     within("losses", off / largest, case.tolerance("losses"));
     let logits = cohort.logits(Split::Test, test).remove(0);
-    within("final.test_logits", error(&logits, &case.tensors["final.test_logits"]), case.tolerance("final.test_logits"));
+    within(
+        "final.test_logits",
+        error(&logits, &case.tensors["final.test_logits"]),
+        case.tolerance("final.test_logits"),
+    );
 }
 
 #[test]

@@ -88,7 +88,9 @@ fn for_each_piece(batch: usize, map: Map, channels: usize, kernel: usize, mut co
 /// Patches of a map that needs no gradient, as values: (batch * positions, kernel * kernel * C).
 pub fn patch_values(values: &[Real], batch: usize, map: Map, channels: usize, kernel: usize) -> Vec<Real> {
     let mut out = vec![0.0; batch * map.convolved(kernel).positions() * kernel * kernel * channels];
-    for_each_piece(batch, map, channels, kernel, |from, to, n| out[to..to + n].copy_from_slice(&values[from..from + n]));
+    for_each_piece(batch, map, channels, kernel, |from, to, n| {
+        out[to..to + n].copy_from_slice(&values[from..from + n])
+    });
     out
 }
 
@@ -227,7 +229,11 @@ mod tests {
     use super::*;
 
     /// Compares a recorded gradient with central differences of sum(f(x) * weights).
-    fn check_gradient(f: impl Fn(Matrix<OwnedTape<Real, Cpu>>) -> Matrix<OwnedTape<Real, Cpu>>, rows: usize, columns: usize) {
+    fn check_gradient(
+        f: impl Fn(Matrix<OwnedTape<Real, Cpu>>) -> Matrix<OwnedTape<Real, Cpu>>,
+        rows: usize,
+        columns: usize,
+    ) {
         let device = Cpu::default();
         // Distinct, well separated values: no ties, no kinks near.
         let values: Vec<Real> = (0..rows * columns).map(|i| ((i * 37 % 101) as Real - 50.0) / 10.0 + 0.03).collect();

@@ -1,0 +1,8 @@
+//! `zoo-sparsify`: a zoo to its sparse twin zoo.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let about = "Make a zoo's sparse twin: every model pruned and fine-tuned, with its whole trajectory";
+    zoo_stage::main("zoo-sparsify", about, zoo_sparsify::EXAMPLES, zoo_sparsify::run)
+}

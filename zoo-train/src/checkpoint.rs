@@ -1,0 +1,133 @@
+//! A cohort in the middle of its training, on disk.
+//!
+//! A safetensors file: f64 tensors `parameters` (L, P) and `moment{k}` (L, P), f32 tensor
+//! `states` (L, S, P), and in the header, as JSON under `progress`, all the rest. A file that does
+//! not fit the cohort is not an error: the cohort then starts over.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use zoo_model::files::{write_atomic, FileError};
+use zoo_model::safetensors_file::{self, from_f32, to_f32, Dtype, TensorFile, TensorSpec};
+use zoo_model::{ModelId, ResultLine};
+
+use crate::engine::Snapshot;
+use crate::trajectory::{Progress, Trajectory};
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    fingerprint: String,
+    ids: Vec<ModelId>,
+    epoch: u32,
+    steps: Vec<u64>,
+    lines: Vec<Vec<ResultLine>>,
+}
+
+/// Saves the progress of the cohort `ids` of the zoo with this fingerprint.
+pub fn save(path: &Path, fingerprint: &str, ids: &[ModelId], progress: &Progress) -> Result<(), FileError> {
+    let header = Header {
+        fingerprint: fingerprint.to_owned(),
+        ids: ids.to_vec(),
+        epoch: progress.epoch,
+        steps: progress.snapshots.iter().map(|s| s.step).collect(),
+        lines: progress.trajectories.iter().map(|t| t.lines.clone()).collect(),
+    };
+    let parameters = progress.snapshots.first().map_or(0, |s| s.parameters.len());
+    let moments = progress.snapshots.first().map_or(0, |s| s.moments.len());
+    let states = progress.trajectories.first().map_or(0, |t| t.states.len());
+    let models = ids.len();
+    let spec = |name: String, dtype, shape: &[usize]| TensorSpec { name, dtype, shape: shape.to_vec() };
+    let mut specs = vec![spec("parameters".into(), Dtype::F64, &[models, parameters])];
+    let mut data = vec![bytes(progress.snapshots.iter().map(|s| &s.parameters))];
+    for k in 0..moments {
+        specs.push(spec(format!("moment{k}"), Dtype::F64, &[models, parameters]));
+        data.push(bytes(progress.snapshots.iter().map(|s| &s.moments[k])));
+    }
+    specs.push(spec("states".into(), Dtype::F32, &[models, states, parameters]));
+    data.push(progress.trajectories.iter().flat_map(|t| t.states.iter().flat_map(|s| from_f32(s))).collect());
+    let metadata =
+        BTreeMap::from([("progress".to_owned(), serde_json::to_string(&header).expect("plain data serialises"))]);
+    write_atomic(path, |out| safetensors_file::write(out, &specs, &metadata, data.iter().map(Vec::as_slice)))
+}
+
+fn bytes<'a>(vectors: impl Iterator<Item = &'a Vec<f64>>) -> Vec<u8> {
+    vectors.flat_map(|v| v.iter().flat_map(|x| x.to_le_bytes())).collect()
+}
+
+/// The saved progress of the cohort `ids`, or `None` if there is none that fits.
+pub fn load(path: &Path, fingerprint: &str, ids: &[ModelId]) -> Option<Progress> {
+    if !path.exists() {
+        return None;
+    }
+    let loaded = try_load(path, fingerprint, ids);
+    if loaded.is_none() {
+        tracing::warn!("{} is not of this run; its models start over", path.display());
+    }
+    loaded
+}
+
+fn try_load(path: &Path, fingerprint: &str, ids: &[ModelId]) -> Option<Progress> {
+    let mut file = TensorFile::open(path).ok()?;
+    let header: Header = serde_json::from_str(file.header().metadata.get("progress")?).ok()?;
+    let models = ids.len();
+    if header.fingerprint != fingerprint
+        || header.ids != ids
+        || header.steps.len() != models
+        || header.lines.len() != models
+    {
+        return None;
+    }
+    let moments = file.header().tensors.iter().filter(|t| t.spec.name.starts_with("moment")).count();
+    let mut read = |name: &str| -> Option<Vec<Vec<f64>>> {
+        let values = file.read(name, Dtype::F64).ok()?;
+        let values: Vec<f64> =
+            values.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes"))).collect();
+        Some(values.chunks(values.len() / models).map(<[f64]>::to_vec).collect())
+    };
+    let parameters = read("parameters")?;
+    let moments: Vec<Vec<Vec<f64>>> = (0..moments).map(|k| read(&format!("moment{k}"))).collect::<Option<_>>()?;
+    let states = to_f32(&file.read("states", Dtype::F32).ok()?);
+    let mut states = states.chunks(parameters[0].len()).map(<[f32]>::to_vec);
+    let snapshots = (0..models).map(|m| Snapshot {
+        step: header.steps[m],
+        parameters: parameters[m].clone(),
+        moments: moments.iter().map(|k| k[m].clone()).collect(),
+    });
+    let snapshots = snapshots.collect();
+    let trajectories = header.lines.into_iter().map(|lines| {
+        let states: Vec<Vec<f32>> = states.by_ref().take(lines.len()).collect();
+        (states.len() == lines.len()).then_some(Trajectory { lines, states })
+    });
+    Some(Progress { epoch: header.epoch, snapshots, trajectories: trajectories.collect::<Option<_>>()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_survives_bit_for_bit_and_strangers_are_ignored() {
+        let snapshot = |x: f64| Snapshot { step: 7, parameters: vec![x; 3], moments: vec![vec![0.1; 3], vec![x; 3]] };
+        let line = zoo_model::result::from_json_lines(
+            br#"{"training_iteration":0,"train_loss":1.5,"train_acc":0.1,"test_loss":null,"test_acc":0.1,"val_loss":0.3333333333333333,"val_acc":0.1}"#,
+        )
+        .unwrap();
+        let trajectory = |x: f32| Trajectory { lines: line.clone(), states: vec![vec![x; 3]] };
+        let progress = Progress {
+            epoch: 4,
+            snapshots: vec![snapshot(1.0 / 3.0), snapshot(2.0)],
+            trajectories: vec![trajectory(0.1), trajectory(0.2)],
+        };
+        let ids = [ModelId(3), ModelId(5)];
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.safetensors");
+        assert_eq!(load(&path, "f", &ids), None);
+        save(&path, "f", &ids, &progress).unwrap();
+        assert_eq!(load(&path, "f", &ids), Some(progress));
+        assert_eq!(load(&path, "other", &ids), None);
+        assert_eq!(load(&path, "f", &[ModelId(3)]), None);
+        std::fs::write(&path, b"garbage").unwrap();
+        assert_eq!(load(&path, "f", &ids), None);
+    }
+}

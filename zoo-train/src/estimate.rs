@@ -1,0 +1,114 @@
+//! How long a plan will take, from a short calibration on this machine.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use zoo_model::dataset::{DatasetInfo, Samples};
+use zoo_model::init::initial_parameters;
+use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Init, Network, Plan, Split};
+use zoo_stage::Interrupt;
+
+use crate::engine::{Engine, Task};
+
+/// Time spent measuring one kind of model.
+const CALIBRATION: Duration = Duration::from_millis(150);
+
+/// Seconds that one thread needs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rates {
+    /// To train on one sample.
+    pub train: f64,
+    /// To evaluate one sample.
+    pub evaluate: f64,
+}
+
+/// Measured rates by what they depend on.
+#[derive(Debug, Default)]
+pub struct Calibration(HashMap<(Architecture, Activation, bool, [usize; 3], usize), Rates>);
+
+impl Calibration {
+    /// Rates for models like `h`, measured once for each kind.
+    pub fn rates(&mut self, engine: &dyn Engine, h: &Hyperparameters, shape: [usize; 3], classes: usize) -> Rates {
+        let kind = (h.architecture, h.activation, h.dropout > 0.0, shape, h.batch_size);
+        *self.0.entry(kind).or_insert_with(|| measure(engine, h, shape, classes))
+    }
+
+    /// Seconds that `threads` threads need to train a plan on splits of these sizes (train, val,
+    /// test), metrics included.
+    pub fn seconds(
+        &mut self,
+        engine: &dyn Engine,
+        plan: &Plan,
+        shape: [usize; 3],
+        classes: usize,
+        [train, val, test]: [usize; 3],
+        threads: usize,
+    ) -> f64 {
+        let kept = plan.train.kept_epochs();
+        let evaluated = kept.len() * (val + test) + if kept.first() == Some(&0) { train } else { 0 };
+        let trained = plan.train.epochs as usize * train;
+        let model = |h: &Hyperparameters| {
+            let rates = self.rates(engine, h, shape, classes);
+            trained as f64 * rates.train + evaluated as f64 * rates.evaluate
+        };
+        let total: f64 = plan.models.iter().map(|m| &m.hyperparameters).map(model).sum();
+        total / threads.clamp(1, plan.models.len().max(1)) as f64
+    }
+}
+
+fn measure(engine: &dyn Engine, h: &Hyperparameters, shape: [usize; 3], classes: usize) -> Rates {
+    let Ok(network) = Network::new(h.architecture, h.activation, h.dropout, shape, classes) else {
+        return Rates::default();
+    };
+    let batches = 4;
+    let data = noise(shape, classes, batches * h.batch_size);
+    let models = engine.cohorts(&vec![h; 16]).first().map_or(1, Vec::len);
+    // Weights of ordinary size: calibrating on saturated ones would time denormal numbers.
+    let initial = initial_parameters(&network, Init::KaimingUniform, 0);
+    let task = Task { initial, network, hyperparameters: h.clone(), mask: None, epochs_before: 0 };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let timed = || {
+        let mut cohort = engine.start(&vec![task; models], &data, None);
+        let order: Vec<u32> = (0..data.len(Split::Train) as u32).collect();
+        let orders = vec![order; models];
+        let go_on = Interrupt::default();
+        let per_sample = |run: &mut dyn FnMut()| {
+            run();
+            let started = Instant::now();
+            let mut rounds = 0;
+            while rounds == 0 || started.elapsed() < CALIBRATION {
+                run();
+                rounds += 1;
+            }
+            started.elapsed().as_secs_f64() / (rounds * models * data.len(Split::Train)) as f64
+        };
+        let train = per_sample(&mut || {
+            let _ = cohort.train(1, &orders, &go_on);
+        });
+        let evaluate = per_sample(&mut || {
+            let _ = cohort.evaluate(Split::Train, &go_on);
+        });
+        Rates { train, evaluate }
+    };
+    match pool {
+        Ok(pool) => pool.install(timed),
+        Err(_) => timed(),
+    }
+}
+
+fn noise(shape: [usize; 3], classes: usize, samples: usize) -> Dataset {
+    let pixels: usize = shape.iter().product();
+    let info = DatasetInfo {
+        dataset: "noise".into(),
+        class_names: (0..classes).map(|c| c.to_string()).collect(),
+        mean: vec![0.5; shape[0]],
+        std: vec![0.5; shape[0]],
+        sources: Default::default(),
+        fingerprint: String::new(),
+    };
+    let train = Samples {
+        images: (0..samples * pixels).map(|i| (i * 7919 % 251) as u8).collect(),
+        labels: (0..samples).map(|i| (i % classes) as u16).collect(),
+    };
+    Dataset::new(info, shape, [train, Samples::default(), Samples::default()]).expect("a well-formed dataset")
+}

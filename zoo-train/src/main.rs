@@ -1,0 +1,8 @@
+//! `zoo-train`: a manifest and a prepared dataset to a zoo directory.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let about = "Train a zoo: every model of a manifest's grid, with its whole trajectory";
+    zoo_stage::main("zoo-train", about, zoo_train::EXAMPLES, zoo_train::run)
+}

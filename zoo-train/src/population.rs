@@ -1,0 +1,333 @@
+//! Fills a zoo directory with trained models: in parallel, resumable, in shards.
+//!
+//! While a zoo is in the making, everything that is not a finished model lives in its folder
+//! `.training`: `run.json` (what is being made), a checkpoint a cohort, temporaries. It goes when
+//! the zoo is finished.
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use zoo_model::files::{read_limited, write_bytes, FileError};
+use zoo_model::zoo_dir::{names, RECORD_LIMIT};
+use zoo_model::{Dataset, Hyperparameters, ModelId, Params, ZooDir, ZooRecord};
+use zoo_stage::{Interrupted, Stage, UsageError};
+
+use crate::checkpoint;
+use crate::engine::Engine;
+use crate::trajectory::{self, Job};
+use crate::Error;
+
+/// Part `index` (from 1) of `count` equal parts of a zoo's cohorts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1.
+    pub index: usize,
+    /// At least 1.
+    pub count: usize,
+}
+
+impl Shard {
+    /// The one part that is the whole.
+    pub const WHOLE: Self = Self { index: 1, count: 1 };
+
+    fn has(self, cohort: usize) -> bool {
+        cohort % self.count == self.index - 1
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let parts = s.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match parts {
+            Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index, count }),
+            _ => Err("a shard is I/N with I from 1 to N, such as 2/8".into()),
+        }
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
+    }
+}
+
+/// Where the models to train come from.
+pub trait Source: Sync {
+    /// Ids and hyperparameters of all models, ids ascending.
+    fn models(&self) -> Vec<(ModelId, Hyperparameters)>;
+
+    /// What to train for these models, indices into [`models`](Self::models), and their
+    /// `params.json`.
+    fn jobs(&self, indices: &[usize], engine: &dyn Engine, data: &Dataset) -> Result<Vec<(Params, Job<'_>)>, Error>;
+}
+
+/// How to fill a zoo directory.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Threads, each training one cohort at a time.
+    pub threads: usize,
+    /// Which cohorts to train.
+    pub shard: Shard,
+    /// Pause between two checkpoints of a cohort.
+    pub checkpoint_pause: Duration,
+    /// Replace an output that was made from other inputs.
+    pub force: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { threads, shard: Shard::WHOLE, checkpoint_pause: Duration::from_secs(30), force: false }
+    }
+}
+
+/// `run.json`: what a directory in the making will be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// The record to be, its counts of states and diverged models still 0.
+    pub record: ZooRecord,
+    /// Ids of all models.
+    pub ids: Vec<ModelId>,
+}
+
+/// How far a directory in the making is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Completion {
+    /// Models that are there.
+    pub done: usize,
+    /// Models that there will be.
+    pub models: usize,
+    /// Whether `zoo.json` is written.
+    pub finished: bool,
+}
+
+const TRAINING: &str = ".training";
+
+fn training_dir(zoo: &ZooDir) -> PathBuf {
+    zoo.path().join(TRAINING)
+}
+
+fn run_path(zoo: &ZooDir) -> PathBuf {
+    training_dir(zoo).join("run.json")
+}
+
+/// Reads what a directory in the making will be; `None` if it is not one.
+pub fn read_run(zoo: &ZooDir) -> Result<Option<Run>, FileError> {
+    let path = run_path(zoo);
+    if !path.try_exists().map_err(FileError::io("read", &path))? {
+        return Ok(None);
+    }
+    let json = read_limited(&path, RECORD_LIMIT + 16 * 1_000_000)?;
+    serde_json::from_slice(&json).map(Some).map_err(|e| FileError::format(path, e.to_string()))
+}
+
+/// Whether `zoo` is finished and made of what `record` says. If only its name, description or
+/// licence differ, they are brought up to date.
+pub fn refresh(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
+    let Some(found) = zoo.record()? else { return Ok(false) };
+    if found.fingerprint != record.fingerprint {
+        return Ok(false);
+    }
+    let wanted = ZooRecord { states: found.states, diverged: found.diverged, models: found.models, ..record.clone() };
+    if wanted != found {
+        zoo.finish(&wanted)?;
+    }
+    Ok(true)
+}
+
+/// Makes `zoo` ready to be filled with the models of `run`.
+fn prepare(zoo: &ZooDir, run: &Run, force: bool) -> Result<(), Error> {
+    let found = match (zoo.record()?, read_run(zoo)?) {
+        (Some(record), _) => Some(record),
+        (None, Some(started)) => Some(started.record),
+        (None, None) => None,
+    };
+    let occupied = fs::read_dir(zoo.path()).is_ok_and(|mut entries| entries.next().is_some());
+    match found {
+        Some(record) if record.fingerprint == run.record.fingerprint => {}
+        Some(record) if !force => {
+            return Err(UsageError(format!(
+                "{} holds the zoo `{}` made from another manifest, dataset or engine: choose another output, or replace it with --force",
+                zoo.path().display(),
+                record.name
+            ))
+            .into());
+        }
+        Some(_) => clear(zoo)?,
+        None if occupied => {
+            let why = "is not empty and not a zoo: choose another output";
+            return Err(FileError::format(zoo.path(), why).into());
+        }
+        None => {}
+    }
+    let json = serde_json::to_vec(run).expect("plain data serialises");
+    Ok(write_bytes(&run_path(zoo), &json)?)
+}
+
+/// Removes what zoo directories are made of, and nothing else; `zoo.json` first, so that no
+/// moment shows a finished zoo that is not whole.
+fn clear(zoo: &ZooDir) -> Result<(), FileError> {
+    for name in [names::ZOO, names::CHECKSUMS, names::MODELS, TRAINING] {
+        let path = zoo.path().join(name);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(FileError::io("remove", path)(e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// How far the zoo that `record` describes is.
+pub fn completion(zoo: &ZooDir, record: &ZooRecord) -> Result<Completion, FileError> {
+    let finished = zoo.record()?.is_some_and(|r| r.fingerprint == record.fingerprint);
+    let started = read_run(zoo)?.is_some_and(|r| r.record.fingerprint == record.fingerprint);
+    let done = if finished || started { zoo.ids()?.len() } else { 0 };
+    Ok(Completion { done, models: record.models, finished })
+}
+
+/// Trains the models of `source` into `zoo`; finishes the directory once all models are there.
+///
+/// # Errors
+/// The directory holds another zoo, a file cannot be read or written, or [`Interrupted`]: then
+/// the same call goes on where this one stopped, to the same bits.
+pub fn fill(
+    zoo: &ZooDir,
+    record: &ZooRecord,
+    source: &dyn Source,
+    engine: &dyn Engine,
+    data: &Dataset,
+    kept_epochs: &[u32],
+    settings: &Settings,
+    stage: &Stage,
+) -> Result<Completion, Error> {
+    let models = source.models();
+    let run = Run { record: record.clone(), ids: models.iter().map(|(id, _)| *id).collect() };
+    prepare(zoo, &run, settings.force)?;
+    let hyperparameters: Vec<&Hyperparameters> = models.iter().map(|(_, h)| h).collect();
+    let mut cohorts = engine.cohorts(&hyperparameters);
+    let mut number = 0..;
+    cohorts.retain(|_| settings.shard.has(number.next().expect("endless")));
+
+    let epochs = kept_epochs.last().copied().unwrap_or(0);
+    let total: usize = cohorts.iter().map(Vec::len).sum();
+    let progress = stage.progress("training", total as u64 * u64::from(epochs.max(1)));
+    let worker = Worker { zoo, run: &run, source, engine, data, kept_epochs, settings, stage, progress: &progress };
+    let next = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..settings.threads.clamp(1, cohorts.len().max(1)) {
+            scope.spawn(|| {
+                // One thread a pool: a matrix product is then never split, whatever the cores.
+                let outcome = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(Error::Threads);
+                let outcome = outcome.and_then(|pool| {
+                    pool.install(|| {
+                        while let Some(cohort) = cohorts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                            if failure.lock().is_ok_and(|f| f.is_some()) {
+                                break;
+                            }
+                            worker.train(cohort)?;
+                        }
+                        Ok(())
+                    })
+                });
+                if let (Err(error), Ok(mut failure)) = (outcome, failure.lock()) {
+                    failure.get_or_insert(error);
+                }
+            });
+        }
+    });
+    if let Some(error) = failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        return Err(error);
+    }
+    drop(progress);
+    finish_if_complete(zoo, &run)
+}
+
+/// Finishes the directory if no model is missing.
+pub(crate) fn finish_if_complete(zoo: &ZooDir, run: &Run) -> Result<Completion, Error> {
+    let ids = zoo.ids()?;
+    let completion = Completion { done: ids.len(), models: run.ids.len(), finished: ids == run.ids };
+    if let Some(stray) = ids.iter().find(|id| run.ids.binary_search(id).is_err()) {
+        return Err(FileError::format(zoo.model(*stray), "is not a model of this zoo: remove it").into());
+    }
+    if completion.finished {
+        let lines = ids.par_iter().map(|&id| zoo.results(id)).collect::<Result<Vec<_>, _>>()?;
+        let record = ZooRecord {
+            states: lines.iter().map(Vec::len).sum(),
+            diverged: lines.iter().filter(|l| l.iter().any(|line| line.diverged)).count(),
+            ..run.record.clone()
+        };
+        zoo.finish(&record)?;
+        let _ = fs::remove_dir_all(training_dir(zoo));
+    }
+    Ok(completion)
+}
+
+struct Worker<'a> {
+    zoo: &'a ZooDir,
+    run: &'a Run,
+    source: &'a dyn Source,
+    engine: &'a dyn Engine,
+    data: &'a Dataset,
+    kept_epochs: &'a [u32],
+    settings: &'a Settings,
+    stage: &'a Stage,
+    progress: &'a zoo_stage::Progress,
+}
+
+impl Worker<'_> {
+    fn train(&self, cohort: &[usize]) -> Result<(), Error> {
+        let epochs = u64::from(self.kept_epochs.last().copied().unwrap_or(0).max(1));
+        let models = cohort.len() as u64;
+        let ids: Vec<ModelId> = cohort.iter().map(|&i| self.run.ids[i]).collect();
+        if ids.iter().all(|&id| self.zoo.model(id).is_dir()) {
+            self.progress.already(models * epochs);
+            return Ok(());
+        }
+        self.stage.interrupt.check()?;
+        let staging = training_dir(self.zoo);
+        let path = staging.join(format!("cohort-{}.safetensors", ids[0]));
+        let fingerprint = &self.run.record.fingerprint;
+        let mut progress = checkpoint::load(&path, fingerprint, &ids).unwrap_or_default();
+        self.progress.already(models * u64::from(progress.epoch));
+        let (params, jobs): (Vec<Params>, Vec<Job>) =
+            self.source.jobs(cohort, self.engine, self.data)?.into_iter().unzip();
+
+        let mut saved = (Instant::now(), progress.epoch);
+        let interrupt = &self.stage.interrupt;
+        let outcome =
+            trajectory::train(self.engine, &jobs, self.data, self.kept_epochs, &mut progress, interrupt, |now| {
+                self.progress.advance(models);
+                if saved.0.elapsed() >= self.settings.checkpoint_pause {
+                    checkpoint::save(&path, fingerprint, &ids, now)?;
+                    saved = (Instant::now(), now.epoch);
+                }
+                Ok::<(), Error>(())
+            });
+        let trajectories = match outcome {
+            Err(Error::Interrupted(Interrupted)) => {
+                if progress.epoch > saved.1 {
+                    checkpoint::save(&path, fingerprint, &ids, &progress)?;
+                }
+                return Err(Interrupted.into());
+            }
+            other => other?,
+        };
+        for ((params, job), trajectory) in params.iter().zip(&jobs).zip(&trajectories) {
+            self.zoo.write_model(&staging, params, &job.task.network, &trajectory.lines, &trajectory.states)?;
+        }
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(FileError::io("remove", path)(e).into()),
+            _ => Ok(()),
+        }
+    }
+}

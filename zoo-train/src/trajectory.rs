@@ -1,0 +1,117 @@
+//! Trains one cohort from start to end: which states are kept, and what is recorded of each.
+
+use zoo_model::result::{finite, ResultLine};
+use zoo_model::{Dataset, Split};
+use zoo_stage::{Interrupt, Interrupted};
+
+use crate::engine::{Cohort, Engine, Evaluation, Snapshot, Task};
+use crate::metrics::Score;
+
+/// A task, and what its caller wants recorded besides the metrics.
+pub struct Job<'a> {
+    /// What to train.
+    pub task: Task,
+    /// Adds to a line: the state's flat parameters and its evaluation on the test split are given.
+    pub annotate: Option<Annotate<'a>>,
+}
+
+/// See [`Job::annotate`].
+pub type Annotate<'a> = Box<dyn Fn(&mut ResultLine, &[f32], &Evaluation) + Send + Sync + 'a>;
+
+/// Everything a model leaves behind: one line and one flat state a kept epoch.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Trajectory {
+    /// Metrics.
+    pub lines: Vec<ResultLine>,
+    /// Flat parameter vectors.
+    pub states: Vec<Vec<f32>>,
+}
+
+/// A cohort between two epochs: all that is needed to go on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Progress {
+    /// Epochs trained.
+    pub epoch: u32,
+    /// One a model; empty before the first epoch.
+    pub snapshots: Vec<Snapshot>,
+    /// One a model: what was kept so far.
+    pub trajectories: Vec<Trajectory>,
+}
+
+/// Trains `jobs` and returns the trajectories.
+///
+/// Goes on from `progress`. `after_epoch` sees the progress after each epoch, so that it can be
+/// saved; an interruption leaves `progress` at the end of the last whole epoch.
+pub fn train<E: From<Interrupted>>(
+    engine: &dyn Engine,
+    jobs: &[Job],
+    data: &Dataset,
+    kept_epochs: &[u32],
+    progress: &mut Progress,
+    interrupt: &Interrupt,
+    mut after_epoch: impl FnMut(&Progress) -> Result<(), E>,
+) -> Result<Vec<Trajectory>, E> {
+    let tasks: Vec<Task> = jobs.iter().map(|j| j.task.clone()).collect();
+    let from = (!progress.snapshots.is_empty()).then_some(progress.snapshots.as_slice());
+    let mut cohort = engine.start(&tasks, data, from);
+    progress.trajectories.resize(jobs.len(), Trajectory::default());
+    let last = kept_epochs.last().copied().unwrap_or(0);
+    if from.is_none() && kept_epochs.first() == Some(&0) {
+        let trained: Vec<Score> =
+            cohort.evaluate(Split::Train, interrupt)?.into_iter().filter_map(|e| e.score).collect();
+        keep(0, &trained, jobs, cohort.as_mut(), &mut progress.trajectories, interrupt)?;
+    }
+    for epoch in progress.epoch + 1..=last {
+        let trained = cohort.train_epoch(epoch, interrupt)?;
+        // Kept aside until whole, so that an interruption cannot leave half an epoch behind.
+        let mut trajectories = progress.trajectories.clone();
+        if kept_epochs.binary_search(&epoch).is_ok() {
+            keep(epoch, &trained, jobs, cohort.as_mut(), &mut trajectories, interrupt)?;
+        }
+        *progress = Progress { epoch, snapshots: cohort.snapshots(), trajectories };
+        after_epoch(progress)?;
+    }
+    Ok(std::mem::take(&mut progress.trajectories))
+}
+
+fn keep(
+    epoch: u32,
+    trained: &[Score],
+    jobs: &[Job],
+    cohort: &mut dyn Cohort,
+    trajectories: &mut [Trajectory],
+    interrupt: &Interrupt,
+) -> Result<(), Interrupted> {
+    let val = cohort.evaluate(Split::Val, interrupt)?;
+    let test = cohort.evaluate(Split::Test, interrupt)?;
+    for (m, snapshot) in cohort.snapshots().iter().enumerate() {
+        let state = snapshot.state();
+        let mut line = result_line(epoch, &state, Some(trained[m]), val[m].score, test[m].score);
+        if let Some(annotate) = &jobs[m].annotate {
+            annotate(&mut line, &state, &test[m]);
+        }
+        trajectories[m].lines.push(line);
+        trajectories[m].states.push(state);
+    }
+    Ok(())
+}
+
+fn result_line(epoch: u32, state: &[f32], train: Option<Score>, val: Option<Score>, test: Option<Score>) -> ResultLine {
+    let scores = [train, val, test];
+    let healthy = scores.iter().flatten().all(|s| s.loss.is_finite()) && state.iter().all(|p| p.is_finite());
+    let loss = |score: Option<Score>| score.and_then(|s| finite(s.loss));
+    let accuracy = |score: Option<Score>| score.map(|s| s.accuracy);
+    ResultLine {
+        training_iteration: epoch,
+        train_loss: loss(train),
+        train_acc: accuracy(train),
+        test_loss: loss(test),
+        test_acc: accuracy(test),
+        val_loss: loss(val),
+        val_acc: accuracy(val),
+        diverged: !healthy,
+        sparsity_ratio: None,
+        test_agreement: None,
+        extra: Default::default(),
+    }
+}
