@@ -1,1 +1,391 @@
-//! x
+//! Loads image datasets in their published forms and prepares them for training: splits,
+//! transforms to the bit as Pillow does them, one file for every later stage.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use zoo_model::{Dataset, Manifest};
+//!
+//! let manifest = Manifest::load(Path::new("configs/quickstart.toml"))?;
+//! let output = Path::new("data/quickstart.safetensors");
+//! zoo_data::prepare(&manifest, Path::new("."), output, &Default::default())?;
+//! println!("{:?}", Dataset::read(output)?.shape);
+//! # Ok::<(), zoo_data::Error>(())
+//! ```
+
+pub mod digits;
+pub mod fetch;
+pub mod idx;
+mod published;
+mod section;
+pub mod transform;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use zoo_model::dataset::{read_info, DatasetInfo, Samples};
+use zoo_model::files::{fingerprint, touch, FileError};
+use zoo_model::random::{Purpose, Stream};
+use zoo_model::{Dataset, Manifest, ManifestError, Split, FORMAT_VERSION};
+use zoo_stage::{Interrupted, Stage, UsageError};
+
+pub use published::{DatasetName, Published, PublishedFile};
+pub use section::{DataSection, NormalizeSection, TransformSection};
+use transform::Image;
+
+/// Why a dataset could not be prepared or fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A mistake in the manifest.
+    #[error("{0}")]
+    Manifest(#[from] ManifestError),
+    /// A file could not be read, written or understood.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// The command line cannot be carried out.
+    #[error("{0}")]
+    Usage(#[from] UsageError),
+    /// Asked to stop.
+    #[error("{0}")]
+    Interrupted(#[from] Interrupted),
+    /// A published file is nowhere to be found.
+    #[error("{dataset}'s {file} is in none of {looked_in}: get it with `zoo-data fetch {dataset} --root {}`{}", root.display(), debian_hint(dataset))]
+    NotFound {
+        /// The dataset.
+        dataset: &'static str,
+        /// The file.
+        file: String,
+        /// The root that was searched.
+        root: PathBuf,
+        /// The folders that were searched.
+        looked_in: String,
+    },
+    /// No mirror gave the file.
+    #[error("cannot download {file}: {attempts}")]
+    Download {
+        /// The file.
+        file: String,
+        /// What each mirror did.
+        attempts: String,
+    },
+}
+
+fn debian_hint(dataset: &str) -> &'static str {
+    match dataset {
+        "fashion-mnist" => ", or install the Debian package dataset-fashion-mnist",
+        _ => "",
+    }
+}
+
+/// Command line of `zoo-data`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Manifest (TOML)
+    #[arg(value_name = "MANIFEST", required = true)]
+    manifest: Option<PathBuf>,
+    /// Folder under which published files are looked for
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    root: PathBuf,
+    /// Prepared dataset file to make
+    #[arg(short, long, value_name = "FILE", required = true)]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Command {
+    /// Download a published dataset
+    Fetch {
+        /// The dataset
+        dataset: DatasetName,
+        /// Folder that gets it, in data/DATASET
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        root: PathBuf,
+        /// Ask this address instead of the known ones; may be given several times
+        #[arg(long, value_name = "URL")]
+        mirror: Vec<String>,
+    },
+}
+
+/// Examples for `--help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  zoo-data configs/quickstart.toml -o data/quickstart.safetensors
+  zoo-data fetch fashion-mnist --root .
+  zoo-data configs/fashion-mnist-small.toml --root . -o data/fashion-mnist-small.safetensors
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 130 interrupted.";
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Name of the dataset.
+    pub dataset: &'static str,
+    /// The file, or folder, that was made.
+    pub output: PathBuf,
+    /// Whether there was nothing to do.
+    pub up_to_date: bool,
+    /// Samples in the train, validation and test splits; absent after a fetch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<[usize; 3]>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let state = if self.up_to_date { "up to date" } else { "made" };
+        write!(f, "{}: {} {state}", self.output.display(), self.dataset)?;
+        match self.samples {
+            Some([train, val, test]) => write!(f, " ({train} train, {val} validation, {test} test)"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `zoo-data`.
+pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
+    if let Some(Command::Fetch { dataset, root, mirror }) = &args.command {
+        return fetch_dataset(*dataset, root, mirror, stage);
+    }
+    let (Some(manifest), Some(output)) = (&args.manifest, &args.output) else {
+        return Err(UsageError("MANIFEST and --output are needed".into()).into());
+    };
+    prepare(&Manifest::load(manifest)?, &args.root, output, stage)
+}
+
+/// Downloads the files of a published dataset to `root/data/NAME`, from the known mirrors or from
+/// those given.
+pub fn fetch_dataset(dataset: DatasetName, root: &Path, mirrors: &[String], stage: &Stage) -> Result<Summary, Error> {
+    let folder = dataset.folder(root);
+    let summary = |up_to_date, output| Summary { dataset: dataset.name(), output, up_to_date, samples: None };
+    if dataset.files().is_empty() {
+        stage.say(format!("{} is embedded in this program: there is nothing to download", dataset.name()));
+        return Ok(summary(true, folder));
+    }
+    let known = || dataset.mirrors().iter().map(|&m| m.to_owned()).collect();
+    let mirrors = if mirrors.is_empty() { known() } else { mirrors.to_vec() };
+    let files: Vec<_> = dataset.files().iter().map(|f| fetch::Download { name: f.name, sha256: f.sha256 }).collect();
+    let downloaded = fetch::fetch(&files, &mirrors, &folder, stage)?;
+    Ok(summary(downloaded == 0, folder))
+}
+
+/// What a manifest's prepared dataset will be like; known without reading any data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    /// (channels, height, width) of an image after the transforms.
+    pub shape: [usize; 3],
+    /// Number of classes.
+    pub classes: usize,
+    /// Samples in the train, validation and test splits, of the dataset as published.
+    pub samples: [usize; 3],
+}
+
+/// See [`Expected`].
+///
+/// # Errors
+/// The section asks for the impossible.
+pub fn expected(manifest: &Manifest) -> Result<Expected, ManifestError> {
+    let section: DataSection = manifest.required("data")?;
+    let [available, test] = section.dataset.sizes();
+    let samples = [section.train as usize, section.val as usize, test];
+    check_split(manifest, &section, available)?;
+    let shape = transformed_shape(manifest, &section)?;
+    per_channel(manifest, "data.normalize", &section.normalize.mean, shape[0])?;
+    per_channel(manifest, "data.normalize", &section.normalize.std, shape[0])?;
+    Ok(Expected { shape, classes: section.dataset.class_names().len(), samples })
+}
+
+/// Prepares the dataset of a manifest, from files under `root`, as `output`.
+///
+/// Does nothing if the output is up to date.
+pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -> Result<Summary, Error> {
+    let section: DataSection = manifest.required("data")?;
+    let expected = expected(manifest)?;
+    let summary = |up_to_date, samples| Summary {
+        dataset: section.dataset.name(),
+        output: output.to_owned(),
+        up_to_date,
+        samples: Some(samples),
+    };
+    if is_up_to_date(manifest, root, output)? {
+        touch(output)?;
+        return Ok(summary(true, expected.samples));
+    }
+    stage.interrupt.check()?;
+    let published = section.dataset.load(root)?;
+    check_split(manifest, &section, published.train.labels.len())?;
+    let [train, val] = split(&section, published.train.labels.len());
+    let transform = |samples: &Samples, indices: &mut dyn Iterator<Item = usize>| {
+        stage.interrupt.check().map(|()| transformed(&section, published.shape, samples, indices))
+    };
+    let splits = [
+        transform(&published.train, &mut train.into_iter())?,
+        transform(&published.train, &mut val.into_iter())?,
+        transform(&published.test, &mut (0..published.test.labels.len()))?,
+    ];
+    let channels = expected.shape[0];
+    let info = DatasetInfo {
+        dataset: section.dataset.name().to_owned(),
+        class_names: section.dataset.class_names(),
+        mean: per_channel(manifest, "data.normalize", &section.normalize.mean, channels)?,
+        std: per_channel(manifest, "data.normalize", &section.normalize.std, channels)?,
+        fingerprint: inputs_fingerprint(&section, &published.sources),
+        sources: published.sources.clone(),
+    };
+    let wrong = |m| FileError::format(output, m);
+    let dataset = Dataset::new(info, expected.shape, splits).map_err(wrong)?;
+    dataset.write(output)?;
+    Ok(summary(false, Split::ALL.map(|s| dataset.len(s))))
+}
+
+/// Whether `output` is there and made of today's section and files.
+pub fn is_up_to_date(manifest: &Manifest, root: &Path, output: &Path) -> Result<bool, Error> {
+    let section: DataSection = manifest.required("data")?;
+    // A damaged output is not up to date.
+    let Some(info) = output.is_file().then(|| read_info(output).ok()).flatten() else { return Ok(false) };
+    Ok(info.fingerprint == inputs_fingerprint(&section, &section.dataset.sources(root)?))
+}
+
+fn inputs_fingerprint(section: &DataSection, sources: &std::collections::BTreeMap<String, String>) -> String {
+    fingerprint(&(FORMAT_VERSION, section, sources))
+}
+
+fn check_split(manifest: &Manifest, section: &DataSection, available: usize) -> Result<(), ManifestError> {
+    let asked = section.train as usize + section.val as usize;
+    if asked > available {
+        let message = format!(
+            "train = {} and val = {} ask for {asked} samples, the training part of {} has {available}",
+            section.train,
+            section.val,
+            section.dataset.name()
+        );
+        return Err(manifest.error("data.train", message));
+    }
+    Ok(())
+}
+
+fn per_channel(manifest: &Manifest, key: &str, values: &[f64], channels: usize) -> Result<Vec<f64>, ManifestError> {
+    match values {
+        [one] => Ok(vec![*one; channels]),
+        many if many.len() == channels => Ok(many.to_vec()),
+        many => Err(manifest.error(key, format!("has {} values, the images have {channels} channels", many.len()))),
+    }
+}
+
+fn transforms(section: &DataSection) -> TransformSection {
+    section.transform.clone().unwrap_or_else(|| section.dataset.default_transform())
+}
+
+fn transformed_shape(manifest: &Manifest, section: &DataSection) -> Result<[usize; 3], ManifestError> {
+    let [mut channels, mut height, mut width] = section.dataset.shape();
+    let transform = transforms(section);
+    if transform.grayscale {
+        channels = 1;
+    }
+    if let Some(side) = transform.center_crop {
+        if side > height.min(width) {
+            let message = format!("is {side}, but the images have {height}x{width} pixels");
+            return Err(manifest.error("data.transform.center-crop", message));
+        }
+        (height, width) = (side, side);
+    }
+    if let Some(side) = transform.resize {
+        (height, width) = (side, side);
+    }
+    Ok([channels, height, width])
+}
+
+/// Indices of the train and validation samples in the published training part, ascending.
+fn split(section: &DataSection, available: usize) -> [Vec<usize>; 2] {
+    let mut order: Vec<usize> = (0..available).collect();
+    Stream::new(section.split_seed, Purpose::Split, 0, 0).shuffle(&mut order);
+    order.truncate(section.train as usize + section.val as usize);
+    let mut val = order.split_off(section.train as usize);
+    order.sort_unstable();
+    val.sort_unstable();
+    [order, val]
+}
+
+fn transformed(
+    section: &DataSection,
+    [channels, height, width]: [usize; 3],
+    samples: &Samples,
+    indices: &mut dyn Iterator<Item = usize>,
+) -> Samples {
+    let transform = transforms(section);
+    let length = channels * height * width;
+    let mut out = Samples::default();
+    for index in indices {
+        let pixels = samples.images[index * length..][..length].to_vec();
+        let mut image = Image { channels, height, width, pixels };
+        if transform.grayscale {
+            image = transform::grayscale(image);
+        }
+        if let Some(side) = transform.center_crop {
+            image = transform::center_crop(&image, side).expect("checked against the shape");
+        }
+        if let Some(side) = transform.resize {
+            image = transform::resize(image, side);
+        }
+        out.images.extend(image.pixels);
+        out.labels.push(samples.labels[index]);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(data: &str) -> Manifest {
+        Manifest::parse("m.toml", format!("[data]\n{data}")).unwrap()
+    }
+
+    #[test]
+    fn digits_are_prepared_at_28_pixels_without_any_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().join("a folder/d.safetensors");
+        let manifest = manifest("dataset = \"digits\"\ntrain = 1000\nval = 297\n");
+        let stage = Stage::silent();
+        assert!(!prepare(&manifest, dir.path(), &output, &stage).unwrap().up_to_date);
+        let first = std::fs::read(&output).unwrap();
+        assert!(prepare(&manifest, dir.path(), &output, &stage).unwrap().up_to_date);
+        assert_eq!(std::fs::read(&output).unwrap(), first);
+        let dataset = Dataset::read(&output).unwrap();
+        assert_eq!(dataset.shape, [1, 28, 28]);
+        assert_eq!(Split::ALL.map(|s| dataset.len(s)), [1000, 297, 500]);
+        let counts = |split| (0..10).map(|c| dataset.split(split).labels.iter().filter(|&&l| l == c).count()).min();
+        assert!(counts(Split::Train).unwrap() > 70, "the split is random");
+    }
+
+    #[test]
+    fn another_seed_draws_another_split() {
+        let section = |seed| -> DataSection {
+            manifest(&format!("dataset = \"digits\"\ntrain = 10\nval = 5\nsplit-seed = {seed}\n"))
+                .required("data")
+                .unwrap()
+        };
+        let [train, val] = split(&section(1), 100);
+        assert!(train.iter().all(|i| !val.contains(i)));
+        assert_ne!(train, split(&section(2), 100)[0]);
+    }
+
+    #[test]
+    fn impossible_sections_are_refused() {
+        let error = |text: &str| expected(&manifest(text)).unwrap_err().to_string();
+        let base = "dataset = \"digits\"\ntrain = 1000\n";
+        assert!(
+            error("dataset = \"digits\"\ntrain = 1000\nval = 298\n").starts_with("m.toml:3: data.train: train = 1000")
+        );
+        assert!(error("dataset = \"digits\"\ntrain = 0\n").contains("must be from 1"));
+        assert!(error("dataset = \"minst\"\ntrain = 1\n").contains("did you mean `mnist`?"));
+        assert!(error(&format!("{base}transform = {{ center-crop = 9 }}\n")).contains("8x8"));
+        assert!(error(&format!("{base}transform = {{ resize = 0 }}\n")).contains("from 1 to 4096"));
+        assert!(error(&format!("{base}normalize = {{ mean = [0.1, 0.2], std = [1.0] }}\n")).contains("1 channels"));
+        assert!(error(&format!("{base}normalize = {{ mean = [0.1], std = [0.0] }}\n")).contains("above 0"));
+        assert!(error(&format!("{base}transfrom = {{}}\n")).contains("did you mean `transform`?"));
+        let fine = expected(&manifest(&format!("{base}transform = {{ resize = 32 }}\n"))).unwrap();
+        assert_eq!((fine.shape, fine.classes, fine.samples), ([1, 32, 32], 10, [1000, 0, 500]));
+    }
+}

@@ -1,0 +1,8 @@
+//! `zoo-data`: published image files to a prepared dataset.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let about = "Prepare an image dataset: load its published files, split, transform, write one file";
+    zoo_stage::main("zoo-data", about, zoo_data::EXAMPLES, zoo_data::run)
+}

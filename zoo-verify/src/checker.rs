@@ -1,0 +1,475 @@
+//! Checks the entries of a zoo one after the other, in archive order, holding none of them whole
+//! but the small ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
+
+use sha2::{Digest, Sha256};
+use zoo_model::architecture::{Network, Role};
+use zoo_model::result::{from_json_lines, ResultLine};
+use zoo_model::safetensors_file::{to_f32, to_i64, Header};
+use zoo_model::states::{check_epochs, check_header, EPOCHS};
+use zoo_model::zoo_dir::{names, parse_checksums};
+use zoo_model::{ModelId, Params, ZooRecord};
+
+use crate::report::{Failure, Level};
+
+/// Most bytes of a `SHA256SUMS`: some 200,000 models.
+const CHECKSUMS_LIMIT: u64 = 64 << 20;
+/// Most bytes of any other small file.
+const SMALL_LIMIT: u64 = 16 << 20;
+/// Most bytes of the index, which is hashed and not held.
+const INDEX_LIMIT: u64 = 4 << 30;
+
+/// What is kept of a model for replaying or retraining it.
+#[derive(Debug, Clone)]
+pub struct Sampled {
+    /// Its configuration.
+    pub params: Params,
+    /// Its metrics.
+    pub lines: Vec<ResultLine>,
+    /// Its flat states; all of them, or the last only.
+    pub states: Vec<Vec<f32>>,
+}
+
+/// Which models' states to keep.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// The last state of these.
+    pub replay: BTreeSet<ModelId>,
+    /// All states of these.
+    pub retrain: BTreeSet<ModelId>,
+}
+
+/// The model whose files are being read.
+#[derive(Debug)]
+struct Current {
+    id: ModelId,
+    params: Option<(Params, Network)>,
+    lines: Option<Vec<ResultLine>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Checker {
+    meaning: bool,
+    pub wanted: Wanted,
+    pub failures: Vec<Failure>,
+    pub record: Option<ZooRecord>,
+    /// Listed checksums by path; `None` before the list, or when there is none.
+    pub listed: Option<BTreeMap<String, [u8; 32]>>,
+    pub seen: BTreeSet<String>,
+    pub models: BTreeSet<ModelId>,
+    pub states: usize,
+    pub bytes: u64,
+    pub sampled: BTreeMap<ModelId, Sampled>,
+    /// States checksums of the parents that twins name.
+    pub parents: BTreeMap<ModelId, String>,
+    current: Option<Current>,
+    diverged: usize,
+}
+
+/// The entry is so wrong that the rest is not worth reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hopeless;
+
+impl Checker {
+    /// A checker up to level 4 if `meaning`, else up to level 3.
+    pub fn new(meaning: bool) -> Self {
+        Self {
+            meaning,
+            wanted: Wanted::default(),
+            failures: Vec::new(),
+            record: None,
+            listed: None,
+            seen: BTreeSet::new(),
+            models: BTreeSet::new(),
+            states: 0,
+            bytes: 0,
+            sampled: BTreeMap::new(),
+            parents: BTreeMap::new(),
+            current: None,
+            diverged: 0,
+        }
+    }
+
+    /// Notes a failure.
+    pub fn fail(&mut self, level: Level, entry: &str, message: impl Into<String>) {
+        self.failures.push(Failure { level, entry: entry.into(), message: message.into() });
+    }
+
+    /// Reads and checks one entry. `path` is relative to the zoo and known to be harmless.
+    ///
+    /// # Errors
+    /// The entry is larger than anything of its name may be: reading on would only feed a bomb.
+    pub fn entry(&mut self, path: &str, size: u64, content: &mut dyn Read) -> Result<(), Hopeless> {
+        self.bytes += size;
+        if !self.seen.insert(path.to_owned()) {
+            self.fail(Level::Structure, path, "is there twice");
+        }
+        let Some(limit) = size_limit(path) else {
+            self.fail(Level::Structure, path, "is no file of a zoo");
+            return if size > SMALL_LIMIT { Err(Hopeless) } else { Ok(()) };
+        };
+        if size > limit {
+            self.fail(Level::Structure, path, format!("claims {size} bytes, at most {limit} are allowed"));
+            return Err(Hopeless);
+        }
+        let mut content = Hashed { content, hasher: Sha256::new(), length: 0, error: None };
+        let outcome = self.read(path, size, &mut content);
+        if outcome.is_ok() {
+            // What a check did not care to read still counts for the checksum.
+            let _ = io::copy(&mut content, &mut io::sink());
+        }
+        if let Some(error) = &content.error {
+            self.fail(Level::Structure, path, format!("cannot be read: {error}"));
+        } else if outcome.is_ok() && content.length != size {
+            self.fail(Level::Structure, path, format!("is cut short: {} of {size} bytes", content.length));
+        }
+        let found: [u8; 32] = content.hasher.finalize().into();
+        if outcome.is_ok() && path != names::CHECKSUMS {
+            match self.listed.as_ref().map(|l| l.get(path)) {
+                Some(None) => self.fail(Level::Structure, path, "is not listed in SHA256SUMS"),
+                Some(Some(expected)) if *expected != found => {
+                    let message =
+                        format!("SHA-256 is {}, SHA256SUMS says {}", hexadecimal(&found), hexadecimal(expected));
+                    self.fail(Level::Checksums, path, message);
+                }
+                _ => {}
+            }
+        }
+        outcome
+    }
+
+    fn read(&mut self, path: &str, size: u64, content: &mut Hashed) -> Result<(), Hopeless> {
+        match (path, model_file(path)) {
+            (names::CHECKSUMS, _) => self.checksums(&small(content)),
+            (names::ZOO, _) => match ZooRecord::from_json(&small(content)) {
+                Ok(record) => self.record = Some(record),
+                Err(message) => self.fail(Level::Meaning, path, message),
+            },
+            (_, Some((id, file))) => {
+                if file == names::PARAMS || self.current.as_ref().is_none_or(|c| c.id != id) {
+                    self.leave_model();
+                    self.models.insert(id);
+                    self.current = Some(Current { id, params: None, lines: None });
+                }
+                if self.meaning {
+                    match file {
+                        names::PARAMS => self.params(path, id, &small(content)),
+                        names::RESULT => self.results(path, &small(content)),
+                        _ => return self.model_states(path, id, size, content),
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn checksums(&mut self, text: &[u8]) {
+        match parse_checksums(text) {
+            Ok(lines) => {
+                let mut listed = BTreeMap::new();
+                for (path, sum) in lines {
+                    let mut bytes = [0; 32];
+                    for (i, byte) in bytes.iter_mut().enumerate() {
+                        *byte = u8::from_str_radix(&sum[2 * i..2 * i + 2], 16).expect("checked to be hexadecimal");
+                    }
+                    if listed.insert(path.clone(), bytes).is_some() {
+                        self.fail(Level::Structure, names::CHECKSUMS, format!("lists {path} twice"));
+                    }
+                }
+                self.listed = Some(listed);
+            }
+            Err(message) => self.fail(Level::Structure, names::CHECKSUMS, message),
+        }
+    }
+
+    fn params(&mut self, path: &str, id: ModelId, json: &[u8]) {
+        let params = match Params::from_json(json) {
+            Ok(params) => params,
+            Err(message) => return self.fail(Level::Meaning, path, message),
+        };
+        if params.id != id {
+            self.fail(Level::Meaning, path, format!("`zoo::id` is {}, expected {id}", params.id));
+        }
+        if let Some(record) = self.record.clone() {
+            let [channels, side, _] = record.dataset.shape;
+            let expected = (channels, side, record.dataset.classes);
+            let found = (params.channels, params.image_side, params.classes);
+            if found != expected {
+                let message = format!("(channels, side, classes) are {found:?}, zoo.json's dataset has {expected:?}");
+                self.fail(Level::Meaning, path, message);
+            }
+            let names = |p: Option<&str>| p.map_or("no parent".to_owned(), |zoo| format!("a parent in `{zoo}`"));
+            let expected = record.parent.as_ref().map(|p| p.name.as_str());
+            let found = params.parent.as_ref().map(|p| p.zoo.as_str());
+            if expected != found {
+                let message = format!("`zoo::parent` names {}, zoo.json {}", names(found), names(expected));
+                self.fail(Level::Meaning, path, message);
+            }
+        }
+        if let Some(parent) = &params.parent {
+            if parent.id != id {
+                let message = format!("its parent is {}, but a twin has its parent's id", parent.id);
+                self.fail(Level::Meaning, path, message);
+            }
+            self.parents.insert(id, parent.states_sha256.clone());
+        }
+        match params.network() {
+            Ok(network) => {
+                let expected = self.record.as_ref().map(|r| r.parameters);
+                if expected.is_some_and(|n| n != network.parameter_count()) {
+                    let (found, expected) = (network.parameter_count(), expected.unwrap_or(0));
+                    self.fail(Level::Meaning, path, format!("describes {found} parameters, zoo.json says {expected}"));
+                }
+                if let Some(current) = &mut self.current {
+                    current.params = Some((params, network));
+                }
+            }
+            Err(error) => self.fail(Level::Meaning, path, error.to_string()),
+        }
+    }
+
+    fn results(&mut self, path: &str, json: &[u8]) {
+        let lines = match from_json_lines(json) {
+            Ok(lines) => lines,
+            Err(message) => return self.fail(Level::Meaning, path, message),
+        };
+        for line in &lines {
+            let accuracies = [line.train_acc, line.test_acc, line.val_acc, line.sparsity_ratio, line.test_agreement];
+            if accuracies.iter().flatten().any(|a| !(0.0..=1.0).contains(a)) {
+                let epoch = line.training_iteration;
+                self.fail(Level::Meaning, path, format!("epoch {epoch}: a share is not between 0 and 1"));
+            }
+        }
+        if let Some(current) = &mut self.current {
+            current.lines = Some(lines);
+        }
+    }
+
+    fn model_states(&mut self, path: &str, id: ModelId, size: u64, content: &mut Hashed) -> Result<(), Hopeless> {
+        let Some((params, network)) = self.current.as_mut().and_then(|c| c.params.take()) else {
+            self.fail(Level::Meaning, path, "cannot be checked without a sound params.json before it");
+            return Ok(());
+        };
+        let header = Header::read(content).and_then(|header| {
+            let count = check_header(&header, &network)?;
+            match header.file_length() {
+                described if described == size => Ok((header, count)),
+                described => Err(format!("has {size} bytes, its header describes {described}")),
+            }
+        });
+        let (header, count) = match header {
+            Ok(ok) => ok,
+            Err(message) => {
+                self.fail(Level::Meaning, path, message);
+                // A sound archive's states are as large as the architecture says: this is none.
+                return if size > SMALL_LIMIT { Err(Hopeless) } else { Ok(()) };
+            }
+        };
+        let wanted = (self.wanted.replay.contains(&id), self.wanted.retrain.contains(&id));
+        let first_wanted = match wanted {
+            (_, true) => 0,
+            (true, false) => count.saturating_sub(1),
+            _ => count,
+        };
+        let mut tally = vec![Tally::default(); count];
+        let mut states = vec![vec![0f32; network.parameter_count()]; count - first_wanted];
+        let mut epochs = Vec::new();
+        for tensor in &header.tensors {
+            if tensor.spec.name == EPOCHS {
+                let mut bytes = Vec::new();
+                if content.take(tensor.length).read_to_end(&mut bytes).is_err() {
+                    return Ok(());
+                }
+                epochs = to_i64(&bytes);
+                continue;
+            }
+            let parameter = network.parameters().iter().find(|p| p.name == tensor.spec.name);
+            let parameter = parameter.expect("check_header knows every tensor");
+            let mut bytes = vec![0; 4 * parameter.range.len()];
+            for (state, tally) in tally.iter_mut().enumerate() {
+                if content.read_exact(&mut bytes).is_err() {
+                    return Ok(());
+                }
+                tally.add(&bytes, parameter.role);
+                if state >= first_wanted {
+                    states[state - first_wanted][parameter.range.clone()].copy_from_slice(&to_f32(&bytes));
+                }
+            }
+        }
+        self.states += count;
+        let lines = self.current.as_mut().and_then(|c| c.lines.take());
+        match check_epochs(&epochs) {
+            Err(message) => self.fail(Level::Meaning, path, message),
+            Ok(epochs) => self.compare(path, &network, &epochs, &tally, lines.as_deref()),
+        }
+        if let (Some(lines), true) = (lines, first_wanted < count) {
+            self.sampled.insert(id, Sampled { params, lines, states });
+        }
+        Ok(())
+    }
+
+    /// States against result lines.
+    fn compare(&mut self, path: &str, network: &Network, epochs: &[u32], tally: &[Tally], lines: Option<&[ResultLine]>) {
+        let Some(lines) = lines else {
+            return self.fail(Level::Meaning, path, "cannot be checked without a sound result.json before it");
+        };
+        let recorded: Vec<u32> = lines.iter().map(|l| l.training_iteration).collect();
+        if recorded != epochs {
+            let message = format!("holds the epochs {}, result.json {}", brief(epochs), brief(&recorded));
+            return self.fail(Level::Meaning, path, message);
+        }
+        for (line, tally) in lines.iter().zip(tally) {
+            let epoch = line.training_iteration;
+            if tally.not_finite > 0 && !line.diverged {
+                let message = format!("epoch {epoch}: {} values are not finite, but it is not marked diverged", tally.not_finite);
+                self.fail(Level::Meaning, path, message);
+            }
+            let losses = [line.train_loss, line.test_loss];
+            if tally.not_finite == 0 && !line.diverged && losses.contains(&None) {
+                self.fail(Level::Meaning, path, format!("epoch {epoch}: a loss is null, but it is not marked diverged"));
+            }
+            if let Some(sparsity) = line.sparsity_ratio {
+                let found = tally.zero_weights as f64 / network.weight_count() as f64;
+                if (found - sparsity).abs() > 1e-9 {
+                    let message = format!("epoch {epoch}: {found} of the weights are zero, result.json says {sparsity}");
+                    self.fail(Level::Meaning, path, message);
+                }
+            } else if self.record.as_ref().is_some_and(|r| r.parent.is_some()) {
+                self.fail(Level::Meaning, path, format!("epoch {epoch}: a twin's line needs `sparsity_ratio`"));
+            }
+        }
+        self.diverged += usize::from(lines.iter().any(|l| l.diverged));
+    }
+
+    fn leave_model(&mut self) {
+        if let Some(left) = self.current.take() {
+            let missing = |file: &str| format!("{}/{}/{file}", names::MODELS, left.id);
+            for file in names::MODEL_FILES.map(|f| missing(f)) {
+                if !self.seen.contains(&file) {
+                    self.fail(Level::Structure, &file, "is missing");
+                }
+            }
+        }
+    }
+
+    /// After the last entry. `complete`: all models of the zoo should have been there.
+    pub fn finish(&mut self, complete: bool) {
+        self.leave_model();
+        let listed: Vec<String> = self.listed.iter().flat_map(|l| l.keys().cloned()).collect();
+        if complete {
+            for path in listed.into_iter().filter(|p| !self.seen.contains(p)) {
+                self.fail(Level::Structure, &path, "is listed in SHA256SUMS, but missing");
+            }
+        }
+        let Some(record) = self.record.clone() else {
+            if !self.seen.contains(names::ZOO) {
+                self.fail(Level::Structure, names::ZOO, "is missing");
+            }
+            return;
+        };
+        let (models, states, diverged) = (self.models.len(), self.states, self.diverged);
+        let mut count = |what: &str, expected: usize, found: usize| {
+            if expected != found {
+                self.fail(Level::Meaning, names::ZOO, format!("counts {expected} {what}, there are {found}"));
+            }
+        };
+        if complete {
+            count("models", record.models, models);
+            if self.meaning {
+                let mut count = |what: &str, expected: usize, found: usize| {
+                    if expected != found {
+                        self.fail(Level::Meaning, names::ZOO, format!("counts {expected} {what}, there are {found}"));
+                    }
+                };
+                count("states", record.states, states);
+                count("diverged models", record.diverged, diverged);
+            }
+        }
+    }
+}
+
+/// Counts over the values of one state.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    not_finite: usize,
+    zero_weights: usize,
+}
+
+impl Tally {
+    fn add(&mut self, bytes: &[u8], role: Role) {
+        for value in bytes.chunks_exact(4) {
+            let bits = u32::from_le_bytes([value[0], value[1], value[2], value[3]]) & 0x7fff_ffff;
+            self.not_finite += usize::from(bits >= 0x7f80_0000);
+            self.zero_weights += usize::from(bits == 0 && role == Role::Weight);
+        }
+    }
+}
+
+/// A reader that hashes what passes and remembers what went wrong.
+struct Hashed<'a> {
+    content: &'a mut dyn Read,
+    hasher: Sha256,
+    length: u64,
+    error: Option<io::Error>,
+}
+
+impl Read for Hashed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.content.read(buffer) {
+            Ok(n) => {
+                self.hasher.update(&buffer[..n]);
+                self.length += n as u64;
+                Ok(n)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
+            Err(e) => {
+                let kind = e.kind();
+                self.error.get_or_insert(e);
+                Err(kind.into())
+            }
+        }
+    }
+}
+
+/// All of an entry whose size was checked.
+fn small(content: &mut Hashed) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = content.read_to_end(&mut bytes);
+    bytes
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn brief(epochs: &[u32]) -> String {
+    match epochs {
+        [first, .., last] if epochs.len() > 6 => format!("{first} to {last} ({} of them)", epochs.len()),
+        few => format!("{few:?}"),
+    }
+}
+
+/// Id and file name of a path like `models/000017/params.json`.
+pub fn model_file(path: &str) -> Option<(ModelId, &str)> {
+    let (id, file) = path.strip_prefix(names::MODELS)?.strip_prefix('/')?.split_once('/')?;
+    let id = id.parse().ok()?;
+    names::MODEL_FILES.contains(&file).then_some((id, file))
+}
+
+/// Most bytes of an entry; `None` if a zoo has no file of this name.
+fn size_limit(path: &str) -> Option<u64> {
+    match path {
+        names::CHECKSUMS => Some(CHECKSUMS_LIMIT),
+        names::ZOO | "README.md" | "volumes.json" => Some(SMALL_LIMIT),
+        "index.parquet" => Some(INDEX_LIMIT),
+        _ => match model_file(path)?.1 {
+            names::PARAMS => Some(Params::SIZE_LIMIT),
+            names::RESULT => Some(SMALL_LIMIT),
+            _ => Some(u64::MAX),
+        },
+    }
+}
