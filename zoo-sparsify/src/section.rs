@@ -31,7 +31,7 @@ struct SparsifySection {
 }
 
 /// One twin zoo to make.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Twin {
     /// What follows the parent's name in the twin's: `magnitude-80`.
@@ -46,7 +46,7 @@ pub struct Twin {
     /// Epochs of fine-tuning; 0 keeps the pruned models as they are.
     pub epochs: u32,
     /// Learning rate of the fine-tuning; `None`: the parent's.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
 }
 

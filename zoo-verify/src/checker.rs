@@ -11,6 +11,7 @@ use zoo_model::safetensors_file::{to_f32, to_i64, Header};
 use zoo_model::states::{check_epochs, check_header, EPOCHS};
 use zoo_model::zoo_dir::{names, parse_checksums};
 use zoo_model::{ModelId, Params, ZooRecord};
+use zoo_pack::{Volume, Volumes, CARD, INDEX, VOLUMES};
 
 use crate::report::{Failure, Level};
 
@@ -65,6 +66,8 @@ pub struct Checker {
     pub sampled: BTreeMap<ModelId, Sampled>,
     /// States checksums of the parents that twins name.
     pub parents: BTreeMap<ModelId, String>,
+    /// The volumes that the zoo is split into, if it is.
+    pub volumes: Option<Volumes>,
     current: Option<Current>,
     diverged: usize,
 }
@@ -88,6 +91,7 @@ impl Checker {
             bytes: 0,
             sampled: BTreeMap::new(),
             parents: BTreeMap::new(),
+            volumes: None,
             current: None,
             diverged: 0,
         }
@@ -147,6 +151,10 @@ impl Checker {
             (names::ZOO, _) => match ZooRecord::from_json(&small(content)) {
                 Ok(record) => self.record = Some(record),
                 Err(message) => self.fail(Level::Meaning, path, message),
+            },
+            (VOLUMES, _) => match serde_json::from_slice(&small(content)) {
+                Ok(volumes) => self.volumes = Some(volumes),
+                Err(error) => self.fail(Level::Structure, path, error.to_string()),
             },
             (_, Some((id, file))) => {
                 if file == names::PARAMS || self.current.as_ref().is_none_or(|c| c.id != id) {
@@ -313,7 +321,14 @@ impl Checker {
     }
 
     /// States against result lines.
-    fn compare(&mut self, path: &str, network: &Network, epochs: &[u32], tally: &[Tally], lines: Option<&[ResultLine]>) {
+    fn compare(
+        &mut self,
+        path: &str,
+        network: &Network,
+        epochs: &[u32],
+        tally: &[Tally],
+        lines: Option<&[ResultLine]>,
+    ) {
         let Some(lines) = lines else {
             return self.fail(Level::Meaning, path, "cannot be checked without a sound result.json before it");
         };
@@ -325,17 +340,23 @@ impl Checker {
         for (line, tally) in lines.iter().zip(tally) {
             let epoch = line.training_iteration;
             if tally.not_finite > 0 && !line.diverged {
-                let message = format!("epoch {epoch}: {} values are not finite, but it is not marked diverged", tally.not_finite);
+                let message =
+                    format!("epoch {epoch}: {} values are not finite, but it is not marked diverged", tally.not_finite);
                 self.fail(Level::Meaning, path, message);
             }
             let losses = [line.train_loss, line.test_loss];
             if tally.not_finite == 0 && !line.diverged && losses.contains(&None) {
-                self.fail(Level::Meaning, path, format!("epoch {epoch}: a loss is null, but it is not marked diverged"));
+                self.fail(
+                    Level::Meaning,
+                    path,
+                    format!("epoch {epoch}: a loss is null, but it is not marked diverged"),
+                );
             }
             if let Some(sparsity) = line.sparsity_ratio {
                 let found = tally.zero_weights as f64 / network.weight_count() as f64;
                 if (found - sparsity).abs() > 1e-9 {
-                    let message = format!("epoch {epoch}: {found} of the weights are zero, result.json says {sparsity}");
+                    let message =
+                        format!("epoch {epoch}: {found} of the weights are zero, result.json says {sparsity}");
                     self.fail(Level::Meaning, path, message);
                 }
             } else if self.record.as_ref().is_some_and(|r| r.parent.is_some()) {
@@ -356,14 +377,26 @@ impl Checker {
         }
     }
 
-    /// After the last entry. `complete`: all models of the zoo should have been there.
-    pub fn finish(&mut self, complete: bool) {
+    /// After the last entry.
+    pub fn finish(&mut self) {
         self.leave_model();
-        let listed: Vec<String> = self.listed.iter().flat_map(|l| l.keys().cloned()).collect();
-        if complete {
-            for path in listed.into_iter().filter(|p| !self.seen.contains(p)) {
-                self.fail(Level::Structure, &path, "is listed in SHA256SUMS, but missing");
-            }
+        let first_and_last = (self.models.first().copied(), self.models.last().copied());
+        let range = self.volumes.as_ref().map(|v| {
+            let here = |v: &&Volume| (Some(v.first), Some(v.last)) == first_and_last;
+            v.volumes.iter().find(here).cloned()
+        });
+        if let Some(None) = range {
+            self.fail(Level::Structure, VOLUMES, "names no volume that holds just the models that are here");
+        }
+        let expected_here = |path: &str| match (&range, model_file(path)) {
+            (Some(Some(volume)), Some((id, _))) => (volume.first..=volume.last).contains(&id),
+            (Some(None), Some(_)) => false,
+            _ => true,
+        };
+        let listed = self.listed.iter().flat_map(|l| l.keys());
+        let missing: Vec<String> = listed.filter(|p| expected_here(p) && !self.seen.contains(*p)).cloned().collect();
+        for path in missing {
+            self.fail(Level::Structure, &path, "is listed in SHA256SUMS, but missing");
         }
         let Some(record) = self.record.clone() else {
             if !self.seen.contains(names::ZOO) {
@@ -371,22 +404,17 @@ impl Checker {
             }
             return;
         };
-        let (models, states, diverged) = (self.models.len(), self.states, self.diverged);
-        let mut count = |what: &str, expected: usize, found: usize| {
+        if self.volumes.is_some() {
+            return;
+        }
+        let mut counts = vec![("models", record.models, self.models.len())];
+        if self.meaning {
+            counts.push(("states", record.states, self.states));
+            counts.push(("diverged models", record.diverged, self.diverged));
+        }
+        for (what, expected, found) in counts {
             if expected != found {
                 self.fail(Level::Meaning, names::ZOO, format!("counts {expected} {what}, there are {found}"));
-            }
-        };
-        if complete {
-            count("models", record.models, models);
-            if self.meaning {
-                let mut count = |what: &str, expected: usize, found: usize| {
-                    if expected != found {
-                        self.fail(Level::Meaning, names::ZOO, format!("counts {expected} {what}, there are {found}"));
-                    }
-                };
-                count("states", record.states, states);
-                count("diverged models", record.diverged, diverged);
             }
         }
     }
@@ -464,8 +492,8 @@ pub fn model_file(path: &str) -> Option<(ModelId, &str)> {
 fn size_limit(path: &str) -> Option<u64> {
     match path {
         names::CHECKSUMS => Some(CHECKSUMS_LIMIT),
-        names::ZOO | "README.md" | "volumes.json" => Some(SMALL_LIMIT),
-        "index.parquet" => Some(INDEX_LIMIT),
+        names::ZOO | CARD | VOLUMES => Some(SMALL_LIMIT),
+        INDEX => Some(INDEX_LIMIT),
         _ => match model_file(path)?.1 {
             names::PARAMS => Some(Params::SIZE_LIMIT),
             names::RESULT => Some(SMALL_LIMIT),

@@ -1,0 +1,152 @@
+//! The thin driver: reads manifests and calls the stages in order.
+//!
+//! `zoo train` and `zoo-train` are the same function; so it is for every stage. What is here is
+//! only where things lie under the root, in which order they are made, and what is skipped.
+
+mod plan;
+mod run;
+mod status;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use zoo_model::plan::ZooSection;
+use zoo_model::{Manifest, ManifestError};
+use zoo_stage::{ReductionArgs, Stage};
+
+pub use plan::PlanSummary;
+pub use run::RunSummary;
+pub use status::StatusSummary;
+
+/// Command line of `zoo`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Command {
+    /// Do all stages of some manifests, skipping what is up to date
+    Run(run::RunArgs),
+    /// Tell what manifests would make, how large it is and how long it takes
+    Plan(plan::PlanArgs),
+    /// Tell how far the stages of some manifests are
+    Status(status::StatusArgs),
+    /// Prepare or fetch an image dataset (zoo-data)
+    Data(zoo_data::Args),
+    /// Train a zoo (zoo-train)
+    Train(zoo_train::Args),
+    /// Make a zoo's sparse twin (zoo-sparsify)
+    Sparsify(zoo_sparsify::Args),
+    /// Pack a zoo into an archive (zoo-pack)
+    Pack(zoo_pack::Args),
+    /// Verify archives or zoo directories (zoo-verify)
+    Verify(zoo_verify::Args),
+}
+
+/// Examples for `--help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  zoo run configs/quickstart.toml
+  zoo run configs/fashion-mnist-small.toml --root /scratch --models 4 --epochs 1
+  zoo plan configs/*.toml --json
+  zoo status configs/quickstart.toml
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 3 verification failed, 130 interrupted.";
+
+/// Manifests and the folder that everything is made in.
+#[derive(Debug, Clone, clap::Args)]
+struct Manifests {
+    /// Manifests (TOML)
+    #[arg(value_name = "MANIFEST", required = true)]
+    manifests: Vec<PathBuf>,
+    /// Folder of data/, zoos/ and archives/
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    root: PathBuf,
+    #[command(flatten)]
+    reduction: ReductionArgs,
+}
+
+impl Manifests {
+    fn load(&self) -> Result<Vec<Manifest>, ManifestError> {
+        self.manifests.iter().map(|path| self.reduction.load(path)).collect()
+    }
+}
+
+/// Where the outputs of one manifest lie.
+#[derive(Debug, Clone)]
+struct Places {
+    data: PathBuf,
+    zoos: PathBuf,
+    archives: PathBuf,
+    name: String,
+}
+
+impl Places {
+    fn new(manifest: &Manifest, root: &Path) -> Result<Self, ManifestError> {
+        let ZooSection { name, .. } = manifest.required("zoo")?;
+        let data = root.join("data").join(format!("{name}.safetensors"));
+        Ok(Self { data, zoos: root.join("zoos"), archives: root.join("archives"), name })
+    }
+
+    fn zoo(&self, name: &str) -> PathBuf {
+        self.zoos.join(name)
+    }
+
+    fn archive(&self, name: &str) -> PathBuf {
+        self.archives.join(format!("{name}.tar.gz"))
+    }
+}
+
+/// What any of the commands has to say.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Summary {
+    #[allow(missing_docs)]
+    Run(RunSummary),
+    #[allow(missing_docs)]
+    Plan(PlanSummary),
+    #[allow(missing_docs)]
+    Status(StatusSummary),
+    #[allow(missing_docs)]
+    Data(zoo_data::Summary),
+    #[allow(missing_docs)]
+    Train(zoo_train::Summary),
+    #[allow(missing_docs)]
+    Sparsify(zoo_sparsify::Summary),
+    #[allow(missing_docs)]
+    Pack(zoo_pack::Summary),
+    #[allow(missing_docs)]
+    Verify(zoo_verify::Summary),
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Run(s) => s.fmt(f),
+            Self::Plan(s) => s.fmt(f),
+            Self::Status(s) => s.fmt(f),
+            Self::Data(s) => s.fmt(f),
+            Self::Train(s) => s.fmt(f),
+            Self::Sparsify(s) => s.fmt(f),
+            Self::Pack(s) => s.fmt(f),
+            Self::Verify(s) => s.fmt(f),
+        }
+    }
+}
+
+/// `zoo`.
+pub fn run(args: &Args, stage: &Stage) -> anyhow::Result<Summary> {
+    Ok(match &args.command {
+        Command::Run(args) => Summary::Run(run::run(args, stage)?),
+        Command::Plan(args) => Summary::Plan(plan::plan(args)?),
+        Command::Status(args) => Summary::Status(status::status(args)?),
+        Command::Data(args) => Summary::Data(zoo_data::run(args, stage)?),
+        Command::Train(args) => Summary::Train(zoo_train::run(args, stage)?),
+        Command::Sparsify(args) => Summary::Sparsify(zoo_sparsify::run(args, stage)?),
+        Command::Pack(args) => Summary::Pack(zoo_pack::run(args, stage)?),
+        Command::Verify(args) => Summary::Verify(zoo_verify::run(args, stage)?),
+    })
+}

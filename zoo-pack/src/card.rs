@@ -1,0 +1,132 @@
+//! The dataset card, `README.md` of an archive.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+use zoo_model::{ResultLine, ZooRecord};
+
+/// Test accuracies of the models' last states, gathered model by model.
+#[derive(Debug, Clone, Default)]
+pub struct Accuracies {
+    values: Vec<f64>,
+    diverged: usize,
+}
+
+impl Accuracies {
+    /// Adds a model.
+    pub fn add(&mut self, lines: &[ResultLine]) {
+        match lines.last() {
+            Some(last) if last.diverged => self.diverged += 1,
+            Some(last) => self.values.extend(last.test_acc),
+            None => {}
+        }
+    }
+
+    fn sentence(&self) -> String {
+        let n = self.values.len();
+        if n == 0 {
+            return "No model has a test accuracy.".into();
+        }
+        let mean = self.values.iter().sum::<f64>() / n as f64;
+        let (low, high) = self.values.iter().fold((f64::MAX, f64::MIN), |(l, h), &a| (l.min(a), h.max(a)));
+        let diverged = match self.diverged {
+            0 => String::new(),
+            n => format!("; {n} more diverged"),
+        };
+        format!("Test accuracy of the last states: mean {mean:.4}, from {low:.4} to {high:.4} ({n} models{diverged}).")
+    }
+}
+
+/// The card of a zoo; a function of the zoo alone.
+pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
+    let ZooRecord { name, models, states, parameters, dataset, .. } = record;
+    let size = match states {
+        0..1_000 => "n<1K",
+        1_000..10_000 => "1K<n<10K",
+        10_000..100_000 => "10K<n<100K",
+        100_000..1_000_000 => "100K<n<1M",
+        _ => "1M<n<10M",
+    };
+    let license = record.license.to_lowercase();
+    let kind = match &record.parent {
+        Some(parent) => format!("the sparse twin of the model zoo `{}`", parent.name),
+        None => "a model zoo".to_owned(),
+    };
+    let mut out = format!(
+        "---\n\
+         pretty_name: {name}\n\
+         license: {license}\n\
+         tags:\n- model-zoo\n- weight-space-learning\n\
+         size_categories:\n- {size}\n\
+         ---\n\n\
+         # {name}\n\n"
+    );
+    if !record.description.is_empty() {
+        let _ = writeln!(out, "{}\n", record.description);
+    }
+    let engine =
+        record.engine.as_ref().map_or("another program".into(), |e| format!("{}, version {}", e.name, e.version));
+    let [channels, height, width] = dataset.shape;
+    let _ = write!(
+        out,
+        "This is {kind}: a population of small neural networks, each with its whole training trajectory.\n\n\
+         | | |\n| --- | --- |\n\
+         | models | {models} |\n\
+         | states | {states} |\n\
+         | parameters a model | {parameters} |\n\
+         | diverged models | {} |\n\
+         | dataset | {}, {channels}x{height}x{width}, {} classes: {} train, {} validation, {} test samples |\n\
+         | prepared dataset, SHA-256 | `{}` |\n\
+         | trained by | {engine} |\n\
+         | licence | {} |\n\n\
+         {}\n\n",
+        record.diverged,
+        dataset.name,
+        dataset.classes,
+        dataset.train,
+        dataset.val,
+        dataset.test,
+        dataset.sha256,
+        record.license,
+        accuracies.sentence(),
+    );
+    for (section, title) in [
+        ("model", "Model"),
+        ("grid", "Grid"),
+        ("train", "Training"),
+        ("sparsify", "Sparsification"),
+        ("reduction", "Reduction"),
+    ] {
+        if let Value::Object(values) = &record.manifest[section] {
+            let _ = writeln!(out, "## {title}\n");
+            for (key, value) in values {
+                let _ = writeln!(out, "- `{key}`: `{value}`");
+            }
+            out.push('\n');
+        }
+    }
+    let _ = write!(
+        out,
+        "## Files\n\n\
+         - `zoo.json`: what the zoo is and was made of.\n\
+         - `index.parquet`: one row per model and kept state, with every hyperparameter and metric.\n\
+         - `models/ID/params.json`: a model's hyperparameters.\n\
+         - `models/ID/result.json`: its metrics, one JSON object a line and kept state.\n\
+         - `models/ID/states.safetensors`: its parameters, stacked over the kept states, and `epochs`.\n\
+         - `SHA256SUMS`: checksums of all of these.\n\n\
+         ## Use\n\n\
+         ```python\n\
+         import pandas as pd\n\
+         from safetensors import safe_open\n\n\
+         index = pd.read_parquet(\"index.parquet\")\n\
+         model = index.id.iloc[0]\n\
+         with safe_open(f\"models/{{model:06}}/states.safetensors\", \"np\") as states:\n    \
+             last = {{name: states.get_slice(name)[-1] for name in states.keys()}}\n\
+         ```\n\n\
+         Check it with `sha256sum -c SHA256SUMS`, or the archive as it is with `zoo-verify {name}.tar.gz`.\n\n\
+         ## Citation\n\n\
+         The zoos follow Schürholt, Taskiran, Knyazev, Giró-i-Nieto and Borth, \"Model Zoos: A Dataset of Diverse\n\
+         Populations of Neural Network Models\", NeurIPS 2022 Datasets and Benchmarks (arXiv 2209.14764).\n"
+    );
+    out
+}

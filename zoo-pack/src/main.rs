@@ -1,0 +1,8 @@
+//! `zoo-pack`: a zoo directory to an archive.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let about = "Pack a zoo into a deterministic, checksummed archive";
+    zoo_stage::main("zoo-pack", about, zoo_pack::EXAMPLES, zoo_pack::run)
+}

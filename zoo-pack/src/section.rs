@@ -1,0 +1,90 @@
+//! `[pack]`.
+
+use serde::{de, Deserialize, Deserializer, Serialize};
+
+/// Smallest volume size that is accepted.
+const VOLUME_MINIMUM: u64 = 1 << 20;
+
+/// `[pack]`: how the archive is compressed and split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PackSection {
+    /// Deflate level, 0 to 9.
+    #[serde(default = "default_level", deserialize_with = "level")]
+    pub level: u32,
+    /// Most bytes of an archive file; a larger zoo is split into volumes.
+    #[serde(default, deserialize_with = "volume_size")]
+    pub volume_size: Option<u64>,
+}
+
+impl Default for PackSection {
+    fn default() -> Self {
+        Self { level: default_level(), volume_size: None }
+    }
+}
+
+fn default_level() -> u32 {
+    6
+}
+
+fn level<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+    match i64::deserialize(d)? {
+        n @ 0..=9 => Ok(n as u32),
+        n => Err(de::Error::custom(format!("must be from 0 to 9, not {n}"))),
+    }
+}
+
+fn volume_size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    let text =
+        match Size::deserialize(d).map_err(|_| de::Error::custom("must be a size such as \"2GB\" or \"500MiB\""))? {
+            Size::Bytes(bytes) => bytes.to_string(),
+            Size::Text(text) => text,
+        };
+    parse_size(&text).map(Some).map_err(de::Error::custom)
+}
+
+/// Parses a size such as `2GB`, `500MiB` or `1048576`.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1000 * 1000,
+        "gb" => 1000 * 1000 * 1000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        unit => return Err(format!("`{unit}` is no unit of size; use MB, GB, MiB or GiB")),
+    };
+    let number: u64 = digits.trim().parse().map_err(|_| format!("`{text}` is no size; write 2GB or 500MiB"))?;
+    match number.checked_mul(factor) {
+        Some(bytes) if bytes >= VOLUME_MINIMUM => Ok(bytes),
+        _ => Err(format!("a volume must have at least {VOLUME_MINIMUM} bytes, not {text}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zoo_model::Manifest;
+
+    #[test]
+    fn sizes_and_levels_are_checked() {
+        let of = |text: &str| -> Result<PackSection, _> {
+            Manifest::parse("m.toml", format!("[pack]\n{text}")).unwrap().required("pack")
+        };
+        assert_eq!(of("").unwrap(), PackSection::default());
+        assert_eq!(of("volume-size = \"2GB\"").unwrap().volume_size, Some(2_000_000_000));
+        assert_eq!(of("volume-size = 1048576").unwrap().volume_size, Some(1 << 20));
+        assert!(of("volume-size = \"2 parsecs\"").unwrap_err().to_string().contains("parsecs"));
+        assert!(of("volume-size = \"1kB\"").unwrap_err().to_string().contains("at least"));
+        assert!(of("level = 10").unwrap_err().to_string().starts_with("m.toml:2: pack.level: must be from 0 to 9"));
+        assert!(of("levle = 1").unwrap_err().to_string().contains("did you mean `level`?"));
+    }
+}
