@@ -21,7 +21,7 @@ use zoo_model::{Dataset, Hyperparameters, ManifestError, ModelId, Params, Split,
 use zoo_stage::{Interrupt, ManifestArgs, Stage, UsageError};
 use zoo_train::population::{self, Source};
 use zoo_train::trajectory::Job;
-use zoo_train::{Completion, Engine, Settings, Task, TrainingArgs};
+use zoo_train::{Completion, Engine, Population, Settings, Task, TrainingArgs};
 
 pub use section::{twins, Method, Twin};
 
@@ -147,7 +147,9 @@ pub fn sparsify(
     let params = ids.par_iter().map(|&id| parent.params(id)).collect::<Result<Vec<_>, _>>()?;
     let source = Twins { parent: &parent, zoo_name: &parent_record.name, params, twin };
     let kept = twin.kept_epochs();
-    let completion = population::fill(&twin_zoo, &record, &source, engine, &dataset, &kept, settings, stage)?;
+    let population =
+        Population { zoo: &twin_zoo, record: &record, source: &source, engine, data: &dataset, kept_epochs: &kept };
+    let completion = population.fill(settings, stage)?;
     Ok(summary(false, completion))
 }
 

@@ -62,7 +62,7 @@ fn measure(engine: &dyn Engine, h: &Hyperparameters, shape: [usize; 3], classes:
     };
     let batches = 4;
     let data = noise(shape, classes, batches * h.batch_size);
-    let models = engine.cohorts(&vec![h; 16]).first().map_or(1, Vec::len);
+    let models = engine.cohorts(&[h; 16]).first().map_or(1, Vec::len);
     // Weights of ordinary size: calibrating on saturated ones would time denormal numbers.
     let initial = initial_parameters(&network, Init::KaimingUniform, 0);
     let task = Task { initial, network, hyperparameters: h.clone(), mask: None, epochs_before: 0 };

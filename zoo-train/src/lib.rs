@@ -12,8 +12,8 @@
 //! # Ok::<(), zoo_train::Error>(())
 //! ```
 //!
-//! Replace a part: an [`Engine`] does the arithmetic, [`population::fill`] trains whatever a
-//! [`population::Source`] names into a zoo directory.
+//! Replace a part: an [`Engine`] does the arithmetic, a [`Population`] is trained into a zoo
+//! directory, whatever [`population::Source`] its models come from.
 
 pub mod checkpoint;
 pub mod dfdx_engine;
@@ -42,7 +42,7 @@ use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
 
 pub use dfdx_engine::DfdxEngine;
 pub use engine::{Cohort, Engine, Evaluation, Snapshot, Task};
-pub use population::{Completion, Settings, Shard};
+pub use population::{Completion, Population, Settings, Shard};
 
 /// Why training failed.
 #[derive(Debug, thiserror::Error)]
@@ -241,7 +241,9 @@ pub fn train(
     }
     let source = Planned { plan: &plan, dataset: &dataset };
     let kept = plan.train.kept_epochs();
-    let completion = population::fill(&zoo, &record, &source, engine, &dataset, &kept, settings, stage)?;
+    let population =
+        Population { zoo: &zoo, record: &record, source: &source, engine, data: &dataset, kept_epochs: &kept };
+    let completion = population.fill(settings, stage)?;
     Ok(summary(false, completion))
 }
 

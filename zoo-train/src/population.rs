@@ -194,62 +194,76 @@ pub fn completion(zoo: &ZooDir, record: &ZooRecord) -> Result<Completion, FileEr
     Ok(Completion { done, models: record.models, finished })
 }
 
-/// Trains the models of `source` into `zoo`; finishes the directory once all models are there.
-///
-/// # Errors
-/// The directory holds another zoo, a file cannot be read or written, or [`Interrupted`]: then
-/// the same call goes on where this one stopped, to the same bits.
-pub fn fill(
-    zoo: &ZooDir,
-    record: &ZooRecord,
-    source: &dyn Source,
-    engine: &dyn Engine,
-    data: &Dataset,
-    kept_epochs: &[u32],
-    settings: &Settings,
-    stage: &Stage,
-) -> Result<Completion, Error> {
-    let models = source.models();
-    let run = Run { record: record.clone(), ids: models.iter().map(|(id, _)| *id).collect() };
-    prepare(zoo, &run, settings.force)?;
-    let hyperparameters: Vec<&Hyperparameters> = models.iter().map(|(_, h)| h).collect();
-    let mut cohorts = engine.cohorts(&hyperparameters);
-    let mut number = 0..;
-    cohorts.retain(|_| settings.shard.has(number.next().expect("endless")));
+/// Models to train into a zoo directory.
+#[derive(Clone, Copy)]
+pub struct Population<'a> {
+    /// The directory.
+    pub zoo: &'a ZooDir,
+    /// The record that it will have, its counts of states and diverged models still 0.
+    pub record: &'a ZooRecord,
+    /// Where the models come from.
+    pub source: &'a dyn Source,
+    /// What trains them.
+    pub engine: &'a dyn Engine,
+    /// What they are trained on.
+    pub data: &'a Dataset,
+    /// The epochs whose states are kept, ascending.
+    pub kept_epochs: &'a [u32],
+}
 
-    let epochs = kept_epochs.last().copied().unwrap_or(0);
-    let total: usize = cohorts.iter().map(Vec::len).sum();
-    let progress = stage.progress("training", total as u64 * u64::from(epochs.max(1)));
-    let worker = Worker { zoo, run: &run, source, engine, data, kept_epochs, settings, stage, progress: &progress };
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..settings.threads.clamp(1, cohorts.len().max(1)) {
-            scope.spawn(|| {
-                // One thread a pool: a matrix product is then never split, whatever the cores.
-                let outcome = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(Error::Threads);
-                let outcome = outcome.and_then(|pool| {
-                    pool.install(|| {
-                        while let Some(cohort) = cohorts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                            if failure.lock().is_ok_and(|f| f.is_some()) {
-                                break;
+impl Population<'_> {
+    /// Trains the models; finishes the directory once all of them are there.
+    ///
+    /// # Errors
+    /// The directory holds another zoo, a file cannot be read or written, or [`Interrupted`]: then
+    /// the same call goes on where this one stopped, to the same bits.
+    pub fn fill(&self, settings: &Settings, stage: &Stage) -> Result<Completion, Error> {
+        let models = self.source.models();
+        let run = Run { record: self.record.clone(), ids: models.iter().map(|(id, _)| *id).collect() };
+        prepare(self.zoo, &run, settings.force)?;
+        let hyperparameters: Vec<&Hyperparameters> = models.iter().map(|(_, h)| h).collect();
+        let mut cohorts = self.engine.cohorts(&hyperparameters);
+        let mut number = 0..;
+        cohorts.retain(|_| settings.shard.has(number.next().expect("endless")));
+
+        let total: usize = cohorts.iter().map(Vec::len).sum();
+        let progress = stage.progress("training", total as u64 * self.epochs());
+        let worker = Worker { population: *self, run: &run, settings, stage, progress: &progress };
+        let next = AtomicUsize::new(0);
+        let failure = Mutex::new(None);
+        std::thread::scope(|scope| {
+            for _ in 0..settings.threads.clamp(1, cohorts.len().max(1)) {
+                scope.spawn(|| {
+                    // One thread a pool: a matrix product is then never split, whatever the cores.
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(Error::Threads);
+                    let outcome = pool.and_then(|pool| {
+                        pool.install(|| {
+                            while let Some(cohort) = cohorts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                                if failure.lock().is_ok_and(|f| f.is_some()) {
+                                    break;
+                                }
+                                worker.train(cohort)?;
                             }
-                            worker.train(cohort)?;
-                        }
-                        Ok(())
-                    })
+                            Ok(())
+                        })
+                    });
+                    if let (Err(error), Ok(mut failure)) = (outcome, failure.lock()) {
+                        failure.get_or_insert(error);
+                    }
                 });
-                if let (Err(error), Ok(mut failure)) = (outcome, failure.lock()) {
-                    failure.get_or_insert(error);
-                }
-            });
+            }
+        });
+        if let Some(error) = failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            return Err(error);
         }
-    });
-    if let Some(error) = failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
-        return Err(error);
+        drop(progress);
+        finish_if_complete(self.zoo, &run)
     }
-    drop(progress);
-    finish_if_complete(zoo, &run)
+
+    /// Epochs of a model, at least one, as units of progress.
+    fn epochs(&self) -> u64 {
+        u64::from(self.kept_epochs.last().copied().unwrap_or(0).max(1))
+    }
 }
 
 /// Finishes the directory if no model is missing.
@@ -273,12 +287,8 @@ pub(crate) fn finish_if_complete(zoo: &ZooDir, run: &Run) -> Result<Completion, 
 }
 
 struct Worker<'a> {
-    zoo: &'a ZooDir,
+    population: Population<'a>,
     run: &'a Run,
-    source: &'a dyn Source,
-    engine: &'a dyn Engine,
-    data: &'a Dataset,
-    kept_epochs: &'a [u32],
     settings: &'a Settings,
     stage: &'a Stage,
     progress: &'a zoo_stage::Progress,
@@ -286,33 +296,31 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn train(&self, cohort: &[usize]) -> Result<(), Error> {
-        let epochs = u64::from(self.kept_epochs.last().copied().unwrap_or(0).max(1));
+        let Population { zoo, source, engine, data, kept_epochs, .. } = self.population;
         let models = cohort.len() as u64;
         let ids: Vec<ModelId> = cohort.iter().map(|&i| self.run.ids[i]).collect();
-        if ids.iter().all(|&id| self.zoo.model(id).is_dir()) {
-            self.progress.already(models * epochs);
+        if ids.iter().all(|&id| zoo.model(id).is_dir()) {
+            self.progress.already(models * self.population.epochs());
             return Ok(());
         }
         self.stage.interrupt.check()?;
-        let staging = training_dir(self.zoo);
+        let staging = training_dir(zoo);
         let path = staging.join(format!("cohort-{}.safetensors", ids[0]));
         let fingerprint = &self.run.record.fingerprint;
         let mut progress = checkpoint::load(&path, fingerprint, &ids).unwrap_or_default();
         self.progress.already(models * u64::from(progress.epoch));
-        let (params, jobs): (Vec<Params>, Vec<Job>) =
-            self.source.jobs(cohort, self.engine, self.data)?.into_iter().unzip();
+        let (params, jobs): (Vec<Params>, Vec<Job>) = source.jobs(cohort, engine, data)?.into_iter().unzip();
 
         let mut saved = (Instant::now(), progress.epoch);
         let interrupt = &self.stage.interrupt;
-        let outcome =
-            trajectory::train(self.engine, &jobs, self.data, self.kept_epochs, &mut progress, interrupt, |now| {
-                self.progress.advance(models);
-                if saved.0.elapsed() >= self.settings.checkpoint_pause {
-                    checkpoint::save(&path, fingerprint, &ids, now)?;
-                    saved = (Instant::now(), now.epoch);
-                }
-                Ok::<(), Error>(())
-            });
+        let outcome = trajectory::train(engine, &jobs, data, kept_epochs, &mut progress, interrupt, |now| {
+            self.progress.advance(models);
+            if saved.0.elapsed() >= self.settings.checkpoint_pause {
+                checkpoint::save(&path, fingerprint, &ids, now)?;
+                saved = (Instant::now(), now.epoch);
+            }
+            Ok::<(), Error>(())
+        });
         let trajectories = match outcome {
             Err(Error::Interrupted(Interrupted)) => {
                 if progress.epoch > saved.1 {
@@ -323,7 +331,7 @@ impl Worker<'_> {
             other => other?,
         };
         for ((params, job), trajectory) in params.iter().zip(&jobs).zip(&trajectories) {
-            self.zoo.write_model(&staging, params, &job.task.network, &trajectory.lines, &trajectory.states)?;
+            zoo.write_model(&staging, params, &job.task.network, &trajectory.lines, &trajectory.states)?;
         }
         match fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(FileError::io("remove", path)(e).into()),

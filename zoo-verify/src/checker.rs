@@ -344,13 +344,14 @@ impl Checker {
                     format!("epoch {epoch}: {} values are not finite, but it is not marked diverged", tally.not_finite);
                 self.fail(Level::Meaning, path, message);
             }
-            let losses = [line.train_loss, line.test_loss];
-            if tally.not_finite == 0 && !line.diverged && losses.contains(&None) {
-                self.fail(
-                    Level::Meaning,
-                    path,
-                    format!("epoch {epoch}: a loss is null, but it is not marked diverged"),
-                );
+            // A program that does not evaluate leaves loss and accuracy out together.
+            let scores = [
+                (line.train_loss, line.train_acc),
+                (line.test_loss, line.test_acc),
+                (line.val_loss, line.val_acc),
+            ];
+            if !line.diverged && scores.iter().any(|(loss, accuracy)| loss.is_none() && accuracy.is_some()) {
+                self.fail(Level::Meaning, path, format!("epoch {epoch}: a loss is null, but it is not marked diverged"));
             }
             if let Some(sparsity) = line.sparsity_ratio {
                 let found = tally.zero_weights as f64 / network.weight_count() as f64;
@@ -369,7 +370,7 @@ impl Checker {
     fn leave_model(&mut self) {
         if let Some(left) = self.current.take() {
             let missing = |file: &str| format!("{}/{}/{file}", names::MODELS, left.id);
-            for file in names::MODEL_FILES.map(|f| missing(f)) {
+            for file in names::MODEL_FILES.map(missing) {
                 if !self.seen.contains(&file) {
                     self.fail(Level::Structure, &file, "is missing");
                 }
