@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use zoo_model::plan::ZooSection;
 use zoo_model::{Manifest, ManifestError};
-use zoo_stage::{ReductionArgs, Stage};
+use zoo_stage::{ReductionArgs, Stage, UsageError};
 
 pub use plan::PlanSummary;
 pub use run::RunSummary;
@@ -21,9 +21,10 @@ pub use status::StatusSummary;
 
 /// Command line of `zoo`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(arg_required_else_help = true)]
 pub struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -139,7 +140,10 @@ impl fmt::Display for Summary {
 
 /// `zoo`.
 pub fn run(args: &Args, stage: &Stage) -> anyhow::Result<Summary> {
-    Ok(match &args.command {
+    let Some(command) = &args.command else {
+        return Err(UsageError("name a command; `zoo --help` lists them".into()).into());
+    };
+    Ok(match command {
         Command::Run(args) => Summary::Run(run::run(args, stage)?),
         Command::Plan(args) => Summary::Plan(plan::plan(args)?),
         Command::Status(args) => Summary::Status(status::status(args)?),

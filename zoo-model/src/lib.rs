@@ -24,6 +24,7 @@
 //! | [`states`] | `states.safetensors` |
 //! | [`result`] | `result.json` |
 //! | [`zoo_dir`] | the zoo directory and its `zoo.json` |
+//! | [`synthetic`] | zoos of noise, for tests and benchmarks |
 //! | [`files`] | atomic writes and checksums |
 
 pub mod architecture;
@@ -37,6 +38,7 @@ pub mod random;
 pub mod result;
 pub mod safetensors_file;
 pub mod states;
+pub mod synthetic;
 pub mod zoo_dir;
 
 pub use architecture::{Architecture, GeometryError, Network};

@@ -119,6 +119,13 @@ impl Checker {
             self.fail(Level::Structure, path, format!("claims {size} bytes, at most {limit} are allowed"));
             return Err(Hopeless);
         }
+        let expected = self.listed.as_ref().map(|l| l.get(path).copied()).filter(|_| path != names::CHECKSUMS);
+        if expected == Some(None) {
+            self.fail(Level::Structure, path, "is not listed in SHA256SUMS");
+            if size > SMALL_LIMIT {
+                return Err(Hopeless);
+            }
+        }
         let mut content = Hashed { content, hasher: Sha256::new(), length: 0, error: None };
         let outcome = self.read(path, size, &mut content);
         if outcome.is_ok() {
@@ -131,15 +138,10 @@ impl Checker {
             self.fail(Level::Structure, path, format!("is cut short: {} of {size} bytes", content.length));
         }
         let found: [u8; 32] = content.hasher.finalize().into();
-        if outcome.is_ok() && path != names::CHECKSUMS {
-            match self.listed.as_ref().map(|l| l.get(path)) {
-                Some(None) => self.fail(Level::Structure, path, "is not listed in SHA256SUMS"),
-                Some(Some(expected)) if *expected != found => {
-                    let message =
-                        format!("SHA-256 is {}, SHA256SUMS says {}", hexadecimal(&found), hexadecimal(expected));
-                    self.fail(Level::Checksums, path, message);
-                }
-                _ => {}
+        if let (Ok(()), Some(Some(expected))) = (outcome, expected) {
+            if expected != found {
+                let message = format!("SHA-256 is {}, SHA256SUMS says {}", hexadecimal(&found), hexadecimal(&expected));
+                self.fail(Level::Checksums, path, message);
             }
         }
         outcome
@@ -345,13 +347,14 @@ impl Checker {
                 self.fail(Level::Meaning, path, message);
             }
             // A program that does not evaluate leaves loss and accuracy out together.
-            let scores = [
-                (line.train_loss, line.train_acc),
-                (line.test_loss, line.test_acc),
-                (line.val_loss, line.val_acc),
-            ];
+            let scores =
+                [(line.train_loss, line.train_acc), (line.test_loss, line.test_acc), (line.val_loss, line.val_acc)];
             if !line.diverged && scores.iter().any(|(loss, accuracy)| loss.is_none() && accuracy.is_some()) {
-                self.fail(Level::Meaning, path, format!("epoch {epoch}: a loss is null, but it is not marked diverged"));
+                self.fail(
+                    Level::Meaning,
+                    path,
+                    format!("epoch {epoch}: a loss is null, but it is not marked diverged"),
+                );
             }
             if let Some(sparsity) = line.sparsity_ratio {
                 let found = tally.zero_weights as f64 / network.weight_count() as f64;

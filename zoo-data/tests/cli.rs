@@ -1,0 +1,231 @@
+//! The real binary on published formats, sound and damaged, and downloads from a local server.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+use zoo_data::fetch::{fetch, Download};
+use zoo_model::files::sha256;
+use zoo_model::{Dataset, Split};
+use zoo_stage::Stage;
+
+fn zoo_data(args: &[&str], dir: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_zoo-data")).args(args).current_dir(dir).output().unwrap()
+}
+
+fn manifest(dir: &Path, dataset: &str, train: usize, val: usize) {
+    let text = format!("[data]\ndataset = \"{dataset}\"\ntrain = {train}\nval = {val}\n");
+    fs::write(dir.join("m.toml"), text).unwrap();
+}
+
+fn idx(shape: &[u32], data: &[u8]) -> Vec<u8> {
+    let mut out = vec![0, 0, 8, shape.len() as u8];
+    out.extend(shape.iter().flat_map(|n| n.to_be_bytes()));
+    out.extend(data);
+    out
+}
+
+/// A small dataset in MNIST's files: 50 training and 20 test images.
+fn write_mnist(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    for (part, n) in [("train", 50u32), ("t10k", 20)] {
+        let images: Vec<u8> = (0..n * 784).map(|i| (i % 251) as u8).collect();
+        let labels: Vec<u8> = (0..n).map(|i| (i % 10) as u8).collect();
+        fs::write(folder.join(format!("{part}-images-idx3-ubyte")), idx(&[n, 28, 28], &images)).unwrap();
+        fs::write(folder.join(format!("{part}-labels-idx1-ubyte")), idx(&[n], &labels)).unwrap();
+    }
+}
+
+#[test]
+fn mnist_files_are_found_where_people_keep_them() {
+    for place in ["data/mnist", "mnist", "data/MNIST/raw", "MNIST/raw"] {
+        let dir = tempfile::tempdir().unwrap();
+        manifest(dir.path(), "mnist", 30, 20);
+        write_mnist(&dir.path().join("my root").join(place));
+        let output = zoo_data(&["m.toml", "--root", "my root", "-o", "out/d.safetensors", "--json"], dir.path());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["samples"], serde_json::json!([30, 20, 20]));
+        let dataset = Dataset::read(&dir.path().join("out/d.safetensors")).unwrap();
+        assert_eq!(Split::ALL.map(|s| dataset.len(s)), [30, 20, 20]);
+        assert_eq!(dataset.split(Split::Test).images[783], (783 % 251) as u8);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("not a published file"));
+    }
+}
+
+#[test]
+fn missing_damaged_and_mislabelled_files_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    manifest(dir.path(), "mnist", 30, 20);
+    let refused = |what: &[&str]| {
+        let output = zoo_data(&["m.toml", "-o", "d.safetensors"], dir.path());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        what.iter().for_each(|w| assert!(message.contains(w), "{w}: {message}"));
+        assert!(!dir.path().join("d.safetensors").exists());
+    };
+    refused(&["train-images-idx3-ubyte.gz is in none of ./data/mnist", "zoo-data fetch mnist --root ."]);
+    let folder = dir.path().join("data/mnist");
+    write_mnist(&folder);
+    let damage = |file: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>, what: &[&str]| {
+        let path = folder.join(file);
+        let sound = fs::read(&path).unwrap();
+        fs::write(&path, change(sound.clone())).unwrap();
+        refused(what);
+        fs::write(&path, sound).unwrap();
+    };
+    let images = "train-images-idx3-ubyte";
+    damage(images, &|b| b[..b.len() - 1].to_vec(), &[images, "truncated", "fetch it again"]);
+    damage(images, &|b| [b, vec![0]].concat(), &[images, "longer"]);
+    damage(images, &|_| b"<html>not found</html>".to_vec(), &[images, "not an IDX file"]);
+    damage(images, &|_| Vec::new(), &[images, "header"]);
+    damage(images, &|_| idx(&[50], &[0; 50]), &[images, "expected images (N, 28, 28)"]);
+    damage(
+        "t10k-labels-idx1-ubyte",
+        &|_| idx(&[19], &[0; 19]),
+        &["t10k-labels", "one label for each of the 20 images"],
+    );
+    damage("t10k-labels-idx1-ubyte", &|_| idx(&[20], &[77; 20]), &["t10k-labels", "the label 77"]);
+
+    // The files of another dataset under this one's names.
+    let fashion = Path::new("/usr/share/datasets/fashion-mnist/train-labels-idx1-ubyte.gz");
+    if fashion.exists() {
+        fs::copy(fashion, folder.join("train-labels-idx1-ubyte.gz")).unwrap();
+        refused(&["is fashion-mnist's train-labels-idx1-ubyte.gz, not mnist's"]);
+    } else {
+        println!("skipped: the Debian package dataset-fashion-mnist is not installed");
+    }
+}
+
+#[test]
+fn the_real_fashion_mnist_is_read_from_the_debian_package() {
+    if !Path::new("/usr/share/datasets/fashion-mnist").is_dir() {
+        println!("skipped: the Debian package dataset-fashion-mnist is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    manifest(dir.path(), "fashion-mnist", 50_000, 10_000);
+    let output = zoo_data(&["m.toml", "-o", "d.safetensors"], dir.path());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty(), "its files are known: {}", String::from_utf8_lossy(&output.stderr));
+    let dataset = Dataset::read(&dir.path().join("d.safetensors")).unwrap();
+    assert_eq!(Split::ALL.map(|s| dataset.len(s)), [50_000, 10_000, 10_000]);
+    // The first test images are an ankle boot, a pullover, and two trousers.
+    assert_eq!(dataset.split(Split::Test).labels[..4], [9, 2, 1, 1]);
+    let train: usize = dataset.split(Split::Train).labels.iter().map(|&l| usize::from(l)).sum();
+    let val: usize = dataset.split(Split::Val).labels.iter().map(|&l| usize::from(l)).sum();
+    assert_eq!(train + val, 6000 * 45, "6,000 training images a class");
+}
+
+/// Serves one file; `behaviour` gets the number of the request and the range asked for, and
+/// returns status, body, and whether to break off halfway.
+struct Server {
+    address: String,
+    requests: Arc<Mutex<Vec<Option<usize>>>>,
+}
+
+type Behaviour = Box<dyn Fn(usize, Option<usize>) -> (u16, Vec<u8>, bool) + Send>;
+
+impl Server {
+    fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let seen = requests.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { break };
+                let mut range = None;
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                while let Some(Ok(line)) = lines.next() {
+                    let lower = line.to_lowercase();
+                    if let Some(from) = lower.strip_prefix("range: bytes=") {
+                        range = from.trim_end_matches('-').parse().ok();
+                    }
+                    if line.is_empty() {
+                        break;
+                    }
+                }
+                let number = seen.lock().unwrap().len();
+                seen.lock().unwrap().push(range);
+                let (status, body, breaks) = behaviour(number, range);
+                let head =
+                    format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                let _ = stream.write_all(head.as_bytes());
+                let _ = stream.write_all(if breaks { &body[..body.len() / 2] } else { &body });
+            }
+        });
+        Self { address, requests }
+    }
+}
+
+fn content() -> Vec<u8> {
+    (0..300_000u32).map(|i| (i * 2_654_435_761 >> 24) as u8).collect()
+}
+
+fn get(folder: &Path, mirrors: &[&Server]) -> Result<usize, String> {
+    let sum = sha256(&content());
+    let addresses: Vec<String> = mirrors.iter().map(|s| s.address.clone()).collect();
+    let file = Download { name: "file.gz", sha256: &sum };
+    fetch(&[file], &addresses, folder, &Stage::silent()).map_err(|e| e.to_string())
+}
+
+#[test]
+fn downloads_are_checked_and_not_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = Server::start(Box::new(|_, _| (200, content(), false)));
+    let missing = Server::start(Box::new(|_, _| (404, Vec::new(), false)));
+    let wrong = Server::start(Box::new(|_, _| (200, b"other bytes".to_vec(), false)));
+    let error = get(dir.path(), &[&missing, &wrong]).unwrap_err();
+    assert!(error.contains("404") && error.contains("SHA-256 is") && error.contains("expected"), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing wrong is left");
+    assert_eq!(get(dir.path(), &[&missing, &wrong, &good]), Ok(1));
+    assert!(fs::read(dir.path().join("file.gz")).unwrap() == content());
+    assert_eq!(get(dir.path(), &[&missing]), Ok(0));
+}
+
+#[test]
+fn a_broken_download_is_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let flaky = Server::start(Box::new(|number, range| match (number, range) {
+        (0, _) => (200, content(), true),
+        (_, Some(from)) => (206, content()[from..].to_vec(), false),
+        (_, None) => (200, content(), false),
+    }));
+    assert!(get(dir.path(), &[&flaky]).unwrap_err().contains("broke off"));
+    assert!(dir.path().join("file.gz.part").exists());
+    assert_eq!(get(dir.path(), &[&flaky]), Ok(1));
+    assert_eq!(*flaky.requests.lock().unwrap(), [None, Some(150_000)]);
+}
+
+#[test]
+fn servers_that_ignore_ranges_and_stale_parts_do_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file.gz.part"), b"stale").unwrap();
+    let simple = Server::start(Box::new(|_, _| (200, content(), false)));
+    assert_eq!(get(dir.path(), &[&simple]), Ok(1));
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file.gz.part"), vec![7; 1000]).unwrap();
+    let ranges = Server::start(Box::new(|_, range| match range {
+        Some(from) => (206, content()[from..].to_vec(), false),
+        None => (200, content(), false),
+    }));
+    assert_eq!(get(dir.path(), &[&ranges]), Ok(1), "a part of other bytes is thrown away");
+}
+
+#[test]
+fn the_command_asks_the_mirror_that_it_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = Server::start(Box::new(|_, _| (200, b"x".to_vec(), false)));
+    let output = zoo_data(&["fetch", "mnist", "--root", "r", "--mirror", &wrong.address], dir.path());
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(message.contains("cannot download train-images-idx3-ubyte.gz"), "{message}");
+    assert!(message.contains("440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"), "{message}");
+    assert!(zoo_data(&["fetch", "digits"], dir.path()).status.success());
+    assert_eq!(zoo_data(&["fetch", "cifar11"], dir.path()).status.code(), Some(2));
+    assert_eq!(zoo_data(&[], dir.path()).status.code(), Some(2));
+}

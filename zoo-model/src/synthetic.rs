@@ -1,0 +1,97 @@
+//! Zoos of noise: the layout of a real zoo without its training, for tests and benchmarks.
+
+use std::path::Path;
+
+use crate::files::FileError;
+use crate::hyperparameters::{Activation, Hyperparameters, Init, Optimizer, Params};
+use crate::init::initial_parameters;
+use crate::plan::ModelId;
+use crate::random::{Purpose, Stream};
+use crate::result::ResultLine;
+use crate::zoo_dir::{DatasetRecord, ZooDir, ZooRecord};
+use crate::{Architecture, FORMAT_VERSION};
+
+/// Writes a finished zoo of `models` `cnn-s` models with `states` states each, whose weights drift
+/// as in training, to the empty or missing directory `path`.
+pub fn write(path: &Path, name: &str, models: u32, states: u32) -> Result<ZooDir, FileError> {
+    let zoo = ZooDir::new(path);
+    let mut parameters = 0;
+    for id in 0..models {
+        let hyperparameters = Hyperparameters {
+            architecture: Architecture::CnnS,
+            activation: Activation::Tanh,
+            init: Init::KaimingUniform,
+            dropout: 0.0,
+            optimizer: Optimizer::Adam,
+            learning_rate: 1e-3,
+            weight_decay: 0.0,
+            momentum: 0.0,
+            batch_size: 10,
+            epochs: states - 1,
+            seed: id.into(),
+        };
+        let network = hyperparameters.network([1, 28, 28], 10).expect("28 pixels");
+        parameters = network.parameter_count();
+        let mut state = initial_parameters(&network, hyperparameters.init, id.into());
+        let mut steps = Stream::new(id.into(), Purpose::Sample, 0, 0);
+        let (mut lines, mut trajectory) = (Vec::new(), Vec::new());
+        for epoch in 0..states {
+            lines.push(line(epoch, states));
+            trajectory.push(state.clone());
+            state.iter_mut().for_each(|p| *p += (steps.uniform() as f32 - 0.5) * 0.02);
+        }
+        let params = Params::new(ModelId(id), hyperparameters, &network);
+        zoo.write_model(&path.join(".training"), &params, &network, &lines, &trajectory)?;
+    }
+    let staging = path.join(".training");
+    std::fs::remove_dir_all(&staging).map_err(FileError::io("remove", staging))?;
+    zoo.finish(&record(name, models, states, parameters))?;
+    Ok(zoo)
+}
+
+fn line(epoch: u32, states: u32) -> ResultLine {
+    let accuracy = Some(0.1 + 0.8 * f64::from(epoch) / f64::from(states));
+    let loss = accuracy.map(|a| -f64::ln(a));
+    ResultLine {
+        training_iteration: epoch,
+        train_loss: loss,
+        train_acc: accuracy,
+        test_loss: loss,
+        test_acc: accuracy,
+        val_loss: loss,
+        val_acc: accuracy,
+        diverged: false,
+        sparsity_ratio: None,
+        test_agreement: None,
+        extra: Default::default(),
+    }
+}
+
+fn record(name: &str, models: u32, states: u32, parameters: usize) -> ZooRecord {
+    ZooRecord {
+        format_version: FORMAT_VERSION,
+        name: name.into(),
+        description: "Noise in the layout of a zoo.".into(),
+        license: "CC0-1.0".into(),
+        parent: None,
+        manifest: serde_json::json!({}),
+        dataset: DatasetRecord {
+            name: "noise".into(),
+            sha256: String::new(),
+            shape: [1, 28, 28],
+            classes: 10,
+            train: 0,
+            val: 0,
+            test: 0,
+            mean: vec![0.5],
+            std: vec![0.5],
+        },
+        engine: None,
+        models: models as usize,
+        states: (models * states) as usize,
+        diverged: 0,
+        parameters,
+        fingerprint: String::new(),
+        extra: Default::default(),
+    }
+}

@@ -1,0 +1,118 @@
+//! The real binary, and what other programs make of its archives.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use zoo_model::synthetic;
+
+fn zoo_pack(args: &[&str], dir: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_zoo-pack")).args(args).current_dir(dir).output().unwrap()
+}
+
+fn ok(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn shell(script: &str, dir: &Path) {
+    let output = Command::new("bash").args(["-euc", script]).current_dir(dir).output().unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_archive_is_the_same_on_any_number_of_threads_and_opens_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    synthetic::write(&dir.path().join("a zoo"), "noise", 5, 51).unwrap();
+    ok(&zoo_pack(&["a zoo", "-o", "one.tar.gz", "--threads", "1"], dir.path()));
+    ok(&zoo_pack(&["a zoo", "-o", "two.tar.gz", "--threads", "2"], dir.path()));
+    assert!(fs::read(dir.path().join("one.tar.gz")).unwrap() == fs::read(dir.path().join("two.tar.gz")).unwrap());
+    shell("sha256sum -c one.tar.gz.sha256 && gunzip -t one.tar.gz && tar xzf one.tar.gz", dir.path());
+    shell("cd noise && sha256sum -c --quiet SHA256SUMS && cmp zoo.json '../a zoo/zoo.json'", dir.path());
+}
+
+#[test]
+fn an_archive_is_redone_only_when_something_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let zoo = synthetic::write(&dir.path().join("noise"), "noise", 3, 5).unwrap();
+    let pack = |more: &[&str]| ok(&zoo_pack(&[&["noise", "-o", "n.tar.gz"], more].concat(), dir.path()));
+    assert!(pack(&[]).contains("packed"));
+    assert!(pack(&[]).contains("up to date"));
+    assert!(pack(&["--level", "0"]).contains("packed"));
+    assert!(pack(&["--level", "0"]).contains("up to date"));
+    let mut record = zoo.finished().unwrap();
+    record.description = "Other words.".into();
+    zoo.finish(&record).unwrap();
+    assert!(pack(&["--level", "0"]).contains("packed"));
+    fs::write(dir.path().join("n.tar.gz"), b"damaged").unwrap();
+    assert!(pack(&["--level", "0"]).contains("packed"));
+}
+
+#[test]
+fn volumes_unpack_into_the_whole_zoo() {
+    let dir = tempfile::tempdir().unwrap();
+    synthetic::write(&dir.path().join("noise"), "noise", 8, 51).unwrap();
+    ok(&zoo_pack(&["noise", "-o", "v.tar.gz"], dir.path()));
+    ok(&zoo_pack(&["noise", "-o", "v.tar.gz", "--volume-size", "2MB"], dir.path()));
+    assert!(!dir.path().join("v.tar.gz").exists(), "the single archive is replaced by its volumes");
+    let volumes =
+        fs::read_dir(dir.path()).unwrap().flatten().filter(|e| e.file_name().to_string_lossy().contains("-of-"));
+    let sizes: Vec<u64> = volumes.map(|v| v.metadata().unwrap().len()).collect();
+    assert!(sizes.len() >= 2 && sizes.iter().all(|&s| s <= 2_000_000), "{sizes:?}");
+    shell("sha256sum -c v.tar.gz.sha256; mkdir u; for v in v.*-of-*.tar.gz; do tar xzf $v -C u; done", dir.path());
+    shell("cd u/noise && sha256sum -c --quiet SHA256SUMS && diff -r models ../../noise/models", dir.path());
+    assert!(ok(&zoo_pack(&["noise", "-o", "v.tar.gz", "--volume-size", "2MB"], dir.path())).contains("up to date"));
+    ok(&zoo_pack(&["noise", "-o", "v.tar.gz"], dir.path()));
+    shell("test -e v.tar.gz && ! ls v.*-of-*", dir.path());
+}
+
+#[test]
+fn a_zoo_that_is_not_whole_is_refused_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let zoo = synthetic::write(&dir.path().join("noise"), "noise", 3, 5).unwrap();
+    let refused = |what: &str| {
+        let output = zoo_pack(&["noise", "-o", "out/n.tar.gz"], dir.path());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains(what), "{message}");
+        let left = fs::read_dir(dir.path().join("out")).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{what}");
+    };
+    let states = zoo.states(zoo_model::ModelId(1));
+    let sound = fs::read(&states).unwrap();
+    let mut rotten = sound.clone();
+    rotten[1000] ^= 1;
+    fs::write(&states, &rotten).unwrap();
+    refused("models/000001/states.safetensors: its SHA-256 is");
+    fs::remove_file(&states).unwrap();
+    refused("models/000001/states.safetensors");
+    fs::write(&states, &sound).unwrap();
+    fs::remove_dir_all(zoo.model(zoo_model::ModelId(2))).unwrap();
+    refused("counts 3 models, 2 are there");
+    fs::remove_file(zoo.record_path()).unwrap();
+    refused("not finished");
+    fs::write(dir.path().join("file"), "").unwrap();
+    let output = zoo_pack(&["noise", "-o", "n.zip"], dir.path());
+    assert_eq!(output.status.code(), Some(1), "the missing zoo.json comes first");
+}
+
+#[test]
+fn outputs_that_cannot_be_written_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    synthetic::write(&dir.path().join("noise"), "noise", 2, 51).unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let output = zoo_pack(&["noise", "-o", "file/n.tar.gz"], dir.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("file"));
+    let output = zoo_pack(&["noise", "-o", "n.zip"], dir.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("NAME.tar.gz"));
+    // A limit on file size stands in for a full disk: writes fail midway.
+    let script =
+        format!("trap '' XFSZ; ulimit -f 200; exec '{}' noise -o full/n.tar.gz", env!("CARGO_BIN_EXE_zoo-pack"));
+    let output = Command::new("bash").args(["-c", &script]).current_dir(dir.path()).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("cannot write full/n.tar.gz"), "{message}");
+    assert_eq!(fs::read_dir(dir.path().join("full")).unwrap().count(), 0, "nothing half-written is left");
+}
