@@ -15,7 +15,7 @@
 
 mod card;
 pub mod entries;
-mod index;
+pub mod index;
 pub mod members;
 mod section;
 

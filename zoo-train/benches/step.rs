@@ -28,6 +28,9 @@ fn dataset(shape: [usize; 3]) -> Dataset {
 }
 
 fn step(criterion: &mut Criterion) {
+    // As in training: one thread a model.
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
+    let _one = one.expect("the main thread is in no pool yet");
     for (architecture, shape) in [(Architecture::CnnS, [1, 28, 28]), (Architecture::CnnM, [3, 32, 32])] {
         let data = dataset(shape);
         let hyperparameters = Hyperparameters {
@@ -48,14 +51,11 @@ fn step(criterion: &mut Criterion) {
         let go_on = Interrupt::default();
         for engine in engines() {
             let mut group = criterion.benchmark_group(format!("{}/{}", engine.name(), architecture.name()));
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
-            pool.install(|| {
-                let mut cohort = engine.start(&[task.clone()], &data, None);
-                group.throughput(Throughput::Elements(BATCH as u64));
-                group.bench_function("train", |b| b.iter(|| cohort.train(1, &order, &go_on)));
-                group.throughput(Throughput::Elements(TEST as u64));
-                group.bench_function("evaluate", |b| b.iter(|| cohort.evaluate(Split::Test, &go_on)));
-            });
+            let mut cohort = engine.start(std::slice::from_ref(&task), &data, None);
+            group.throughput(Throughput::Elements(BATCH as u64));
+            group.bench_function("train", |b| b.iter(|| cohort.train(1, &order, &go_on)));
+            group.throughput(Throughput::Elements(TEST as u64));
+            group.bench_function("evaluate", |b| b.iter(|| cohort.evaluate(Split::Test, &go_on)));
             group.finish();
         }
     }
