@@ -116,7 +116,7 @@ pub enum Summary {
     #[allow(missing_docs)]
     Train(zoo_train::Summary),
     #[allow(missing_docs)]
-    Sparsify(zoo_sparsify::Summary),
+    Sparsify(zoo_train::Summary),
     #[allow(missing_docs)]
     Pack(zoo_pack::Summary),
     #[allow(missing_docs)]

@@ -163,7 +163,7 @@ impl Server {
 }
 
 fn content() -> Vec<u8> {
-    (0..300_000u32).map(|i| (i * 2_654_435_761 >> 24) as u8).collect()
+    (0..300_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 fn get(folder: &Path, mirrors: &[&Server]) -> Result<usize, String> {

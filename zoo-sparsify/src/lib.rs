@@ -8,12 +8,10 @@
 pub mod magnitude;
 mod section;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::Serialize;
-use zoo_model::files::{fingerprint, sha256_file, touch, FileError};
+use zoo_model::files::{fingerprint, sha256_file, FileError};
 use zoo_model::hyperparameters::{name_of, Parent};
 use zoo_model::states::StatesFile;
 use zoo_model::zoo_dir::{DatasetRecord, EngineRecord, ParentZoo};
@@ -21,7 +19,7 @@ use zoo_model::{Dataset, Hyperparameters, ManifestError, ModelId, Params, Split,
 use zoo_stage::{Interrupt, ManifestArgs, Stage, UsageError};
 use zoo_train::population::{self, Source};
 use zoo_train::trajectory::Job;
-use zoo_train::{Completion, Engine, Population, Settings, Task, TrainingArgs};
+use zoo_train::{Engine, Population, Settings, Summary, Task, TrainingArgs};
 
 pub use section::{twins, Method, Twin};
 
@@ -73,30 +71,6 @@ Examples:
 Interrupted (Ctrl-C, SIGTERM, even SIGKILL), the same command goes on where it stopped.
 Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 130 interrupted.";
 
-/// What a run left.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
-    /// The twin zoo directory.
-    pub output: PathBuf,
-    /// Whether there was nothing to do.
-    pub up_to_date: bool,
-    /// Twins that are there.
-    #[serde(flatten)]
-    pub completion: Completion,
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Completion { done, models, finished } = self.completion;
-        let state = match (self.up_to_date, finished) {
-            (true, _) => "up to date",
-            (false, true) => "finished",
-            (false, false) => "waiting for other shards",
-        };
-        write!(f, "{}: {done} of {models} twins, {state}", self.output.display())
-    }
-}
-
 /// `zoo-sparsify`.
 pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     let manifest = args.manifest.load()?;
@@ -137,20 +111,18 @@ pub fn sparsify(
     let parent_record = parent.finished()?;
     let dataset = Dataset::read(data)?;
     let record = record(&parent, &parent_record, twin, &dataset, engine)?;
-    let twin_zoo = ZooDir::new(output);
-    let summary = |up_to_date, completion| Summary { output: output.to_owned(), up_to_date, completion };
-    if population::refresh(&twin_zoo, &record)? {
-        touch(&twin_zoo.record_path())?;
-        return Ok(summary(true, population::completion(&twin_zoo, &record)?));
-    }
     let ids = parent.ids()?;
     let params = ids.par_iter().map(|&id| parent.params(id)).collect::<Result<Vec<_>, _>>()?;
     let source = Twins { parent: &parent, zoo_name: &parent_record.name, params, twin };
-    let kept = twin.kept_epochs();
-    let population =
-        Population { zoo: &twin_zoo, record: &record, source: &source, engine, data: &dataset, kept_epochs: &kept };
-    let completion = population.fill(settings, stage)?;
-    Ok(summary(false, completion))
+    let population = Population {
+        zoo: &ZooDir::new(output),
+        record: &record,
+        source: &source,
+        engine,
+        data: &dataset,
+        kept_epochs: &twin.kept_epochs(),
+    };
+    Ok(population.make(settings, stage)?)
 }
 
 /// Whether the twin zoo at `output` is finished and made of today's parent, settings and engine.
@@ -164,11 +136,7 @@ pub fn is_up_to_date(
     let parent = ZooDir::new(zoo);
     let Some(parent_record) = parent.record()? else { return Ok(false) };
     let wanted = record(&parent, &parent_record, twin, dataset, engine)?;
-    let found = ZooDir::new(output).record()?;
-    Ok(found.is_some_and(|f| {
-        f.fingerprint == wanted.fingerprint
-            && (f.name, f.description, f.license) == (wanted.name, wanted.description, wanted.license)
-    }))
+    Ok(population::is_current(&ZooDir::new(output), &wanted)?)
 }
 
 fn record(

@@ -1,7 +1,7 @@
 //! One training step of batch 10, and the evaluation of 100 samples, by every engine and
 //! architecture: `cargo bench -p zoo-train`.
 
-use criterion::{criterion_group, criterion_main, Criterion, Throughput};
+use criterion::{Criterion, Throughput};
 use zoo_model::dataset::{DatasetInfo, Samples};
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Init, Optimizer, Split};
 use zoo_stage::Interrupt;
@@ -61,5 +61,8 @@ fn step(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, step);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    step(&mut criterion);
+    criterion.final_summary();
+}

@@ -25,13 +25,11 @@ pub mod optimizer;
 pub mod population;
 pub mod trajectory;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::Serialize;
-use zoo_model::files::{fingerprint, touch, FileError};
+use zoo_model::files::{fingerprint, FileError};
 use zoo_model::init::initial_parameters;
 use zoo_model::zoo_dir::{DatasetRecord, EngineRecord};
 use zoo_model::{
@@ -42,7 +40,7 @@ use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
 
 pub use dfdx_engine::DfdxEngine;
 pub use engine::{Cohort, Engine, Evaluation, Snapshot, Task};
-pub use population::{Completion, Population, Settings, Shard};
+pub use population::{Completion, Population, Settings, Shard, Summary};
 
 /// Why training failed.
 #[derive(Debug, thiserror::Error)]
@@ -179,30 +177,6 @@ Examples:
 Interrupted (Ctrl-C, SIGTERM, even SIGKILL), the same command goes on where it stopped.
 Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 130 interrupted.";
 
-/// What a training run left.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
-    /// The zoo directory.
-    pub output: PathBuf,
-    /// Whether there was nothing to do.
-    pub up_to_date: bool,
-    /// Models that are there.
-    #[serde(flatten)]
-    pub completion: Completion,
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Completion { done, models, finished } = self.completion;
-        let state = match (self.up_to_date, finished) {
-            (true, _) => "up to date",
-            (false, true) => "finished",
-            (false, false) => "waiting for other shards",
-        };
-        write!(f, "{}: {done} of {models} models, {state}", self.output.display())
-    }
-}
-
 /// `zoo-train`.
 pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     if let Some(Command::Merge { shards, output }) = &args.command {
@@ -233,18 +207,16 @@ pub fn train(
     let plan = Plan::new(manifest)?;
     let dataset = Dataset::read(data)?;
     let record = record(&plan, &dataset, engine)?;
-    let zoo = ZooDir::new(output);
-    let summary = |up_to_date, completion| Summary { output: output.to_owned(), up_to_date, completion };
-    if population::refresh(&zoo, &record)? {
-        touch(&zoo.record_path())?;
-        return Ok(summary(true, population::completion(&zoo, &record)?));
-    }
     let source = Planned { plan: &plan, dataset: &dataset };
-    let kept = plan.train.kept_epochs();
-    let population =
-        Population { zoo: &zoo, record: &record, source: &source, engine, data: &dataset, kept_epochs: &kept };
-    let completion = population.fill(settings, stage)?;
-    Ok(summary(false, completion))
+    let population = Population {
+        zoo: &ZooDir::new(output),
+        record: &record,
+        source: &source,
+        engine,
+        data: &dataset,
+        kept_epochs: &plan.train.kept_epochs(),
+    };
+    population.make(settings, stage)
 }
 
 /// Whether the zoo at `output` is finished and made of today's manifest, dataset and engine.
@@ -255,11 +227,7 @@ pub fn is_up_to_date(
     engine: &dyn Engine,
 ) -> Result<bool, Error> {
     let record = record(&Plan::new(manifest)?, dataset, engine)?;
-    let found = ZooDir::new(output).record()?;
-    Ok(found.is_some_and(|f| {
-        f.fingerprint == record.fingerprint
-            && (f.name, f.description, f.license) == (record.name, record.description, record.license)
-    }))
+    Ok(population::is_current(&ZooDir::new(output), &record)?)
 }
 
 /// The record that the zoo of this plan will have, its counts of states and diverged models still

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use zoo_model::files::{read_limited, write_bytes, FileError};
+use zoo_model::files::{read_limited, touch, write_bytes, FileError};
 use zoo_model::zoo_dir::{names, RECORD_LIMIT};
 use zoo_model::{Dataset, Hyperparameters, ModelId, Params, ZooDir, ZooRecord};
 use zoo_stage::{Interrupted, Stage, UsageError};
@@ -109,6 +109,30 @@ pub struct Completion {
     pub finished: bool,
 }
 
+/// What making a zoo left.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The zoo directory.
+    pub output: PathBuf,
+    /// Whether there was nothing to do.
+    pub up_to_date: bool,
+    /// How far it is.
+    #[serde(flatten)]
+    pub completion: Completion,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Completion { done, models, finished } = self.completion;
+        let state = match (self.up_to_date, finished) {
+            (true, _) => "up to date",
+            (false, true) => "finished",
+            (false, false) => "waiting for other shards",
+        };
+        write!(f, "{}: {done} of {models} models, {state}", self.output.display())
+    }
+}
+
 const TRAINING: &str = ".training";
 
 fn training_dir(zoo: &ZooDir) -> PathBuf {
@@ -131,7 +155,7 @@ pub fn read_run(zoo: &ZooDir) -> Result<Option<Run>, FileError> {
 
 /// Whether `zoo` is finished and made of what `record` says. If only its name, description or
 /// licence differ, they are brought up to date.
-pub fn refresh(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
+fn refresh(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
     let Some(found) = zoo.record()? else { return Ok(false) };
     if found.fingerprint != record.fingerprint {
         return Ok(false);
@@ -141,6 +165,13 @@ pub fn refresh(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
         zoo.finish(&wanted)?;
     }
     Ok(true)
+}
+
+/// Whether `zoo` is finished and just what `record` says, its words included.
+pub fn is_current(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
+    let words = |r: &ZooRecord| (r.name.clone(), r.description.clone(), r.license.clone());
+    let found = zoo.record()?;
+    Ok(found.is_some_and(|f| f.fingerprint == record.fingerprint && words(&f) == words(record)))
 }
 
 /// Makes `zoo` ready to be filled with the models of `run`.
@@ -187,7 +218,7 @@ fn clear(zoo: &ZooDir) -> Result<(), FileError> {
 }
 
 /// How far the zoo that `record` describes is.
-pub fn completion(zoo: &ZooDir, record: &ZooRecord) -> Result<Completion, FileError> {
+fn completion(zoo: &ZooDir, record: &ZooRecord) -> Result<Completion, FileError> {
     let finished = zoo.record()?.is_some_and(|r| r.fingerprint == record.fingerprint);
     let started = read_run(zoo)?.is_some_and(|r| r.record.fingerprint == record.fingerprint);
     let done = if finished || started { zoo.ids()?.len() } else { 0 };
@@ -212,6 +243,22 @@ pub struct Population<'a> {
 }
 
 impl Population<'_> {
+    /// Brings the directory up to date: does nothing but touch it if it is, goes on if it is
+    /// unfinished.
+    ///
+    /// # Errors
+    /// As [`fill`](Self::fill).
+    pub fn make(&self, settings: &Settings, stage: &Stage) -> Result<Summary, Error> {
+        let up_to_date = refresh(self.zoo, self.record)?;
+        let completion = if up_to_date {
+            touch(&self.zoo.record_path())?;
+            completion(self.zoo, self.record)?
+        } else {
+            self.fill(settings, stage)?
+        };
+        Ok(Summary { output: self.zoo.path().to_owned(), up_to_date, completion })
+    }
+
     /// Trains the models; finishes the directory once all of them are there.
     ///
     /// # Errors
