@@ -3,12 +3,15 @@
 //! Columns: `id` and `epoch` (int32), every key of `params.json` under its own name, in a twin
 //! also `parent_zoo` and its `sparsify::*` keys, then every metric of `result.json`. What a model
 //! lacks is null.
+//!
+//! Its bytes are a function of the zoo, and part of the format: verification makes the index again
+//! and compares.
 
 use std::sync::Arc;
 
 use parquet::basic::{LogicalType, Repetition, Type as PhysicalType};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int32Type, Int64Type};
-use parquet::errors::ParquetError;
+pub use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::Type;
@@ -179,4 +182,22 @@ fn write<T: DataType>(
     let mut column = group.next_column()?.expect("as many columns as the schema has");
     column.typed::<T>().write_batch(&present, Some(&levels), None)?;
     column.close()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zoo_model::{synthetic, ModelId};
+
+    /// An upgrade of the Parquet writer that changes archives shows here.
+    #[test]
+    fn the_bytes_are_pinned() {
+        let dir = tempfile::tempdir().unwrap();
+        let zoo = synthetic::write(&dir.path().join("noise"), "noise", 3, 4).unwrap();
+        let models: Vec<_> =
+            (0..3).map(ModelId).map(|id| (zoo.params(id).unwrap(), zoo.results(id).unwrap())).collect();
+        let mut writer = IndexWriter::new(&models[0].0).unwrap();
+        writer.add(&models).unwrap();
+        assert_eq!(zoo_model::files::sha256(&writer.finish().unwrap())[..16], *"5f4fd6f098ce765a");
+    }
 }

@@ -11,6 +11,7 @@ use zoo_model::safetensors_file::{to_f32, to_i64, Header};
 use zoo_model::states::{check_epochs, check_header, EPOCHS};
 use zoo_model::zoo_dir::{names, parse_checksums};
 use zoo_model::{ModelId, Params, ZooRecord};
+use zoo_pack::index::{IndexWriter, ParquetError, MODELS_PER_GROUP};
 use zoo_pack::{Volume, Volumes, CARD, INDEX, VOLUMES};
 
 use crate::report::{Failure, Level};
@@ -51,7 +52,6 @@ struct Current {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub struct Checker {
     meaning: bool,
     pub wanted: Wanted,
@@ -70,6 +70,45 @@ pub struct Checker {
     pub volumes: Option<Volumes>,
     current: Option<Current>,
     diverged: usize,
+    index: Index,
+}
+
+/// The index of the models so far, made as packing makes it, to be compared with the one that is
+/// there.
+#[derive(Default)]
+struct Index {
+    writer: Option<IndexWriter>,
+    group: Vec<(Params, Vec<ResultLine>)>,
+    models: usize,
+    found: Option<[u8; 32]>,
+}
+
+impl Index {
+    fn add(&mut self, params: &Params, lines: &[ResultLine]) -> Result<(), ParquetError> {
+        if self.writer.is_none() {
+            self.writer = Some(IndexWriter::new(params)?);
+        }
+        self.models += 1;
+        self.group.push((params.clone(), lines.to_vec()));
+        if self.group.len() == MODELS_PER_GROUP {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), ParquetError> {
+        let group = std::mem::take(&mut self.group);
+        match &mut self.writer {
+            Some(writer) if !group.is_empty() => writer.add(&group),
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(&mut self) -> Result<[u8; 32], ParquetError> {
+        self.flush()?;
+        let bytes = self.writer.take().map_or(Ok(Vec::new()), IndexWriter::finish)?;
+        Ok(Sha256::digest(bytes).into())
+    }
 }
 
 /// The entry is so wrong that the rest is not worth reading.
@@ -94,6 +133,7 @@ impl Checker {
             volumes: None,
             current: None,
             diverged: 0,
+            index: Index::default(),
         }
     }
 
@@ -138,6 +178,9 @@ impl Checker {
             self.fail(Level::Structure, path, format!("is cut short: {} of {size} bytes", content.length));
         }
         let found: [u8; 32] = content.hasher.finalize().into();
+        if path == INDEX {
+            self.index.found = Some(found);
+        }
         if let (Ok(()), Some(Some(expected))) = (outcome, expected) {
             if expected != found {
                 let message = format!("SHA-256 is {}, SHA256SUMS says {}", hexadecimal(&found), hexadecimal(&expected));
@@ -316,6 +359,11 @@ impl Checker {
             Err(message) => self.fail(Level::Meaning, path, message),
             Ok(epochs) => self.compare(path, &network, &epochs, &tally, lines.as_deref()),
         }
+        if let Some(lines) = &lines {
+            if let Err(error) = self.index.add(&params, lines) {
+                self.fail(Level::Meaning, path, format!("cannot be put into an index: {error}"));
+            }
+        }
         if let (Some(lines), true) = (lines, first_wanted < count) {
             self.sampled.insert(id, Sampled { params, lines, states });
         }
@@ -419,6 +467,14 @@ impl Checker {
         for (what, expected, found) in counts {
             if expected != found {
                 self.fail(Level::Meaning, names::ZOO, format!("counts {expected} {what}, there are {found}"));
+            }
+        }
+        // Only what all models say makes an index; a model that was not understood has failed.
+        if let (Some(found), true) = (self.index.found, self.meaning && self.index.models == self.models.len()) {
+            match self.index.finish() {
+                Ok(expected) if expected == found => {}
+                Ok(_) => self.fail(Level::Meaning, INDEX, "is not the index of the models that are here"),
+                Err(error) => self.fail(Level::Meaning, INDEX, format!("cannot be made again: {error}")),
             }
         }
     }

@@ -240,6 +240,30 @@ fn meaning_is_checked() {
 }
 
 #[test]
+fn an_index_that_says_otherwise_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, models) in [("a", 3), ("b", 2)] {
+        synthetic::write(&dir.path().join(name), "noise", models, 4).unwrap();
+        let archive = dir.path().join(format!("{name}.tar.gz"));
+        pack(&dir.path().join(name), &archive, &PackOptions::default(), &Stage::silent()).unwrap();
+        let script = format!("mkdir u{name}; tar xzf {name}.tar.gz -C u{name}");
+        assert!(Command::new("bash").args(["-c", &script]).current_dir(dir.path()).status().unwrap().success());
+    }
+    let zoo = dir.path().join("ua/noise");
+    assert!(verify(&zoo, &Options::default(), &Stage::silent()).unwrap().ok);
+    fs::copy(dir.path().join("ub/noise/index.parquet"), zoo.join("index.parquet")).unwrap();
+    let listed = fs::read_to_string(zoo.join("SHA256SUMS")).unwrap();
+    let sum = zoo_model::files::sha256_file(&zoo.join("index.parquet")).unwrap();
+    let relisted = listed.lines().map(|l| match l.ends_with("index.parquet") {
+        true => format!("{sum}  index.parquet\n"),
+        false => format!("{l}\n"),
+    });
+    fs::write(zoo.join("SHA256SUMS"), relisted.collect::<String>()).unwrap();
+    let report = verify(&zoo, &Options::default(), &Stage::silent()).unwrap();
+    assert_fails(&report, "index.parquet", "not the index of the models");
+}
+
+#[test]
 fn missing_and_disordered_entries_are_found() {
     let sound = Sound::new();
     // The entries of the tar, cut at their headers.
