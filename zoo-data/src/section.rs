@@ -7,7 +7,7 @@ use crate::DatasetName;
 
 /// `[data]`: which dataset, how it is split and transformed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct DataSection {
     /// The published dataset.
     pub dataset: DatasetName,
@@ -30,7 +30,7 @@ pub struct DataSection {
 
 /// Transforms in the order in which they are applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct TransformSection {
     /// To one channel of luma.
     #[serde(default)]
@@ -45,7 +45,7 @@ pub struct TransformSection {
 
 /// Mean and standard deviation per channel, or one for all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub struct NormalizeSection {
     /// Subtracted.
     #[serde(deserialize_with = "finite")]

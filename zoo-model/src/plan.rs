@@ -50,7 +50,7 @@ impl<'de> Deserialize<'de> for ModelId {
 
 /// `[zoo]`: what the zoo is called and under which terms it may be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub struct ZooSection {
     /// Name of the zoo's directory and archive.
     #[serde(deserialize_with = "zoo_name")]
@@ -65,7 +65,7 @@ pub struct ZooSection {
 
 /// `[model]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub struct ModelSection {
     /// Family of networks.
     pub architecture: Architecture,
@@ -73,7 +73,7 @@ pub struct ModelSection {
 
 /// `[grid]`: the zoo is the Cartesian product of these lists; a scalar is a list of one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct GridSection {
     /// Activations.
     #[serde(deserialize_with = "list")]
@@ -112,7 +112,7 @@ pub enum Seeds {
 
 /// `[train]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct TrainSection {
     /// Epochs.
     #[serde(deserialize_with = "count")]
@@ -299,20 +299,22 @@ impl<'de> Deserialize<'de> for Seeds {
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Seeds, A::Error> {
                 #[derive(Deserialize)]
-                #[serde(rename_all = "kebab-case")]
-                enum Rule {
-                    Range([u64; 2]),
-                    PerModel(u32),
+                #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+                struct Rule {
+                    range: Option<[u64; 2]>,
+                    per_model: Option<u32>,
                 }
-                match Rule::deserialize(value::MapAccessDeserializer::new(map))? {
-                    Rule::Range([first, last]) if first > last => {
+                let Rule { range, per_model } = Rule::deserialize(value::MapAccessDeserializer::new(map))?;
+                match (range, per_model) {
+                    (Some([first, last]), None) if first > last => {
                         Err(de::Error::custom(format!("the range [{first}, {last}] is empty")))
                     }
-                    Rule::Range(range) => Ok(Seeds::Range(range)),
-                    Rule::PerModel(n) if (1..=MODEL_LIMIT as u32).contains(&n) => Ok(Seeds::PerModel(n)),
-                    Rule::PerModel(n) => {
+                    (Some(range), None) => Ok(Seeds::Range(range)),
+                    (None, Some(n)) if (1..=MODEL_LIMIT as u32).contains(&n) => Ok(Seeds::PerModel(n)),
+                    (None, Some(n)) => {
                         Err(de::Error::custom(format!("per-model must be from 1 to {MODEL_LIMIT}, not {n}")))
                     }
+                    _ => Err(de::Error::custom("name either `range` or `per-model`")),
                 }
             }
         }
@@ -509,6 +511,9 @@ epochs = 50
         assert!(error("\"uniform\"", "[]").contains("the list is empty"));
         assert!(error("[\"tanh\", \"relu\"]", "[\"tanh\", \"tanh\"]").contains("twice"));
         assert!(error("per-model = 10", "per-modle = 10").contains("did you mean `per-model`?"));
+        assert!(
+            error("{ per-model = 10 }", "{ per-model = 1, range = [1, 2] }").contains("either `range` or `per-model`")
+        );
         assert!(error("per-model = 10", "per-model = 999999").contains("more than 1000000 models"));
         assert!(error("{ per-model = 10 }", "{ range = [0, 9223372036854775807] }").contains("more than"));
         assert!(error("\"z\"", "\"../z\"").starts_with("m.toml:3: zoo.name: `../z` is no name"));

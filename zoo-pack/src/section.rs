@@ -7,7 +7,7 @@ const VOLUME_MINIMUM: u64 = 1 << 20;
 
 /// `[pack]`: how the archive is compressed and split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct PackSection {
     /// Deflate level, 0 to 9.
     #[serde(default = "default_level", deserialize_with = "level")]

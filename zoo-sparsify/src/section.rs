@@ -16,7 +16,7 @@ pub enum Method {
 
 /// One `[[sparsify]]` entry: a twin zoo for every sparsity.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 struct SparsifySection {
     method: Method,
     #[serde(deserialize_with = "fractions")]

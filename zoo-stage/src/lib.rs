@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use serde::Serialize;
 use zoo_model::manifest::Reduction;
@@ -227,7 +228,8 @@ where
     }) {
         tracing::warn!("Ctrl-C will not be graceful: {e}");
     }
-    let outcome = run(&cli.args, &stage).map_err(Into::into).and_then(|s| Ok(stage.print(&s)?));
+    let print = |s| stage.print(&s).context("cannot write to standard output");
+    let outcome = run(&cli.args, &stage).map_err(Into::into).and_then(print);
     match outcome {
         Ok(()) => ExitCode::from(exit::DONE),
         Err(error) => {
@@ -291,7 +293,6 @@ pub fn sentence(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::Context;
 
     #[test]
     fn causes_decide_the_exit_code() {
