@@ -115,7 +115,8 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut folders = vec![root.join("tests/data")];
         match std::env::var_os("ZOO_REFERENCE") {
-            Some(folder) => folders.push(folder.into()),
+            // Tests run in their package's folder; a relative path is meant from the workspace's.
+            Some(folder) => folders.push(root.join("..").join(folder)),
             None => folders.push(root.join("../../shared/reference")),
         }
         folders.into_iter().map(|f| f.join("images-transforms.safetensors")).filter(|f| f.exists()).collect()

@@ -1,6 +1,7 @@
 //! `states.safetensors`: every parameter of one model, stacked over its kept states.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::Path;
 
 use crate::architecture::Network;
@@ -29,17 +30,19 @@ pub fn file_size(network: &Network, count: usize) -> u64 {
 
 /// Writes a states file: `states[s]` is the flat parameter vector after epoch `epochs[s]`.
 pub fn write(path: &Path, network: &Network, epochs: &[u32], states: &[Vec<f32>]) -> Result<(), FileError> {
+    write_atomic(path, |out| write_to(out, network, epochs, states))
+}
+
+/// [`write`] to any stream.
+pub fn write_to(out: &mut impl Write, network: &Network, epochs: &[u32], states: &[Vec<f32>]) -> io::Result<()> {
     assert_eq!(epochs.len(), states.len());
-    let specs = specs(network, states.len());
-    write_atomic(path, |out| {
-        let stacked = network
-            .parameters()
-            .iter()
-            .map(|p| states.iter().flat_map(|s| from_f32(&s[p.range.clone()])).collect::<Vec<u8>>());
-        let epochs: Vec<u8> = epochs.iter().flat_map(|&e| i64::from(e).to_le_bytes()).collect();
-        let data: Vec<Vec<u8>> = stacked.chain([epochs]).collect();
-        safetensors_file::write(out, &specs, &BTreeMap::new(), data.iter().map(Vec::as_slice))
-    })
+    let stacked = network
+        .parameters()
+        .iter()
+        .map(|p| states.iter().flat_map(|s| from_f32(&s[p.range.clone()])).collect::<Vec<u8>>());
+    let epochs: Vec<u8> = epochs.iter().flat_map(|&e| i64::from(e).to_le_bytes()).collect();
+    let data: Vec<Vec<u8>> = stacked.chain([epochs]).collect();
+    safetensors_file::write(out, &specs(network, states.len()), &BTreeMap::new(), data.iter().map(Vec::as_slice))
 }
 
 /// Checks that a header holds exactly the network's parameters and `epochs`, all with the same

@@ -21,7 +21,8 @@ fn workspace() -> PathBuf {
 fn folders() -> Vec<PathBuf> {
     let mut folders = vec![workspace().join("tests/reference")];
     match std::env::var_os("ZOO_REFERENCE") {
-        Some(folder) => folders.push(folder.into()),
+        // Tests run in their package's folder; a relative path is meant from the workspace's.
+        Some(folder) => folders.push(workspace().join(folder)),
         None => folders.extend(Some(workspace().join("../shared/reference")).filter(|p| p.is_dir())),
     }
     folders

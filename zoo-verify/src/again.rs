@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde::Deserialize;
 use zoo_model::architecture::Network;
-use zoo_model::files::sha256_file;
+use zoo_model::files::sha256;
 use zoo_model::plan::TrainSection;
 use zoo_model::zoo_dir::{names, DatasetRecord};
 use zoo_model::{states, Dataset, ModelId, Params, ResultLine, Split, ZooRecord};
@@ -111,14 +111,9 @@ pub fn retrain(
     let (Some(named), Some(twin)) = (&model.params.parent, made.sparsify) else {
         return Ok(compare(id, &network, &parent, model));
     };
-    match states_sha256(&network, &parent) {
-        Ok(found) if found == named.states_sha256 => {}
-        Ok(found) => {
-            let message =
-                format!("its parent, trained again, has states of SHA-256 {found}, not {}", named.states_sha256);
-            return fail(message);
-        }
-        Err(message) => return fail(message),
+    let found = states_sha256(&network, &parent);
+    if found != named.states_sha256 {
+        return fail(format!("its parent, trained again, has states of SHA-256 {found}, not {}", named.states_sha256));
     }
     let last = parent.states.last().expect("a trained model has states");
     let parent_params = Params { parent: None, ..model.params.clone() };
@@ -142,15 +137,11 @@ fn run(
 }
 
 /// SHA-256 of the states file that this trajectory would have.
-fn states_sha256(network: &Network, trajectory: &Trajectory) -> Result<String, String> {
-    let write = || {
-        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let path = dir.path().join(names::STATES);
-        let epochs: Vec<u32> = trajectory.lines.iter().map(|l| l.training_iteration).collect();
-        states::write(&path, network, &epochs, &trajectory.states).map_err(|e| e.to_string())?;
-        sha256_file(&path).map_err(|e| e.to_string())
-    };
-    write()
+fn states_sha256(network: &Network, trajectory: &Trajectory) -> String {
+    let epochs: Vec<u32> = trajectory.lines.iter().map(|l| l.training_iteration).collect();
+    let mut file = Vec::new();
+    states::write_to(&mut file, network, &epochs, &trajectory.states).expect("memory does not fail");
+    sha256(&file)
 }
 
 fn compare(id: ModelId, network: &Network, found: &Trajectory, recorded: &Sampled) -> Vec<Failure> {
