@@ -57,7 +57,8 @@ pub struct Fault {
     pub fatal: bool,
 }
 
-/// Walks a tar stream entry by entry.
+/// Walks a tar stream entry by entry. Where a damaged member swallowed headers, it goes on at the
+/// next sound one.
 ///
 /// ```no_run
 /// use std::io::Read;
@@ -83,12 +84,14 @@ pub struct Entries<'a> {
     padding: u64,
     current: String,
     ended: bool,
+    /// A header was lost to damage: blocks are skipped until the next sound one.
+    lost: bool,
 }
 
 impl<'a> Entries<'a> {
     /// The entries of a decoded stream.
     pub fn new(stream: &'a mut Decoded) -> Self {
-        Self { stream, folder: None, left: 0, padding: 0, current: String::new(), ended: false }
+        Self { stream, folder: None, left: 0, padding: 0, current: String::new(), ended: false, lost: false }
     }
 
     /// The decoded stream, for its damage and position.
@@ -119,27 +122,34 @@ impl<'a> Entries<'a> {
         if let Err(message) = self.leave() {
             return Some(Err(self.fatal(message)));
         }
-        let start = self.stream.position();
-        let block = match self.block() {
-            Ok(block) => block,
-            Err(message) => return Some(Err(self.fatal(message))),
-        };
-        if block.iter().all(|&b| b == 0) {
-            return self.end().err().map(|message| Err(self.fatal(message)));
+        loop {
+            let start = self.stream.position();
+            let block = match self.block() {
+                Ok(block) => block,
+                Err(message) => return Some(Err(self.fatal(message))),
+            };
+            let damaged = self.stream.is_damaged(start);
+            if block.iter().all(|&b| b == 0) {
+                if damaged {
+                    continue;
+                }
+                return self.end().err().map(|message| Err(self.fatal(message)));
+            }
+            let mut header = Header::new_old();
+            header.as_mut_bytes().copy_from_slice(&block);
+            if is_sound(&header) {
+                self.lost = false;
+                return Some(self.entry(&header, start));
+            }
+            if !damaged && !self.lost {
+                let message = format!("a tar header's checksum is wrong at byte {start} of the unpacked archive");
+                return Some(Err(self.fatal(message)));
+            }
+            self.lost = true;
         }
-        let mut header = Header::new_old();
-        header.as_mut_bytes().copy_from_slice(&block);
-        Some(self.entry(&header, start))
     }
 
     fn entry(&mut self, header: &Header, start: u64) -> Result<Entry, Fault> {
-        let found = header.cksum().unwrap_or(0);
-        let sum = |i: usize, &b: &u8| u32::from(if (148..156).contains(&i) { b' ' } else { b });
-        let expected: u32 = header.as_bytes().iter().enumerate().map(|(i, b)| sum(i, b)).sum();
-        if found != expected {
-            let message = format!("a tar header's checksum is wrong at byte {start} of the unpacked archive");
-            return Err(self.fatal(message));
-        }
         let path = String::from_utf8_lossy(&header.path_bytes()).into_owned();
         self.current.clone_from(&path);
         let size = match header.entry_size() {
@@ -172,7 +182,7 @@ impl<'a> Entries<'a> {
         if skipped < left || (padding.len() as u64) < expected {
             return Err("the archive ends in the middle of it".into());
         }
-        if padding.iter().any(|&b| b != 0) {
+        if padding.iter().any(|&b| b != 0) && !self.stream.is_damaged(self.stream.position() - expected) {
             return Err("what fills up its last block is not zero".into());
         }
         Ok(())
@@ -216,6 +226,13 @@ impl Read for Content<'_, '_> {
         self.0.left -= n as u64;
         Ok(n)
     }
+}
+
+/// Whether a header's checksum is that of its bytes.
+fn is_sound(header: &Header) -> bool {
+    let byte = |i: usize, &b: &u8| u32::from(if (148..156).contains(&i) { b' ' } else { b });
+    let expected: u32 = header.as_bytes().iter().enumerate().map(|(i, b)| byte(i, b)).sum();
+    header.cksum().is_ok_and(|found| found == expected)
 }
 
 /// A path must stay below the folder that an archive is unpacked in, on every system.

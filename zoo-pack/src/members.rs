@@ -186,6 +186,11 @@ impl Decoded {
         self.position
     }
 
+    /// Whether this byte of the decoded stream, read already, came from a damaged member.
+    pub fn is_damaged(&self, position: u64) -> bool {
+        self.damages.iter().any(|d| (d.start..d.end).contains(&position))
+    }
+
     /// Makes the next piece current; `false` at the end.
     fn next_piece(&mut self) -> bool {
         let start = self.position;

@@ -160,7 +160,7 @@ pub fn verdict(reports: Vec<Report>, stage: &Stage) -> Result<Summary, Error> {
     }
     let _ = stage.print(&summary);
     let failed: Vec<String> = summary.reports.iter().filter(|r| !r.ok).map(|r| r.path.display().to_string()).collect();
-    Err(VerificationFailed(format!("{}: verification failed ({failures} failures)", failed.join(", "))).into())
+    Err(VerificationFailed(format!("{}: verification failed", failed.join(", "))).into())
 }
 
 /// Verifies one archive or zoo directory.
@@ -279,7 +279,9 @@ fn walk(entries: &mut Entries, checker: &mut Checker, spans: &mut Vec<(u64, Stri
         let entry = match entry {
             Ok(entry) => entry,
             Err(fault) => {
-                checker.fail(Level::Structure, &fault.path, fault.message);
+                let folder = checker.record.as_ref().map_or(String::new(), |r| format!("{}/", r.name));
+                checker.fail(Level::Structure, fault.path.strip_prefix(&folder).unwrap_or(&fault.path), fault.message);
+                checker.cut_short |= fault.fatal;
                 continue;
             }
         };
@@ -297,7 +299,7 @@ fn walk(entries: &mut Entries, checker: &mut Checker, spans: &mut Vec<(u64, Stri
             choose(checker, model_file(&entry.path).map(|(id, _)| id), options);
         }
         if checker.entry(&entry.path, entry.size, &mut entries.content()) == Err(Hopeless) {
-            checker.fail(Level::Structure, &entry.path, "the rest of the archive was not read");
+            checker.cut_short = true;
             return;
         }
         let named = checker.record.as_ref().is_some_and(|r| entry.path == names::ZOO && r.name != entry.folder);

@@ -95,6 +95,7 @@ impl fmt::Display for Report {
         let levels = self.levels.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let verdict = match self.failures.len() {
             0 => "verified".to_owned(),
+            1 => "FAILED with 1 failure".to_owned(),
             n => format!("FAILED with {n} failures"),
         };
         let Self { models, states, entries, bytes, .. } = self;

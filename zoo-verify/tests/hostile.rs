@@ -291,6 +291,26 @@ fn missing_and_disordered_entries_are_found() {
     assert_fails(&of(&[]), "", "holds no entry");
 }
 
+/// Damage that swallows headers does not hide what comes after it.
+#[test]
+fn damage_is_told_apart_from_what_is_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    synthetic::write(&dir.path().join("noise"), "noise", 12, 51).unwrap();
+    let path = dir.path().join("noise.tar.gz");
+    pack(&dir.path().join("noise"), &path, &PackOptions::default(), &Stage::silent()).unwrap();
+    let sound = fs::read(&path).unwrap();
+    for at in [300_000, 1_500_000, 3_000_000] {
+        let mut archive = sound.clone();
+        archive[at..at + 200].fill(0xff);
+        fs::write(&path, &archive).unwrap();
+        let report = verify(&path, &Options::default(), &Stage::silent()).unwrap();
+        assert_fails(&report, "models/", "SHA-256 is");
+        let entries: std::collections::BTreeSet<&str> = report.failures.iter().map(|f| f.entry.as_str()).collect();
+        assert!(entries.len() < 12, "a megabyte holds two models, not all of them: {report}");
+        assert!(!entries.contains("models/000011/states.safetensors"), "{report}");
+    }
+}
+
 #[test]
 fn the_checksum_beside_an_archive_counts() {
     let sound = Sound::new();
