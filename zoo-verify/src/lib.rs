@@ -153,8 +153,7 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
 
 /// Turns reports into a summary, or into the error that stands for a verdict of "no".
 pub fn verdict(reports: Vec<Report>, stage: &Stage) -> Result<Summary, Error> {
-    let failures: usize = reports.iter().map(|r| r.failures.len()).sum();
-    let summary = Summary { ok: failures == 0, reports };
+    let summary = Summary { ok: reports.iter().all(|r| r.ok), reports };
     if summary.ok {
         return Ok(summary);
     }
@@ -296,7 +295,8 @@ fn walk(entries: &mut Entries, checker: &mut Checker, spans: &mut Vec<(u64, Stri
         }
         last = Some(place);
         if rank == HEAD.len() && checker.models.is_empty() {
-            choose(checker, model_file(&entry.path).map(|(id, _)| id), options);
+            let ids = listed_here(checker, &entry.path);
+            choose(checker, ids, options);
         }
         if checker.entry(&entry.path, entry.size, &mut entries.content()) == Err(Hopeless) {
             checker.cut_short = true;
@@ -364,15 +364,13 @@ fn directory(
     list(path, "", &mut files, checker)?;
     let rank = |file: &String| HEAD.iter().position(|h| h == file).unwrap_or(HEAD.len());
     files.sort_by(|a, b| (rank(a), a).cmp(&(rank(b), b)));
+    choose(checker, files.iter().filter_map(|f| model_file(f)).map(|(id, _)| id).collect(), options);
     let progress = stage.progress("verifying", files.len() as u64);
     for file in files {
         stage.interrupt.check()?;
         let full = path.join(&file);
         let mut content = File::open(&full).map_err(FileError::io("read", &full))?;
         let size = content.metadata().map_err(FileError::io("read", &full))?.len();
-        if rank(&file) == HEAD.len() && checker.models.is_empty() {
-            choose(checker, model_file(&file).map(|(id, _)| id), options);
-        }
         // A file of impossible size has been noted; in a directory the others can still be read.
         let _ = checker.entry(&file, size, &mut content);
         progress.advance(1);
@@ -399,20 +397,18 @@ fn list(root: &Path, below: &str, files: &mut Vec<String>, checker: &mut Checker
     Ok(())
 }
 
-/// Chooses the models to run again among those that will come: all listed ones, or those of the
-/// volume that begins with `first`. A directory without a list offers its folders.
-fn choose(checker: &mut Checker, first: Option<ModelId>, options: &Options) {
-    if options.replay == 0 && options.retrain == 0 {
-        return;
-    }
-    let range = checker.volumes.as_ref().and_then(|v| v.volumes.iter().find(|v| Some(v.first) == first)).cloned();
-    let offered = |id: &ModelId| range.as_ref().is_none_or(|v| (v.first..=v.last).contains(id));
+/// Models that are still to come in an archive: all that are listed, or those of the volume that
+/// begins with the entry `first`.
+fn listed_here(checker: &Checker, first: &str) -> Vec<ModelId> {
+    let first = model_file(first).map(|(id, _)| id);
+    let range = checker.volumes.as_ref().and_then(|v| v.volumes.iter().find(|v| Some(v.first) == first));
+    let offered = |id: &ModelId| range.is_none_or(|v| (v.first..=v.last).contains(id));
     let listed = checker.listed.iter().flat_map(|l| l.keys());
-    let mut ids: Vec<ModelId> = match &checker.listed {
-        Some(_) => listed.filter_map(|p| model_file(p)).map(|(id, _)| id).filter(offered).collect(),
-        // Without a list there is nothing to choose from but the count in zoo.json.
-        None => (0..checker.record.as_ref().map_or(0, |r| r.models as u32)).map(ModelId).collect(),
-    };
+    listed.filter_map(|p| model_file(p)).map(|(id, _)| id).filter(offered).collect()
+}
+
+/// Chooses the models to run again; `ids` ascend, and name a model once for each of its files.
+fn choose(checker: &mut Checker, mut ids: Vec<ModelId>, options: &Options) {
     ids.dedup();
     Stream::new(options.seed, Purpose::Sample, 0, 0).shuffle(&mut ids);
     checker.wanted.replay = ids.iter().take(options.replay).copied().collect();
