@@ -1,7 +1,7 @@
 //! Whether a twin's parents exist: the checksums of their states, read off their own zoo.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,11 +13,18 @@ use zoo_pack::members::decode;
 
 use crate::checker::model_file;
 
-/// Where the zoo `name` would lie beside a twin at `path`: a directory or an archive.
+/// Where the zoo `name` lies beside a twin at `path`: a directory, an archive, or the first of its
+/// volumes (each of which lists the whole zoo).
 pub fn beside(path: &Path, name: &str) -> Option<PathBuf> {
     let resolved = path.canonicalize().ok()?;
     let folder = parent_of(&resolved);
-    [folder.join(name), folder.join(format!("{name}.tar.gz"))].into_iter().find(|p| p.exists())
+    let whole = [folder.join(name), folder.join(format!("{name}.tar.gz"))];
+    let volume = || {
+        let files = fs::read_dir(folder).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        let first = format!("{name}.1-of-");
+        files.filter(|f| f.starts_with(&first) && f.ends_with(".tar.gz")).max().map(|f| folder.join(f))
+    };
+    whole.into_iter().find(|p| p.exists()).or_else(volume)
 }
 
 /// SHA-256 of the states of every model of the zoo at `path`, as its `SHA256SUMS` lists them; a
