@@ -67,6 +67,9 @@ fn download(
             match transfer(agent, &address, &part, stage) {
                 Err(Transfer::Fatal(error)) => return Err(error),
                 Err(Transfer::Failed(reason)) => {
+                    if fs::metadata(&part).is_ok_and(|m| m.len() == 0) {
+                        let _ = fs::remove_file(&part);
+                    }
                     attempts.push(format!("{address}: {reason}"));
                     break;
                 }

@@ -281,9 +281,4 @@ impl DatasetName {
         };
         self.files().iter().map(sum).collect()
     }
-
-    /// Whether all files lie where `zoo-data fetch` puts them, or where else they are looked for.
-    pub fn is_available(self, root: &Path) -> bool {
-        self.files().iter().all(|f| self.find(root, f.name).is_ok())
-    }
 }

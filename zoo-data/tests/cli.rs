@@ -179,6 +179,8 @@ fn downloads_are_checked_and_not_repeated() {
     let good = Server::start(Box::new(|_, _| (200, content(), false)));
     let missing = Server::start(Box::new(|_, _| (404, Vec::new(), false)));
     let wrong = Server::start(Box::new(|_, _| (200, b"other bytes".to_vec(), false)));
+    assert!(get(dir.path(), &[&missing]).is_err());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "no empty part is left");
     let error = get(dir.path(), &[&missing, &wrong]).unwrap_err();
     assert!(error.contains("404") && error.contains("SHA-256 is") && error.contains("expected"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing wrong is left");

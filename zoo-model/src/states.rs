@@ -33,7 +33,7 @@ pub fn write(path: &Path, network: &Network, epochs: &[u32], states: &[Vec<f32>]
     write_atomic(path, |out| write_to(out, network, epochs, states))
 }
 
-/// [`write`] to any stream.
+/// [`write()`] to any stream.
 pub fn write_to(out: &mut impl Write, network: &Network, epochs: &[u32], states: &[Vec<f32>]) -> io::Result<()> {
     assert_eq!(epochs.len(), states.len());
     let stacked = network

@@ -4,6 +4,21 @@
 //! trains on with the mask fixed, on the same data, with the parent's optimiser from fresh
 //! moments. Random draws continue where the parent's training ended: the twin's epoch e is drawn
 //! as epoch (parent's epochs + e).
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use zoo_model::Manifest;
+//! use zoo_sparsify::{sparsify, twins};
+//! use zoo_train::{DfdxEngine, Settings};
+//!
+//! let manifest = Manifest::load(Path::new("configs/quickstart.toml"))?;
+//! let (zoo, data) = (Path::new("zoos/quickstart"), Path::new("data/quickstart.safetensors"));
+//! for twin in twins(&manifest)? {
+//!     let output = Path::new("zoos").join(twin.zoo_name("quickstart"));
+//!     println!("{}", sparsify(zoo, data, &output, &twin, &DfdxEngine, &Settings::default(), &Default::default())?);
+//! }
+//! # Ok::<(), zoo_sparsify::Error>(())
+//! ```
 
 pub mod magnitude;
 mod section;
