@@ -84,7 +84,7 @@ pub trait Cohort {
 
     /// Logits of the samples `range` of a split, dropout off: (samples, classes). They are those
     /// of the models' [states](Snapshot::state), so that a kept state can be evaluated again.
-    fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Vec<Vec<f32>>;
+    fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Vec<Vec<f64>>;
 
     /// The models as they are now.
     fn snapshots(&self) -> Vec<Snapshot>;

@@ -20,8 +20,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds the samples of logits (N, classes) and labels (N), in order, in f64.
-    pub fn add(&mut self, logits: &[f32], labels: &[u16]) {
+    /// Adds the samples of logits (N, classes) and labels (N), in order.
+    pub fn add(&mut self, logits: &[f64], labels: &[u16]) {
         let classes = logits.len() / labels.len().max(1);
         for (row, &label) in logits.chunks_exact(classes.max(1)).zip(labels) {
             self.loss += cross_entropy(row, label.into());
@@ -37,16 +37,15 @@ impl Tally {
     }
 }
 
-/// Cross entropy of one sample: logsumexp(logits) - logits\[label\], in f64.
-pub fn cross_entropy(logits: &[f32], label: usize) -> f64 {
-    let max = logits.iter().fold(f32::NEG_INFINITY, |m, &l| if l > m || l.is_nan() { l } else { m });
-    let max = f64::from(max);
-    let sum: f64 = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum();
-    max + sum.ln() - f64::from(logits[label])
+/// Cross entropy of one sample: logsumexp(logits) - logits\[label\].
+pub fn cross_entropy(logits: &[f64], label: usize) -> f64 {
+    let max = logits.iter().fold(f64::NEG_INFINITY, |m, &l| if l > m || l.is_nan() { l } else { m });
+    let sum: f64 = logits.iter().map(|&l| (l - max).exp()).sum();
+    max + sum.ln() - logits[label]
 }
 
 /// The predicted class, as PyTorch's argmax: the first NaN, else the first of the largest.
-pub fn predicted(logits: &[f32]) -> usize {
+pub fn predicted(logits: &[f64]) -> usize {
     let mut best = 0;
     for (i, &logit) in logits.iter().enumerate().skip(1) {
         if logit > logits[best] || (logit.is_nan() && !logits[best].is_nan()) {
@@ -73,7 +72,7 @@ mod tests {
     #[test]
     fn nan_wins_and_ties_go_to_the_first() {
         assert_eq!(predicted(&[1.0, 3.0, 3.0]), 1);
-        assert_eq!(predicted(&[1.0, f32::NAN, f32::NAN]), 1);
-        assert!(cross_entropy(&[1.0, f32::NAN], 0).is_nan());
+        assert_eq!(predicted(&[1.0, f64::NAN, f64::NAN]), 1);
+        assert!(cross_entropy(&[1.0, f64::NAN], 0).is_nan());
     }
 }

@@ -120,6 +120,10 @@ fn error(found: &[f32], expected: &[f32]) -> f64 {
     difference.fold(0.0, |m, d| if d.is_nan() { f64::INFINITY } else { m.max(d) }) / largest
 }
 
+fn single(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&v| v as f32).collect()
+}
+
 fn check(engine: &dyn Engine, folder: &Path, path: &Path) {
     let case = Case::read(path);
     let hyperparameters = case.hyperparameters();
@@ -147,7 +151,7 @@ fn check(engine: &dyn Engine, folder: &Path, path: &Path) {
 
     let mut cohort = engine.start(&[task], &data, None);
     let test = 0..data.len(Split::Test);
-    let logits = cohort.logits(Split::Test, test.clone()).remove(0);
+    let logits = single(&cohort.logits(Split::Test, test.clone())[0]);
     within("init.test_logits", error(&logits, &case.tensors["init.test_logits"]), 2e-5);
     let batch = hyperparameters.batch_size as u32;
     let gradient = cohort.gradients(&(0..batch).collect::<Vec<_>>()).remove(0);
@@ -167,7 +171,7 @@ fn check(engine: &dyn Engine, folder: &Path, path: &Path) {
     let off = losses.iter().zip(&case.losses).fold(0f64, |m, (a, b)| m.max((a - b).abs()));
     assert_eq!(losses.len(), case.losses.len());
     within("losses", off / largest, case.tolerance("losses"));
-    let logits = cohort.logits(Split::Test, test).remove(0);
+    let logits = single(&cohort.logits(Split::Test, test)[0]);
     within(
         "final.test_logits",
         error(&logits, &case.tensors["final.test_logits"]),

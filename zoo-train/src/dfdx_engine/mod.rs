@@ -114,10 +114,10 @@ impl Cohort for Models<'_> {
     fn gradients(&mut self, samples: &[u32]) -> Vec<Vec<f32>> {
         let images = self.images(Split::Train, samples.iter().map(|&s| s as usize));
         let labels = self.labels(samples);
-        self.models.iter().map(|m| rounded(&m.gradient(&images, &labels, None).1)).collect()
+        self.models.iter().map(|m| m.gradient(&images, &labels, None).1.iter().map(|&g| g as f32).collect()).collect()
     }
 
-    fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Vec<Vec<f32>> {
+    fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Vec<Vec<f64>> {
         // Patches of this many images stay within the caches.
         const BATCH: usize = 50;
         let mut logits = vec![Vec::new(); self.models.len()];
@@ -126,7 +126,7 @@ impl Cohort for Models<'_> {
             let samples = start..range.end.min(start + BATCH);
             let images = self.images(split, samples.clone());
             for (model, logits) in self.models.iter().zip(&mut logits) {
-                logits.extend(rounded(&model.forward::<NoneTape>(&images, samples.len(), None).as_vec()));
+                logits.extend(model.forward::<NoneTape>(&images, samples.len(), None).as_vec());
             }
         }
         self.models.iter_mut().for_each(|m| m.load_tensors(Precision::Full));
@@ -156,10 +156,6 @@ struct DropoutKey {
 enum Precision {
     Full,
     State,
-}
-
-fn rounded(values: &[Real]) -> Vec<f32> {
-    values.iter().map(|&v| v as f32).collect()
 }
 
 struct Model {
@@ -217,10 +213,10 @@ impl Model {
     }
 
     /// Logits (batch, classes) and the flat gradient of the mean cross entropy.
-    fn gradient(&self, images: &[Real], labels: &[u16], dropout: Option<DropoutKey>) -> (Vec<f32>, Vec<Real>) {
+    fn gradient(&self, images: &[Real], labels: &[u16], dropout: Option<DropoutKey>) -> (Vec<Real>, Vec<Real>) {
         let (batch, classes) = (labels.len(), self.network.classes());
         let logits = self.forward::<OwnedTape<Real, Cpu>>(images, batch, dropout);
-        let values = rounded(&logits.retaped::<NoneTape>().as_vec());
+        let values = logits.retaped::<NoneTape>().as_vec();
         let mut picked = vec![0.0; batch * classes];
         for (row, &label) in picked.chunks_exact_mut(classes).zip(labels) {
             row[usize::from(label)] = -1.0 / batch as Real;
