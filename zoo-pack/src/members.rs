@@ -150,7 +150,8 @@ pub struct Damage {
     pub offset: u64,
     /// The part of the decoded stream that it holds; what could not be decoded is zero there.
     pub start: u64,
-    /// End of that part.
+    /// End of that part; `u64::MAX` if nothing after its start could be decoded, `start` if no member
+    /// begins there at all.
     pub end: u64,
     /// What is wrong.
     pub message: String,
@@ -158,9 +159,9 @@ pub struct Damage {
 
 /// What the reading thread hands to the consumer, in order.
 enum Delivery {
-    Member { offset: u64, piece: Receiver<Piece> },
+    Member { offset: u64, intact: bool, piece: Receiver<Piece> },
     Foreign(Vec<u8>),
-    Broken { offset: u64, message: String },
+    Broken { offset: u64, begun: bool, message: String },
 }
 
 struct Piece {
@@ -201,14 +202,15 @@ impl Decoded {
                 return false;
             }
             Some(Delivery::Foreign(data)) => self.piece = data,
-            Some(Delivery::Broken { offset, message }) => {
-                note(offset, start, message);
+            Some(Delivery::Broken { offset, begun, message }) => {
+                note(offset, if begun { u64::MAX } else { start }, message);
                 self.ended = true;
                 return false;
             }
-            Some(Delivery::Member { offset, piece }) => {
+            Some(Delivery::Member { offset, intact, piece }) => {
                 let Ok(Piece { data, damage }) = piece.recv() else { return false };
-                if let Some(message) = damage {
+                let header = (!intact).then(|| "a gzip member's header is damaged".to_owned());
+                if let Some(message) = damage.or(header) {
                     note(offset, start + data.len() as u64, message);
                 }
                 self.piece = data;
@@ -288,7 +290,8 @@ fn deliver<R: Read>(
     let mut first = true;
     loop {
         let offset = source.length;
-        let broken = |message: String| Delivery::Broken { offset, message };
+        let broken = |message: String| Delivery::Broken { offset, begun: false, message };
+        let cut = |message: String| Delivery::Broken { offset, begun: true, message };
         let mut header = [0; HEADER];
         let length = match read_up_to(source, &mut header) {
             Err(e) => return send(broken(format!("cannot be read: {e}"))),
@@ -296,7 +299,7 @@ fn deliver<R: Read>(
             Ok(0) => return Ok(()),
             Ok(n) => n,
         };
-        let Some(member_length) = member_length(&header[..length]) else {
+        let Some((member_length, intact)) = member_length(&header[..length]) else {
             if first && header.starts_with(&[0x1f, 0x8b, 8]) {
                 return deliver_foreign(header[..length].chain(source), offset, sender);
             }
@@ -308,7 +311,7 @@ fn deliver<R: Read>(
             return send(broken(message.into()));
         };
         if !(HEADER + TRAILER..=MEMBER_LIMIT).contains(&member_length) {
-            return send(broken(format!(
+            return send(cut(format!(
                 "a gzip member claims {member_length} bytes, at most {MEMBER_LIMIT} are allowed"
             )));
         }
@@ -318,9 +321,9 @@ fn deliver<R: Read>(
             Err(e) => return send(broken(format!("cannot be read: {e}"))),
             Ok(n) if n < member_length - HEADER => {
                 let have = n + HEADER;
-                return send(broken(format!("is truncated: a gzip member has {have} of its {member_length} bytes")));
+                return send(cut(format!("is truncated: a gzip member has {have} of its {member_length} bytes")));
             }
-            Ok(_) => send(Delivery::Member { offset, piece: workers.submit(member) })?,
+            Ok(_) => send(Delivery::Member { offset, intact, piece: workers.submit(member) })?,
         }
         first = false;
     }
@@ -337,7 +340,7 @@ fn deliver_foreign(source: impl Read, offset: u64, sender: &SyncSender<Delivery>
                 Delivery::Foreign(piece)
             }
             Err(e) => {
-                let broken = Delivery::Broken { offset, message: format!("its gzip stream is damaged: {e}") };
+                let broken = Delivery::Broken { offset, begun: true, message: format!("its gzip stream is damaged: {e}") };
                 return sender.send(broken).map_err(|_| Gone);
             }
         };
@@ -358,11 +361,14 @@ fn read_up_to(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(n)
 }
 
-/// Length of the member that begins with this header, if it is one of ours.
-pub(crate) fn member_length(header: &[u8]) -> Option<usize> {
-    let ours =
-        header.len() == HEADER && header[..4] == [0x1f, 0x8b, 8, 4] && header[10..16] == [8, 0, b'I', b'G', 4, 0];
-    ours.then(|| u32::from_le_bytes([header[16], header[17], header[18], header[19]]) as usize)
+/// Length of the member that begins with this header, if it is one of ours, and whether all its
+/// fixed bytes are as written. One wrong byte does not hide what the member holds.
+pub(crate) fn member_length(header: &[u8]) -> Option<(usize, bool)> {
+    let header: &[u8; HEADER] = header.try_into().ok()?;
+    let fixed = header[..4].iter().chain(&header[10..16]);
+    let wrong = fixed.zip(&[0x1f, 0x8b, 8, 4, 8, 0, b'I', b'G', 4, 0]).filter(|(a, b)| a != b).count();
+    let length = u32::from_le_bytes([header[16], header[17], header[18], header[19]]) as usize;
+    (wrong <= 1).then_some((length, wrong == 0))
 }
 
 /// Inflates a member. What cannot be decoded is zero, up to the length that the trailer states.
@@ -471,6 +477,19 @@ mod tests {
         assert_eq!(found.len(), data.len());
         assert!(found[PIECE..] == data[PIECE..]);
         assert_eq!((damages.len(), damages[0].start, damages[0].end), (1, 0, PIECE as u64));
+    }
+
+    #[test]
+    fn a_damaged_header_does_not_hide_its_member() {
+        let data = noise(PIECE + 100);
+        let sound = packed(&data, 1);
+        for at in (0..4).chain(10..16) {
+            let mut archive = sound.clone();
+            archive[at] ^= 0x40;
+            let (found, damages, _) = unpacked(&archive);
+            assert!(found == data, "byte {at}");
+            assert_eq!((damages.len(), damages[0].offset), (1, 0), "byte {at}");
+        }
     }
 
     #[test]

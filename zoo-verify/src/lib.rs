@@ -322,7 +322,12 @@ fn describe_damage(damage: &Damage, spans: &[(u64, String)]) -> (String, String)
         [_, .., (_, last)] => format!(" (the damage may reach up to {last})"),
         _ => String::new(),
     };
-    let entry = within.first().map(|(_, path)| path.clone()).unwrap_or_default();
+    let entry = match within.first() {
+        Some((_, path)) => path.clone(),
+        // Nothing could be read, so the damage is in what every archive begins with.
+        None if damage.end > damage.start => names::CHECKSUMS.to_owned(),
+        None => String::new(),
+    };
     (entry, format!("at byte {} of the archive: {}{reach}", damage.offset, damage.message))
 }
 
