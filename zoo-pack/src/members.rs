@@ -376,11 +376,8 @@ fn inflate(member: &[u8]) -> Piece {
     let (body, trailer) = member[HEADER..].split_at(member.len() - HEADER - TRAILER);
     let word = |i: usize| u32::from_le_bytes([trailer[i], trailer[i + 1], trailer[i + 2], trailer[i + 3]]);
     let (crc, length) = (word(0), word(4) as usize);
-    if length > MEMBER_LIMIT {
-        let message = format!("a gzip member claims to hold {length} bytes, at most {MEMBER_LIMIT} are allowed");
-        return Piece { data: Vec::new(), damage: Some(message) };
-    }
-    let mut data = Vec::with_capacity(length);
+    let believed = if length > MEMBER_LIMIT { PIECE } else { length };
+    let mut data = Vec::with_capacity(believed.max(PIECE));
     let mut state = Decompress::new(false);
     let outcome = state.decompress_vec(body, &mut data, FlushDecompress::Finish);
     let mut found = Crc::new();
@@ -391,7 +388,8 @@ fn inflate(member: &[u8]) -> Piece {
             Some("a gzip member holds more than its deflate stream".into())
         }
         Ok(Status::StreamEnd) if data.len() != length => {
-            Some(format!("a gzip member holds {} bytes, its trailer says {length}", data.len()))
+            let message = format!("a gzip member holds {} bytes, its trailer claims to hold {length}", data.len());
+            return Piece { data, damage: Some(message) };
         }
         Ok(Status::StreamEnd) if found.sum() != crc => {
             Some(format!("a gzip member's CRC-32 is {:08x}, its trailer says {crc:08x}", found.sum()))
@@ -400,7 +398,7 @@ fn inflate(member: &[u8]) -> Piece {
         Ok(_) => Some("a gzip member's deflate stream does not end where it should".into()),
     };
     if damage.is_some() {
-        data.resize(length, 0);
+        data.resize(believed, 0);
     }
     Piece { data, damage }
 }
