@@ -22,7 +22,8 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    fn word(self) -> u32 {
+    /// The last word of the streams' counters.
+    pub fn word(self) -> u32 {
         match self {
             Self::ModelSeed => 1,
             Self::Split => 2,
@@ -34,11 +35,14 @@ impl Purpose {
     }
 }
 
+/// What is added to the two words of the key after each round.
+pub const ROUND_KEYS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+
 /// The Philox4x32-10 bijection: 128 random bits of a 128-bit counter and a 64-bit key.
 pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for round in 0..10 {
         if round > 0 {
-            key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+            key = [key[0].wrapping_add(ROUND_KEYS[0]), key[1].wrapping_add(ROUND_KEYS[1])];
         }
         let product0 = u64::from(counter[0]) * 0xD251_1F53;
         let product1 = u64::from(counter[2]) * 0xCD9E_8D57;

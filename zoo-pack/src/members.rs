@@ -340,7 +340,8 @@ fn deliver_foreign(source: impl Read, offset: u64, sender: &SyncSender<Delivery>
                 Delivery::Foreign(piece)
             }
             Err(e) => {
-                let broken = Delivery::Broken { offset, begun: true, message: format!("its gzip stream is damaged: {e}") };
+                let broken =
+                    Delivery::Broken { offset, begun: true, message: format!("its gzip stream is damaged: {e}") };
                 return sender.send(broken).map_err(|_| Gone);
             }
         };

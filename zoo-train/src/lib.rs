@@ -23,6 +23,7 @@ pub mod merge;
 pub mod metrics;
 pub mod optimizer;
 pub mod population;
+pub mod population_engine;
 pub mod trajectory;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
 pub use dfdx_engine::DfdxEngine;
 pub use engine::{Cohort, Engine, Evaluation, Snapshot, Task};
 pub use population::{Completion, Population, Settings, Shard, Summary};
+pub use population_engine::PopulationEngine;
 
 /// Why training failed.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +70,10 @@ pub enum Error {
 /// The engines to choose from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum EngineName {
-    /// dfdx tensors and autograd, one model at a time.
+    /// Cohorts of models in the lanes of vectors.
     #[default]
+    Population,
+    /// dfdx tensors and autograd, one model at a time.
     Dfdx,
 }
 
@@ -77,6 +81,7 @@ impl EngineName {
     /// The engine of this name.
     pub fn engine(self) -> Box<dyn Engine> {
         match self {
+            Self::Population => Box::new(PopulationEngine::new()),
             Self::Dfdx => Box::new(DfdxEngine),
         }
     }

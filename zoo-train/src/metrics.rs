@@ -37,11 +37,12 @@ impl Tally {
     }
 }
 
-/// Cross entropy of one sample: logsumexp(logits) - logits\[label\].
+/// Cross entropy of one sample: logsumexp(logits) - logits\[label\], with `libm`'s functions, whose
+/// bits are the same on every platform.
 pub fn cross_entropy(logits: &[f64], label: usize) -> f64 {
     let max = logits.iter().fold(f64::NEG_INFINITY, |m, &l| if l > m || l.is_nan() { l } else { m });
-    let sum: f64 = logits.iter().map(|&l| (l - max).exp()).sum();
-    max + sum.ln() - logits[label]
+    let sum: f64 = logits.iter().map(|&l| libm::exp(l - max)).sum();
+    max + libm::log(sum) - logits[label]
 }
 
 /// The predicted class, as PyTorch's argmax: the first NaN, else the first of the largest.

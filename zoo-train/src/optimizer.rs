@@ -2,6 +2,15 @@
 
 use zoo_model::{Hyperparameters, Optimizer};
 
+/// Adam's step size and what divides the root of the mean square, after correcting for the bias of
+/// the first steps, at step `step` (from 1).
+///
+/// The powers are `libm`'s, whose bits are the same on every platform.
+pub fn adam_rates(learning_rate: f64, step: u64) -> (f64, f64) {
+    let bias = |beta: f64| 1.0 - libm::pow(beta, step as f64);
+    (learning_rate / bias(BETA1), bias(BETA2).sqrt())
+}
+
 /// An optimiser and its moments: none or one vector for SGD, two for Adam.
 #[derive(Debug, Clone)]
 pub struct OptimizerState {
@@ -40,9 +49,7 @@ impl OptimizerState {
         let kept = |i: usize| mask.is_none_or(|m| m[i]);
         match (self.kind, self.moments.as_mut_slice()) {
             (Optimizer::Adam, [mean, square]) => {
-                let t = i32::try_from(self.step).unwrap_or(i32::MAX);
-                let step_size = self.learning_rate / (1.0 - BETA1.powi(t));
-                let correction = (1.0 - BETA2.powi(t)).sqrt();
+                let (step_size, correction) = adam_rates(self.learning_rate, self.step);
                 for i in 0..parameters.len() {
                     if !kept(i) {
                         parameters[i] = 0.0;

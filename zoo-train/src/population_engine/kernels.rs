@@ -1,0 +1,669 @@
+//! The arithmetic of a layer, forward and backward, in the two layouts of the engine.
+//!
+//! *Lanes*: element i of every model side by side in one vector; forward passes, and everything
+//! that is not pooled. *Rows*: one model's elements side by side; the backward passes of pooled
+//! convolutions, where every model has other winners. Maps are channels-last in both, so that a
+//! kernel row is contiguous: `kernel columns x channels` values.
+//!
+//! Sums run in the order in which `reference.rs` writes them down.
+
+#![allow(unsafe_code)]
+
+use zoo_model::Activation;
+
+use super::functions::{activate, exp};
+use super::layers::Layer;
+use super::simd::{Kernel, Simd, ROW};
+
+/// Output channels of one block of a layer's weights, which lie as (tap, channel of the block).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// First output channel.
+    pub first: usize,
+    /// Number of them, at most [`Block::MOST`].
+    pub size: usize,
+}
+
+impl Block {
+    /// Most output channels in a block.
+    pub const MOST: usize = 6;
+
+    /// `count` in as few blocks of at most `most` as possible, equal within one.
+    pub fn split(count: usize, most: usize) -> impl Iterator<Item = Self> {
+        let blocks = count.div_ceil(most);
+        let start = move |b: usize| b * count / blocks;
+        (0..blocks).map(move |b| Self { first: start(b), size: start(b + 1) - start(b) })
+    }
+}
+
+/// Calls a method with the constant that equals a number from 1 to [`Block::MOST`].
+macro_rules! with_constant {
+    ($n:expr, $self:ident.$method:ident($($argument:expr),*)) => {
+        match $n {
+            1 => $self.$method::<1>($($argument),*),
+            2 => $self.$method::<2>($($argument),*),
+            3 => $self.$method::<3>($($argument),*),
+            4 => $self.$method::<4>($($argument),*),
+            5 => $self.$method::<5>($($argument),*),
+            6 => $self.$method::<6>($($argument),*),
+            n => unreachable!("a block of {n}"),
+        }
+    };
+}
+
+/// A pooled convolution's forward pass, lanes, for one block of its outputs.
+pub struct PooledForward<'a, S: Simd, const TRAINING: bool> {
+    /// The layer.
+    pub layer: &'a Layer,
+    /// The outputs.
+    pub block: Block,
+    /// Their weights, (taps, outputs of the block).
+    pub weight: &'a [S::F],
+    /// Their biases.
+    pub bias: &'a [S::F],
+    /// Input of the layer.
+    pub input: &'a [S::F],
+    /// Output of the layer, (positions, outputs).
+    pub output: &'a mut [S::F],
+    /// If training: where the winning patch begins in the input, as the bits of a u32, for each
+    /// output.
+    pub winners: &'a mut [S::F],
+}
+
+impl<S: Simd, const TRAINING: bool> Kernel<S> for PooledForward<'_, S, TRAINING> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        with_constant!(self.block.size, self.of_block(s))
+    }
+}
+
+impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
+    #[inline(always)]
+    fn of_block<const B: usize>(self, s: S) {
+        let layer = self.layer;
+        let [rows, columns] = layer.output_map();
+        let (right, below, tap_row) = (layer.channels, layer.input_row(), layer.tap_row());
+        let bias: [S::F; B] = std::array::from_fn(|o| self.bias[o]);
+        assert!(layer.pooled && self.weight.len() == layer.taps() * B && self.input.len() >= layer.inputs());
+        for y in 0..rows {
+            for x in 0..columns {
+                let corner = 2 * (y * below + x * right);
+                let corners = [corner, corner + right, corner + below, corner + below + right];
+                let mut sums = [bias; 4];
+                for ky in 0..layer.kernel[0] {
+                    // SAFETY: the window's last patch ends within the input, since output_map()
+                    // gives 2 * rows <= height - kernel rows + 1, and likewise columns; there are
+                    // taps() * B weights.
+                    unsafe {
+                        let weight = self.weight.as_ptr().add(ky * tap_row * B);
+                        let patches = corners.map(|c| self.input.as_ptr().add(c + ky * below));
+                        for tap in 0..tap_row {
+                            let w: [S::F; B] = std::array::from_fn(|o| *weight.add(tap * B + o));
+                            for (sums, patch) in sums.iter_mut().zip(patches) {
+                                let value = *patch.add(tap);
+                                for o in 0..B {
+                                    sums[o] = s.fma(w[o], value, sums[o]);
+                                }
+                            }
+                        }
+                    }
+                }
+                let unit = (y * columns + x) * layer.outputs + self.block.first;
+                for o in 0..B {
+                    let mut best = sums[0][o];
+                    let mut winner = s.splat_bits(corner as u32);
+                    for (sums, corner) in sums.iter().zip(corners).skip(1) {
+                        let wins = s.exceeds(sums[o], best);
+                        best = s.select(wins, sums[o], best);
+                        if TRAINING {
+                            winner = s.select(wins, s.splat_bits(corner as u32), winner);
+                        }
+                    }
+                    self.output[unit + o] = best;
+                    if TRAINING {
+                        self.winners[unit + o] = winner;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Positions of an unpooled layer's output, each with where its patch begins in the input.
+#[inline(always)]
+fn corners(layer: &Layer) -> impl Iterator<Item = (usize, usize)> + '_ {
+    let [rows, columns] = layer.output_map();
+    let corner = move |(y, x): (usize, usize)| (y * columns + x, y * layer.input_row() + x * layer.channels);
+    (0..rows).flat_map(move |y| (0..columns).map(move |x| (y, x))).map(corner)
+}
+
+/// The forward pass of a convolution or linear layer, lanes, for one block of its outputs.
+pub struct DenseForward<'a, S: Simd> {
+    /// The layer.
+    pub layer: &'a Layer,
+    /// The outputs.
+    pub block: Block,
+    /// Their weights, (taps, outputs of the block).
+    pub weight: &'a [S::F],
+    /// Their biases.
+    pub bias: &'a [S::F],
+    /// Input of the layer.
+    pub input: &'a [S::F],
+    /// Output of the layer, (positions, outputs).
+    pub output: &'a mut [S::F],
+}
+
+impl<S: Simd> Kernel<S> for DenseForward<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        with_constant!(self.block.size, self.of_block(s))
+    }
+}
+
+impl<S: Simd> DenseForward<'_, S> {
+    #[inline(always)]
+    fn of_block<const B: usize>(self, s: S) {
+        let (layer, tap_row) = (self.layer, self.layer.tap_row());
+        let bias: [S::F; B] = std::array::from_fn(|o| self.bias[o]);
+        for (position, corner) in corners(layer) {
+            let mut sums = bias;
+            for ky in 0..layer.kernel[0] {
+                let patch = &self.input[corner + ky * layer.input_row()..][..tap_row];
+                let weight = &self.weight[ky * tap_row * B..][..tap_row * B];
+                for (&value, w) in patch.iter().zip(weight.chunks_exact(B)) {
+                    for o in 0..B {
+                        sums[o] = s.fma(w[o], value, sums[o]);
+                    }
+                }
+            }
+            self.output[position * layer.outputs + self.block.first..][..B].copy_from_slice(&sums);
+        }
+    }
+}
+
+/// The backward pass of [`DenseForward`]: adds to the gradients.
+pub struct DenseBackward<'a, S: Simd> {
+    /// The layer.
+    pub layer: &'a Layer,
+    /// The outputs.
+    pub block: Block,
+    /// Their weights, (taps, outputs of the block).
+    pub weight: &'a [S::F],
+    /// Input of the layer.
+    pub input: &'a [S::F],
+    /// Gradient of the output, (positions, outputs).
+    pub gradient: &'a [S::F],
+    /// Gradient of the weights.
+    pub weight_gradient: &'a mut [S::F],
+    /// Gradient of the biases.
+    pub bias_gradient: &'a mut [S::F],
+    /// Gradient of the input.
+    pub input_gradient: &'a mut [S::F],
+}
+
+impl<S: Simd> Kernel<S> for DenseBackward<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        with_constant!(self.block.size, self.of_block(s))
+    }
+}
+
+impl<S: Simd> DenseBackward<'_, S> {
+    #[inline(always)]
+    fn of_block<const B: usize>(self, s: S) {
+        let (layer, tap_row) = (self.layer, self.layer.tap_row());
+        for (position, corner) in corners(layer) {
+            let unit = position * layer.outputs + self.block.first;
+            let g: [S::F; B] = std::array::from_fn(|o| self.gradient[unit + o]);
+            for o in 0..B {
+                self.bias_gradient[o] = s.add(self.bias_gradient[o], g[o]);
+            }
+            for ky in 0..layer.kernel[0] {
+                let at = corner + ky * layer.input_row();
+                let patch = self.input[at..][..tap_row].iter().zip(&mut self.input_gradient[at..][..tap_row]);
+                let taps = ky * tap_row * B..(ky + 1) * tap_row * B;
+                let weights = self.weight[taps.clone()].chunks_exact(B);
+                let weights = weights.zip(self.weight_gradient[taps].chunks_exact_mut(B));
+                for ((&value, value_gradient), (w, wg)) in patch.zip(weights) {
+                    for o in 0..B {
+                        wg[o] = s.fma(g[o], value, wg[o]);
+                        *value_gradient = s.fma(w[o], g[o], *value_gradient);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A layer's activation in place, lanes, and its derivative if training.
+pub struct Activate<'a, S: Simd, const TRAINING: bool> {
+    /// The function.
+    pub activation: Activation,
+    /// Its argument, then its value.
+    pub output: &'a mut [S::F],
+    /// Its derivative.
+    pub derivative: &'a mut [S::F],
+}
+
+impl<S: Simd, const TRAINING: bool> Kernel<S> for Activate<'_, S, TRAINING> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        // The choice stands outside the loop.
+        match self.activation {
+            Activation::Tanh => self.by(s, Activation::Tanh),
+            Activation::Relu => self.by(s, Activation::Relu),
+            Activation::Sigmoid => self.by(s, Activation::Sigmoid),
+            Activation::Gelu => self.by(s, Activation::Gelu),
+            Activation::LeakyRelu => self.by(s, Activation::LeakyRelu),
+            Activation::Silu => self.by(s, Activation::Silu),
+        }
+    }
+}
+
+impl<S: Simd, const TRAINING: bool> Activate<'_, S, TRAINING> {
+    #[inline(always)]
+    fn by(self, s: S, activation: Activation) {
+        if TRAINING {
+            for (unit, derivative) in self.output.iter_mut().zip(self.derivative) {
+                (*unit, *derivative) = activate(s, activation, *unit);
+            }
+        } else {
+            for unit in self.output {
+                *unit = activate(s, activation, *unit).0;
+            }
+        }
+    }
+}
+
+/// Multiplies `values` by `factors`, lanes.
+pub struct Scale<'a, S: Simd> {
+    /// To be multiplied.
+    pub values: &'a mut [S::F],
+    /// As many factors.
+    pub factors: &'a [S::F],
+}
+
+impl<S: Simd> Kernel<S> for Scale<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        for (value, &factor) in self.values.iter_mut().zip(self.factors) {
+            *value = s.mul(*value, factor);
+        }
+    }
+}
+
+/// Gradient of the mean cross entropy of a mini-batch by one sample's logits, lanes:
+/// (softmax - one hot) / batch.
+pub struct CrossEntropyGradient<'a, S: Simd> {
+    /// Logits, (classes).
+    pub logits: &'a [S::F],
+    /// One label a lane.
+    pub labels: &'a [u16],
+    /// Samples in the mini-batch.
+    pub batch: usize,
+    /// The gradient.
+    pub gradient: &'a mut [S::F],
+}
+
+impl<S: Simd> Kernel<S> for CrossEntropyGradient<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        let (first, others) = self.logits.split_first().expect("there are classes");
+        let largest = others.iter().fold(*first, |m, &l| s.select(s.exceeds(l, m), l, m));
+        let mut sum = s.splat(0.0);
+        for (g, &logit) in self.gradient.iter_mut().zip(self.logits) {
+            *g = exp(s, s.sub(logit, largest));
+            sum = s.add(sum, *g);
+        }
+        for g in self.gradient.iter_mut() {
+            *g = s.div(*g, sum);
+        }
+        let probabilities = S::values_mut(self.gradient);
+        for (lane, &label) in self.labels.iter().enumerate() {
+            probabilities[usize::from(label) * S::LANES + lane] -= 1.0;
+        }
+        let batch = s.splat(self.batch as f32);
+        for g in self.gradient {
+            *g = s.div(*g, batch);
+        }
+    }
+}
+
+/// One model's backward pass of a pooled convolution, rows.
+///
+/// Only the winning patches have a gradient. The weight gradient of one output is a sum of patches
+/// of the input, each times the output's gradient; the input gradient is a sum of the outputs'
+/// kernels at the winning patches.
+pub struct PooledBackward<'a> {
+    layer: &'a Layer,
+    /// Input of the layer, and [`ROW`] values after it.
+    input: &'a [f32],
+    /// Gradient of the output, (positions, outputs).
+    gradient: &'a [f32],
+    /// As [`PooledForward`] recorded them.
+    winners: &'a [f32],
+    /// Added to: (outputs, segments, [`ROW`]), the last segment of a kernel row padded with what
+    /// comes after it in the input.
+    weight_gradient: &'a mut [f32],
+    /// Added to: (outputs).
+    bias_gradient: &'a mut [f32],
+    below: Option<Below<'a>>,
+}
+
+/// What is needed for the gradient of the layer before.
+pub struct Below<'a> {
+    /// Weights of the layer, (outputs, taps).
+    pub weight: &'a [f32],
+    /// Derivative of the activation before.
+    pub derivative: &'a [f32],
+    /// The gradient of the sums before that activation.
+    pub gradient: &'a mut [f32],
+}
+
+impl<'a> PooledBackward<'a> {
+    /// Checks the sizes.
+    ///
+    /// # Safety
+    /// `winners` must be what [`PooledForward`] recorded for this layer.
+    pub unsafe fn new(
+        layer: &'a Layer,
+        input: &'a [f32],
+        [gradient, winners]: [&'a [f32]; 2],
+        [weight_gradient, bias_gradient]: [&'a mut [f32]; 2],
+        below: Option<Below<'a>>,
+    ) -> Self {
+        assert!(input.len() >= layer.inputs() + ROW);
+        let weight_gradient = &mut weight_gradient[..layer.outputs * layer.segments() * ROW];
+        let below = below.map(|b| Below {
+            weight: &b.weight[..layer.outputs * layer.taps()],
+            derivative: &b.derivative[..layer.inputs()],
+            gradient: &mut b.gradient[..layer.inputs()],
+        });
+        Self {
+            layer,
+            input,
+            gradient: &gradient[..layer.units()],
+            winners: &winners[..layer.units()],
+            weight_gradient,
+            bias_gradient: &mut bias_gradient[..layer.outputs],
+            below,
+        }
+    }
+}
+
+impl<S: Simd> Kernel<S> for PooledBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self, s: S) {
+        let layer = self.layer;
+        for gradient in self.gradient.chunks_exact(layer.outputs) {
+            for (sum, &g) in self.bias_gradient.iter_mut().zip(gradient) {
+                *sum += g;
+            }
+        }
+        for tile in Block::split(layer.segments(), Block::MOST) {
+            // Two outputs at a time, so that there are sums enough to hide an addition's latency.
+            for output in (0..layer.outputs).step_by(2) {
+                if output + 1 < layer.outputs {
+                    with_constant!(tile.size, self.weights_of_two(s, tile.first, output));
+                } else {
+                    with_constant!(tile.size, self.weights_of_one(s, tile.first, output));
+                }
+            }
+        }
+        if let Some(below) = self.below.take() {
+            self.input(s, below);
+        }
+    }
+}
+
+impl PooledBackward<'_> {
+    /// Where the segments from `first` lie in a patch, relative to its beginning.
+    #[inline(always)]
+    fn offsets<const T: usize>(&self, first: usize) -> [usize; T] {
+        let row_segments = self.layer.tap_row().div_ceil(ROW);
+        let offset = |segment: usize| segment / row_segments * self.layer.input_row() + segment % row_segments * ROW;
+        std::array::from_fn(|t| offset(first + t))
+    }
+
+    #[inline(always)]
+    fn weights_of_two<const T: usize>(&mut self, s: impl Simd, first: usize, output: usize) {
+        let offsets = self.offsets::<T>(first);
+        let (a_at, b_at) =
+            ((output * self.layer.segments() + first) * ROW, ((output + 1) * self.layer.segments() + first) * ROW);
+        assert!(b_at + T * ROW <= self.weight_gradient.len());
+        let (sums, input) = (self.weight_gradient.as_mut_ptr(), self.input.as_ptr());
+        let units = self.gradient.chunks_exact(self.layer.outputs).zip(self.winners.chunks_exact(self.layer.outputs));
+        // SAFETY: `sums` was checked; a winner's patch lies in the input, with ROW values after it.
+        unsafe {
+            let mut a_sums: [_; T] = std::array::from_fn(|t| s.row_load(sums.add(a_at + t * ROW)));
+            let mut b_sums: [_; T] = std::array::from_fn(|t| s.row_load(sums.add(b_at + t * ROW)));
+            for (gradient, winners) in units {
+                let a_patch = input.add(winners[output].to_bits() as usize);
+                let b_patch = input.add(winners[output + 1].to_bits() as usize);
+                let (a_gradient, b_gradient) = (s.row_splat(gradient[output]), s.row_splat(gradient[output + 1]));
+                for t in 0..T {
+                    a_sums[t] = s.row_fma(a_gradient, s.row_load(a_patch.add(offsets[t])), a_sums[t]);
+                    b_sums[t] = s.row_fma(b_gradient, s.row_load(b_patch.add(offsets[t])), b_sums[t]);
+                }
+            }
+            for t in 0..T {
+                s.row_store(a_sums[t], sums.add(a_at + t * ROW));
+                s.row_store(b_sums[t], sums.add(b_at + t * ROW));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn weights_of_one<const T: usize>(&mut self, s: impl Simd, first: usize, output: usize) {
+        let offsets = self.offsets::<T>(first);
+        let at = (output * self.layer.segments() + first) * ROW;
+        let target = &mut self.weight_gradient[at..][..T * ROW];
+        let units = self.gradient.chunks_exact(self.layer.outputs).zip(self.winners.chunks_exact(self.layer.outputs));
+        // SAFETY: `target` holds T rows; a winner's patch lies in the input, with ROW values after it.
+        unsafe {
+            let mut sums: [_; T] = std::array::from_fn(|t| s.row_load(target.as_ptr().add(t * ROW)));
+            for (gradient, winners) in units {
+                let patch = self.input.as_ptr().add(winners[output].to_bits() as usize);
+                let gradient = s.row_splat(gradient[output]);
+                for t in 0..T {
+                    sums[t] = s.row_fma(gradient, s.row_load(patch.add(offsets[t])), sums[t]);
+                }
+            }
+            for t in 0..T {
+                s.row_store(sums[t], target.as_mut_ptr().add(t * ROW));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn input<S: Simd>(&self, s: S, below: Below) {
+        let (taps, tap_row, input_row) = (self.layer.taps(), self.layer.tap_row(), self.layer.input_row());
+        let whole = tap_row / ROW * ROW;
+        below.gradient.fill(0.0);
+        let units = self.gradient.chunks_exact(self.layer.outputs).zip(self.winners.chunks_exact(self.layer.outputs));
+        for (gradient, winners) in units {
+            for ((weight, &g), winner) in below.weight.chunks_exact(taps).zip(gradient).zip(winners) {
+                let factor = s.row_splat(g);
+                let corner = winner.to_bits() as usize;
+                for (ky, weight) in weight.chunks_exact(tap_row).enumerate() {
+                    // SAFETY: a winner's patch lies in the input; `weight` holds a kernel row.
+                    unsafe {
+                        let patch = below.gradient.as_mut_ptr().add(corner + ky * input_row);
+                        for at in (0..whole).step_by(ROW) {
+                            let weight = s.row_load(weight.as_ptr().add(at));
+                            s.row_store(s.row_fma(factor, weight, s.row_load(patch.add(at))), patch.add(at));
+                        }
+                        for (at, &w) in weight.iter().enumerate().skip(whole) {
+                            *patch.add(at) = g.mul_add(w, *patch.add(at));
+                        }
+                    }
+                }
+            }
+        }
+        for (gradient, &derivative) in below.gradient.iter_mut().zip(below.derivative) {
+            *gradient *= derivative;
+        }
+    }
+}
+
+/// Adam, with PyTorch's order of operations, lanes.
+pub struct Adam<'a, S: Simd> {
+    /// Parameters.
+    pub parameters: &'a mut [S::F],
+    /// Their gradients.
+    pub gradients: &'a [S::F],
+    /// Means of gradients.
+    pub mean: &'a mut [S::F],
+    /// Means of squared gradients.
+    pub square: &'a mut [S::F],
+    /// Weight decay.
+    pub weight_decay: S::F,
+    /// See [`adam_rates`](crate::optimizer::adam_rates).
+    pub step_size: S::F,
+    /// See [`adam_rates`](crate::optimizer::adam_rates).
+    pub correction: f32,
+}
+
+impl<S: Simd> Kernel<S> for Adam<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        let (rate1, beta2, rate2) = (s.splat(0.1), s.splat(0.999), s.splat(0.001));
+        let (correction, epsilon) = (s.splat(self.correction), s.splat(1e-8));
+        let moments = self.mean.iter_mut().zip(self.square);
+        for ((p, &g), (m, v)) in self.parameters.iter_mut().zip(self.gradients).zip(moments) {
+            let g = s.fma(self.weight_decay, *p, g);
+            *m = s.fma(s.sub(g, *m), rate1, *m);
+            *v = s.fma(*v, beta2, s.mul(s.mul(g, g), rate2));
+            let denominator = s.add(s.div(s.sqrt(*v), correction), epsilon);
+            *p = s.sub(*p, s.mul(self.step_size, s.div(*m, denominator)));
+        }
+    }
+}
+
+/// SGD with momentum, with PyTorch's order of operations, lanes.
+pub struct Sgd<'a, S: Simd> {
+    /// Parameters.
+    pub parameters: &'a mut [S::F],
+    /// Their gradients.
+    pub gradients: &'a [S::F],
+    /// Momentum buffer.
+    pub buffer: &'a mut [S::F],
+    /// Weight decay.
+    pub weight_decay: S::F,
+    /// Momentum.
+    pub momentum: S::F,
+    /// Learning rate.
+    pub learning_rate: S::F,
+}
+
+impl<S: Simd> Kernel<S> for Sgd<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        for ((p, &g), b) in self.parameters.iter_mut().zip(self.gradients).zip(self.buffer) {
+            let g = s.fma(self.weight_decay, *p, g);
+            *b = s.fma(self.momentum, *b, g);
+            *p = s.sub(*p, s.mul(self.learning_rate, *b));
+        }
+    }
+}
+
+/// Sets parameters to zero where the mask is zero, lanes.
+pub struct ApplyMask<'a, S: Simd> {
+    /// Parameters.
+    pub parameters: &'a mut [S::F],
+    /// 1 where a parameter may differ from zero, else 0.
+    pub mask: &'a [S::F],
+}
+
+impl<S: Simd> Kernel<S> for ApplyMask<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        for (p, &m) in self.parameters.iter_mut().zip(self.mask) {
+            *p = s.select(s.lt(s.splat(0.0), m), *p, s.splat(0.0));
+        }
+    }
+}
+
+/// Lanes to rows: each lane's values, rounded up to whole [`ROW`]s, at `rows[lane * stride..]`.
+pub struct ToRows<'a, S: Simd> {
+    /// Lanes.
+    pub vectors: &'a [S::F],
+    /// Rows.
+    pub rows: &'a mut [f32],
+    /// Distance of two rows.
+    pub stride: usize,
+}
+
+impl<S: Simd> Kernel<S> for ToRows<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        let (whole, rest) = self.vectors.as_chunks::<ROW>();
+        for (i, vectors) in whole.iter().enumerate() {
+            s.to_rows(vectors, &mut self.rows[i * ROW..], self.stride);
+        }
+        if let Some(&last) = rest.last() {
+            let mut padded = [last; ROW];
+            padded[..rest.len()].copy_from_slice(rest);
+            s.to_rows(&padded, &mut self.rows[whole.len() * ROW..], self.stride);
+        }
+    }
+}
+
+/// The inverse of [`ToRows`].
+pub struct FromRows<'a, S: Simd> {
+    /// Rows.
+    pub rows: &'a [f32],
+    /// Distance of two rows.
+    pub stride: usize,
+    /// Lanes.
+    pub vectors: &'a mut [S::F],
+}
+
+impl<S: Simd> Kernel<S> for FromRows<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        for (i, vectors) in self.vectors.chunks_mut(ROW).enumerate() {
+            let turned = s.from_rows(&self.rows[i * ROW..], self.stride);
+            vectors.copy_from_slice(&turned[..vectors.len()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_few_and_nearly_equal() {
+        let sizes = |count, most| Block::split(count, most).map(|b| b.size).collect::<Vec<_>>();
+        assert_eq!(sizes(8, 3), [2, 3, 3]);
+        assert_eq!(sizes(6, 3), [3, 3]);
+        assert_eq!(sizes(16, 6), [5, 5, 6]);
+        assert_eq!(sizes(20, 6), [5, 5, 5, 5]);
+        assert_eq!(Block::split(15, 3).last(), Some(Block { first: 12, size: 3 }));
+    }
+}

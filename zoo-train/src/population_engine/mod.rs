@@ -1,0 +1,179 @@
+//! Populations on the CPU: one model a lane.
+//!
+//! A cohort's models go through the same places of their mini-batches in lock-step; each parameter,
+//! activation and moment is a vector whose lane is the model ([`simd`]). A lane computes the same
+//! sequence of IEEE operations whatever its neighbours, the width of the vectors and the processor:
+//! the bits of a model are those of `reference.rs`, which spells the sequence out.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`simd`] | vectors of AVX-512, AVX2 and plain Rust |
+//! | [`functions`] | exp, tanh, sigmoid, erf, and the activations |
+//! | [`layers`] | the network as a list of convolutions |
+//! | [`kernels`] | a layer's arithmetic |
+//! | [`dropout`] | masks |
+//! | [`lanes`] | models side by side: training step and evaluation |
+//! | [`reference`] | one model in plain scalar code: the oracle of all the others |
+
+pub mod dropout;
+pub mod functions;
+pub mod kernels;
+pub mod lanes;
+pub mod layers;
+pub mod reference;
+pub mod simd;
+
+use std::collections::HashMap;
+
+use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Optimizer, Split};
+use zoo_stage::{Interrupt, Interrupted};
+
+use crate::engine::{Cohort, Engine, Snapshot, Task};
+use crate::metrics::{Score, Tally};
+use dropout::Draw;
+use lanes::Lanes;
+#[cfg(target_arch = "x86_64")]
+use simd::{Avx2, Avx512};
+use simd::{InstructionSet, Portable, Simd};
+
+/// Most models in a cohort: the lanes of the widest vectors. Narrower ones take them in groups.
+pub const COHORT: usize = 16;
+
+/// The population engine on the CPU.
+#[derive(Debug, Clone, Copy)]
+pub struct PopulationEngine {
+    instructions: InstructionSet,
+}
+
+impl PopulationEngine {
+    /// With the best instructions of this processor, or those that the environment variable
+    /// `ZOO_SIMD` names (`avx512`, `avx2` or `portable`), if it has them.
+    pub fn new() -> Self {
+        let wanted = std::env::var("ZOO_SIMD").ok();
+        let named = InstructionSet::ALL.into_iter().find(|set| wanted.as_deref() == Some(set.name()));
+        if let (Some(wanted), None) = (&wanted, named.filter(|set| set.is_available())) {
+            tracing::warn!("ZOO_SIMD={wanted} is not to be had on this processor; going on with the best that is");
+        }
+        Self::with(named.unwrap_or_else(InstructionSet::best))
+    }
+
+    /// With these instructions, or the best of this processor if it does not have them.
+    pub fn with(instructions: InstructionSet) -> Self {
+        let available = instructions.is_available();
+        Self { instructions: if available { instructions } else { InstructionSet::best() } }
+    }
+
+    /// The instructions in use.
+    pub fn instructions(&self) -> InstructionSet {
+        self.instructions
+    }
+}
+
+impl Default for PopulationEngine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Engine for PopulationEngine {
+    fn name(&self) -> &'static str {
+        "population"
+    }
+
+    fn version(&self) -> String {
+        "1".into()
+    }
+
+    fn cohorts(&self, models: &[&Hyperparameters]) -> Vec<Vec<usize>> {
+        type Kind = (Architecture, Activation, Optimizer, bool, usize, u32);
+        let mut open: HashMap<Kind, usize> = HashMap::new();
+        let mut cohorts: Vec<Vec<usize>> = Vec::new();
+        for (i, h) in models.iter().enumerate() {
+            let kind = (h.architecture, h.activation, h.optimizer, h.dropout > 0.0, h.batch_size, h.epochs);
+            let cohort = *open.entry(kind).or_insert_with(|| {
+                cohorts.push(Vec::new());
+                cohorts.len() - 1
+            });
+            cohorts[cohort].push(i);
+            if cohorts[cohort].len() == COHORT {
+                open.remove(&kind);
+            }
+        }
+        cohorts
+    }
+
+    fn start<'d>(&self, tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Box<dyn Cohort + 'd> {
+        match self.instructions {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 => start(Avx512::detect().expect("available"), tasks, data, from),
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 => start(Avx2::detect().expect("available"), tasks, data, from),
+            _ => start(Portable::<8>, tasks, data, from),
+        }
+    }
+}
+
+fn start<'d, S: Simd>(s: S, tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Box<dyn Cohort + 'd> {
+    let groups = tasks.chunks(S::LANES).enumerate().map(|(g, tasks)| {
+        let layers = layers::layers(&tasks[0].network).expect("the architectures are of the engine's kind");
+        let from = from.map(|f| &f[g * S::LANES..][..tasks.len()]);
+        Lanes::new(s, layers, tasks, from, data)
+    });
+    Box::new(Groups { groups: groups.collect(), tasks: tasks.to_vec(), data })
+}
+
+/// A cohort as groups of as many models as there are lanes.
+struct Groups<'d, S: Simd> {
+    groups: Vec<Lanes<S>>,
+    tasks: Vec<Task>,
+    data: &'d Dataset,
+}
+
+impl<S: Simd> Cohort for Groups<'_, S> {
+    fn tasks(&self) -> &[Task] {
+        &self.tasks
+    }
+
+    fn data(&self) -> &Dataset {
+        self.data
+    }
+
+    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, Interrupted> {
+        let batch_size = self.tasks[0].hyperparameters.batch_size;
+        let mut tallies = vec![Tally::default(); self.tasks.len()];
+        for (group, (orders, tallies)) in
+            self.groups.iter_mut().zip(orders.chunks(S::LANES).zip(tallies.chunks_mut(S::LANES)))
+        {
+            for (step, start) in (0..orders[0].len()).step_by(batch_size).enumerate() {
+                interrupt.check()?;
+                let end = orders[0].len().min(start + batch_size);
+                let batches: Vec<&[u32]> = orders.iter().map(|o| &o[start..end]).collect();
+                let draw = Draw { epoch, step: step as u32 };
+                group.train_batch(self.data, &batches, draw, |model, logits, label| {
+                    tallies[model].add(logits, &[label]);
+                });
+            }
+        }
+        Ok(tallies.iter().map(|t| t.score().expect("the train split is not empty")).collect())
+    }
+
+    fn gradients(&mut self, samples: &[u32]) -> Vec<Vec<f32>> {
+        let data = self.data;
+        let each = |group: &mut Lanes<S>| group.batch_gradients(data, &vec![samples; group.models()]);
+        self.groups.iter_mut().flat_map(each).collect()
+    }
+
+    fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Vec<Vec<f64>> {
+        let mut logits = vec![Vec::new(); self.tasks.len()];
+        for (group, logits) in self.groups.iter_mut().zip(logits.chunks_mut(S::LANES)) {
+            for sample in range.clone() {
+                group.logits(self.data, split, sample, |model, row| logits[model].extend_from_slice(row));
+            }
+        }
+        logits
+    }
+
+    fn snapshots(&self) -> Vec<Snapshot> {
+        self.groups.iter().flat_map(Lanes::snapshots).collect()
+    }
+}
