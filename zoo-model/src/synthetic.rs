@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::dataset::{DatasetInfo, Samples};
 use crate::files::FileError;
 use crate::hyperparameters::{Activation, Hyperparameters, Init, Optimizer, Params};
 use crate::init::initial_parameters;
@@ -9,7 +10,25 @@ use crate::plan::ModelId;
 use crate::random::{Purpose, Stream};
 use crate::result::ResultLine;
 use crate::zoo_dir::{DatasetRecord, ZooDir, ZooRecord};
-use crate::{Architecture, FORMAT_VERSION};
+use crate::{Architecture, Dataset, FORMAT_VERSION};
+
+/// A dataset of noise, every split with so many samples of images of `shape`.
+pub fn noise_dataset(shape: [usize; 3], classes: usize, samples: usize) -> Dataset {
+    let pixels: usize = shape.iter().product();
+    let info = DatasetInfo {
+        dataset: "noise".into(),
+        class_names: (0..classes).map(|c| c.to_string()).collect(),
+        mean: vec![0.5; shape[0]],
+        std: vec![0.5; shape[0]],
+        sources: Default::default(),
+        fingerprint: String::new(),
+    };
+    let split = Samples {
+        images: (0..samples * pixels).map(|i| (i * 7919 % 251) as u8).collect(),
+        labels: (0..samples).map(|i| (i % classes) as u16).collect(),
+    };
+    Dataset::new(info, shape, [split.clone(), split.clone(), split]).expect("a well-formed dataset")
+}
 
 /// Writes a finished zoo of `models` `cnn-s` models with `states` states each, whose weights drift
 /// as in training, to the empty or missing directory `path`.

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use zoo_model::dataset::{DatasetInfo, Samples};
 use zoo_model::init::initial_parameters;
-use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Init, Network, Plan, Split};
+use zoo_model::synthetic::noise_dataset;
+use zoo_model::{Activation, Architecture, Hyperparameters, Init, Network, Plan, Split};
 use zoo_stage::Interrupt;
 
 use crate::engine::{Engine, Task};
@@ -61,7 +61,7 @@ fn measure(engine: &dyn Engine, h: &Hyperparameters, shape: [usize; 3], classes:
         return Rates::default();
     };
     let batches = 4;
-    let data = noise(shape, classes, batches * h.batch_size);
+    let data = noise_dataset(shape, classes, batches * h.batch_size);
     let models = engine.cohorts(&[h; 16]).first().map_or(1, Vec::len);
     // Weights of ordinary size: calibrating on saturated ones would time denormal numbers.
     let initial = initial_parameters(&network, Init::KaimingUniform, 0);
@@ -94,21 +94,4 @@ fn measure(engine: &dyn Engine, h: &Hyperparameters, shape: [usize; 3], classes:
         Ok(pool) => pool.install(timed),
         Err(_) => timed(),
     }
-}
-
-fn noise(shape: [usize; 3], classes: usize, samples: usize) -> Dataset {
-    let pixels: usize = shape.iter().product();
-    let info = DatasetInfo {
-        dataset: "noise".into(),
-        class_names: (0..classes).map(|c| c.to_string()).collect(),
-        mean: vec![0.5; shape[0]],
-        std: vec![0.5; shape[0]],
-        sources: Default::default(),
-        fingerprint: String::new(),
-    };
-    let train = Samples {
-        images: (0..samples * pixels).map(|i| (i * 7919 % 251) as u8).collect(),
-        labels: (0..samples).map(|i| (i % classes) as u16).collect(),
-    };
-    Dataset::new(info, shape, [train, Samples::default(), Samples::default()]).expect("a well-formed dataset")
 }

@@ -9,6 +9,8 @@
 
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use zoo_model::Activation;
 
 use super::functions::{activate, exp};
@@ -48,6 +50,21 @@ macro_rules! with_constant {
             6 => $self.$method::<6>($($argument),*),
             n => unreachable!("a block of {n}"),
         }
+    };
+}
+
+/// Repeats a block for `$i` from 0 to `$n - 1`, `$n` a constant of at most [`Block::MOST`]. In
+/// source rather than by the optimiser, which leaves an array that it did not fully unroll in
+/// memory, not in registers.
+macro_rules! unrolled {
+    ($n:ident, |$i:ident| $body:block) => {
+        unrolled!(@ $n, $i, $body, 0, 1, 2, 3, 4, 5)
+    };
+    (@ $n:ident, $i:ident, $body:block, $($value:literal),*) => {
+        $(if $value < $n {
+            let $i = $value;
+            $body
+        })*
     };
 }
 
@@ -91,7 +108,7 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
             for x in 0..columns {
                 let corner = 2 * (y * below + x * right);
                 let corners = [corner, corner + right, corner + below, corner + below + right];
-                let mut sums = [bias; 4];
+                let (mut a, mut b, mut c, mut d) = (bias, bias, bias, bias);
                 for ky in 0..layer.kernel[0] {
                     // SAFETY: the window's last patch ends within the input, since output_map()
                     // gives 2 * rows <= height - kernel rows + 1, and likewise columns; there are
@@ -100,35 +117,45 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
                         let weight = self.weight.as_ptr().add(ky * tap_row * B);
                         let patches = corners.map(|c| self.input.as_ptr().add(c + ky * below));
                         for tap in 0..tap_row {
+                            // All weights and one value at a time are in registers, beside the sums.
                             let w: [S::F; B] = std::array::from_fn(|o| *weight.add(tap * B + o));
-                            for (sums, patch) in sums.iter_mut().zip(patches) {
-                                let value = *patch.add(tap);
-                                for o in 0..B {
-                                    sums[o] = s.fma(w[o], value, sums[o]);
-                                }
-                            }
+                            let value = *patches[0].add(tap);
+                            unrolled!(B, |o| { a[o] = s.fma(w[o], value, a[o]) });
+                            let value = *patches[1].add(tap);
+                            unrolled!(B, |o| { b[o] = s.fma(w[o], value, b[o]) });
+                            let value = *patches[2].add(tap);
+                            unrolled!(B, |o| { c[o] = s.fma(w[o], value, c[o]) });
+                            let value = *patches[3].add(tap);
+                            unrolled!(B, |o| { d[o] = s.fma(w[o], value, d[o]) });
                         }
                     }
                 }
                 let unit = (y * columns + x) * layer.outputs + self.block.first;
-                for o in 0..B {
-                    let mut best = sums[0][o];
-                    let mut winner = s.splat_bits(corner as u32);
-                    for (sums, corner) in sums.iter().zip(corners).skip(1) {
-                        let wins = s.exceeds(sums[o], best);
-                        best = s.select(wins, sums[o], best);
-                        if TRAINING {
-                            winner = s.select(wins, s.splat_bits(corner as u32), winner);
-                        }
-                    }
-                    self.output[unit + o] = best;
+                let output = &mut self.output[unit..unit + B];
+                let winners = if TRAINING { &mut self.winners[unit..unit + B] } else { &mut [] };
+                unrolled!(B, |o| {
+                    let (best, winner) = largest(s, [a[o], b[o], c[o], d[o]], corners);
+                    output[o] = best;
                     if TRAINING {
-                        self.winners[unit + o] = winner;
+                        winners[o] = winner;
                     }
-                }
+                });
             }
         }
     }
+}
+
+/// The largest of a window's values, and the bits of its corner. The first of equals wins.
+#[inline(always)]
+fn largest<S: Simd>(s: S, values: [S::F; 4], corners: [usize; 4]) -> (S::F, S::F) {
+    let mut best = values[0];
+    let mut winner = s.splat_bits(corners[0] as u32);
+    for p in 1..4 {
+        let wins = s.exceeds(values[p], best);
+        best = s.select(wins, values[p], best);
+        winner = s.select(wins, s.splat_bits(corners[p] as u32), winner);
+    }
+    (best, winner)
 }
 
 /// Positions of an unpooled layer's output, each with where its patch begins in the input.
@@ -341,6 +368,10 @@ impl<S: Simd> Kernel<S> for CrossEntropyGradient<'_, S> {
     }
 }
 
+/// Outputs whose kernels are added to the input's gradient together, window by window; their
+/// weights fit a first-level cache.
+pub const OUTPUTS_AT_ONCE: usize = 8;
+
 /// One model's backward pass of a pooled convolution, rows.
 ///
 /// Only the winning patches have a gradient. The weight gradient of one output is a sum of patches
@@ -350,21 +381,21 @@ pub struct PooledBackward<'a> {
     layer: &'a Layer,
     /// Input of the layer, and [`ROW`] values after it.
     input: &'a [f32],
-    /// Gradient of the output, (positions, outputs).
+    /// Gradient of the output, (positions, outputs), and [`ROW`] values after it.
     gradient: &'a [f32],
     /// As [`PooledForward`] recorded them.
     winners: &'a [f32],
     /// Added to: (outputs, segments, [`ROW`]), the last segment of a kernel row padded with what
     /// comes after it in the input.
     weight_gradient: &'a mut [f32],
-    /// Added to: (outputs).
+    /// Added to: (outputs), rounded up to whole [`ROW`]s.
     bias_gradient: &'a mut [f32],
     below: Option<Below<'a>>,
 }
 
 /// What is needed for the gradient of the layer before.
 pub struct Below<'a> {
-    /// Weights of the layer, (outputs, taps).
+    /// Weights of the layer, (outputs, framed kernel): see [`Layer::framed_taps`].
     pub weight: &'a [f32],
     /// Derivative of the activation before.
     pub derivative: &'a [f32],
@@ -384,20 +415,20 @@ impl<'a> PooledBackward<'a> {
         [weight_gradient, bias_gradient]: [&'a mut [f32]; 2],
         below: Option<Below<'a>>,
     ) -> Self {
-        assert!(input.len() >= layer.inputs() + ROW);
+        assert!(input.len() >= layer.inputs() + ROW && gradient.len() >= layer.units() + ROW);
         let weight_gradient = &mut weight_gradient[..layer.outputs * layer.segments() * ROW];
         let below = below.map(|b| Below {
-            weight: &b.weight[..layer.outputs * layer.taps()],
+            weight: &b.weight[..layer.outputs * layer.framed_taps()],
             derivative: &b.derivative[..layer.inputs()],
             gradient: &mut b.gradient[..layer.inputs()],
         });
         Self {
             layer,
             input,
-            gradient: &gradient[..layer.units()],
+            gradient,
             winners: &winners[..layer.units()],
             weight_gradient,
-            bias_gradient: &mut bias_gradient[..layer.outputs],
+            bias_gradient: &mut bias_gradient[..layer.outputs.next_multiple_of(ROW)],
             below,
         }
     }
@@ -409,20 +440,9 @@ impl<S: Simd> Kernel<S> for PooledBackward<'_> {
     #[inline(always)]
     fn run(mut self, s: S) {
         let layer = self.layer;
-        for gradient in self.gradient.chunks_exact(layer.outputs) {
-            for (sum, &g) in self.bias_gradient.iter_mut().zip(gradient) {
-                *sum += g;
-            }
-        }
+        self.biases(s);
         for tile in Block::split(layer.segments(), Block::MOST) {
-            // Two outputs at a time, so that there are sums enough to hide an addition's latency.
-            for output in (0..layer.outputs).step_by(2) {
-                if output + 1 < layer.outputs {
-                    with_constant!(tile.size, self.weights_of_two(s, tile.first, output));
-                } else {
-                    with_constant!(tile.size, self.weights_of_one(s, tile.first, output));
-                }
-            }
+            with_constant!(tile.size, self.weights(s, tile.first));
         }
         if let Some(below) = self.below.take() {
             self.input(s, below);
@@ -431,17 +451,41 @@ impl<S: Simd> Kernel<S> for PooledBackward<'_> {
 }
 
 impl PooledBackward<'_> {
-    /// Where the segments from `first` lie in a patch, relative to its beginning.
+    /// Adds to the bias gradients, [`ROW`] at a time.
     #[inline(always)]
-    fn offsets<const T: usize>(&self, first: usize) -> [usize; T] {
+    fn biases(&mut self, s: impl Simd) {
+        let (outputs, one) = (self.layer.outputs, s.row_splat(1.0));
+        for first in (0..outputs).step_by(ROW) {
+            let sums = self.bias_gradient[first..][..ROW].as_mut_ptr();
+            // SAFETY: `sums` was checked; there are ROW values after the last unit's gradient.
+            unsafe {
+                let mut sum = s.row_load(sums);
+                for unit in (first..self.layer.units()).step_by(outputs) {
+                    sum = s.row_fma(s.row_load(self.gradient.as_ptr().add(unit)), one, sum);
+                }
+                s.row_store(sum, sums);
+            }
+        }
+    }
+
+    /// Adds to T segments, from `first` on, of every output's weight gradient.
+    #[inline(always)]
+    fn weights<const T: usize>(&mut self, s: impl Simd, first: usize) {
         let row_segments = self.layer.tap_row().div_ceil(ROW);
         let offset = |segment: usize| segment / row_segments * self.layer.input_row() + segment % row_segments * ROW;
-        std::array::from_fn(|t| offset(first + t))
+        let offsets: [usize; T] = std::array::from_fn(|t| offset(first + t));
+        // Two outputs at a time, so that there are sums enough to hide an addition's latency.
+        for output in (0..self.layer.outputs).step_by(2) {
+            if output + 1 < self.layer.outputs {
+                self.weights_of_two(s, first, offsets, output);
+            } else {
+                self.weights_of_one(s, first, offsets, output);
+            }
+        }
     }
 
     #[inline(always)]
-    fn weights_of_two<const T: usize>(&mut self, s: impl Simd, first: usize, output: usize) {
-        let offsets = self.offsets::<T>(first);
+    fn weights_of_two<const T: usize>(&mut self, s: impl Simd, first: usize, offsets: [usize; T], output: usize) {
         let (a_at, b_at) =
             ((output * self.layer.segments() + first) * ROW, ((output + 1) * self.layer.segments() + first) * ROW);
         assert!(b_at + T * ROW <= self.weight_gradient.len());
@@ -455,21 +499,20 @@ impl PooledBackward<'_> {
                 let a_patch = input.add(winners[output].to_bits() as usize);
                 let b_patch = input.add(winners[output + 1].to_bits() as usize);
                 let (a_gradient, b_gradient) = (s.row_splat(gradient[output]), s.row_splat(gradient[output + 1]));
-                for t in 0..T {
+                unrolled!(T, |t| {
                     a_sums[t] = s.row_fma(a_gradient, s.row_load(a_patch.add(offsets[t])), a_sums[t]);
                     b_sums[t] = s.row_fma(b_gradient, s.row_load(b_patch.add(offsets[t])), b_sums[t]);
-                }
+                });
             }
-            for t in 0..T {
+            unrolled!(T, |t| {
                 s.row_store(a_sums[t], sums.add(a_at + t * ROW));
                 s.row_store(b_sums[t], sums.add(b_at + t * ROW));
-            }
+            });
         }
     }
 
     #[inline(always)]
-    fn weights_of_one<const T: usize>(&mut self, s: impl Simd, first: usize, output: usize) {
-        let offsets = self.offsets::<T>(first);
+    fn weights_of_one<const T: usize>(&mut self, s: impl Simd, first: usize, offsets: [usize; T], output: usize) {
         let at = (output * self.layer.segments() + first) * ROW;
         let target = &mut self.weight_gradient[at..][..T * ROW];
         let units = self.gradient.chunks_exact(self.layer.outputs).zip(self.winners.chunks_exact(self.layer.outputs));
@@ -479,44 +522,117 @@ impl PooledBackward<'_> {
             for (gradient, winners) in units {
                 let patch = self.input.as_ptr().add(winners[output].to_bits() as usize);
                 let gradient = s.row_splat(gradient[output]);
-                for t in 0..T {
-                    sums[t] = s.row_fma(gradient, s.row_load(patch.add(offsets[t])), sums[t]);
-                }
+                unrolled!(T, |t| { sums[t] = s.row_fma(gradient, s.row_load(patch.add(offsets[t])), sums[t]) });
             }
-            for t in 0..T {
-                s.row_store(sums[t], target.as_mut_ptr().add(t * ROW));
-            }
+            unrolled!(T, |t| { s.row_store(sums[t], target.as_mut_ptr().add(t * ROW)) });
         }
     }
 
+    /// Window by window, the sums of its patch (kernel rows + 1, kernel columns + 1, channels) are
+    /// kept in registers while the outputs' kernels are added, each where its winner is: a frame of
+    /// zeros around the kernels covers the rest of the patch.
     #[inline(always)]
     fn input<S: Simd>(&self, s: S, below: Below) {
-        let (taps, tap_row, input_row) = (self.layer.taps(), self.layer.tap_row(), self.layer.input_row());
-        let whole = tap_row / ROW * ROW;
+        let layer = self.layer;
+        let length = layer.tap_row() + layer.channels;
         below.gradient.fill(0.0);
-        let units = self.gradient.chunks_exact(self.layer.outputs).zip(self.winners.chunks_exact(self.layer.outputs));
-        for (gradient, winners) in units {
-            for ((weight, &g), winner) in below.weight.chunks_exact(taps).zip(gradient).zip(winners) {
-                let factor = s.row_splat(g);
-                let corner = winner.to_bits() as usize;
-                for (ky, weight) in weight.chunks_exact(tap_row).enumerate() {
-                    // SAFETY: a winner's patch lies in the input; `weight` holds a kernel row.
-                    unsafe {
-                        let patch = below.gradient.as_mut_ptr().add(corner + ky * input_row);
-                        for at in (0..whole).step_by(ROW) {
-                            let weight = s.row_load(weight.as_ptr().add(at));
-                            s.row_store(s.row_fma(factor, weight, s.row_load(patch.add(at))), patch.add(at));
-                        }
-                        for (at, &w) in weight.iter().enumerate().skip(whole) {
-                            *patch.add(at) = g.mul_add(w, *patch.add(at));
-                        }
-                    }
-                }
+        for first in (0..layer.outputs).step_by(OUTPUTS_AT_ONCE) {
+            let outputs = first..layer.outputs.min(first + OUTPUTS_AT_ONCE);
+            for tile in Block::split(length / ROW, Block::MOST) {
+                let at = tile.first * ROW;
+                with_constant!(tile.size, self.add_kernels(s, outputs.clone(), at, below.weight, below.gradient));
+            }
+            for at in length / ROW * ROW..length {
+                self.add_kernels_at(outputs.clone(), at, below.weight, below.gradient);
             }
         }
         for (gradient, &derivative) in below.gradient.iter_mut().zip(below.derivative) {
             *gradient *= derivative;
         }
+    }
+
+    /// Calls `add(patch, kernels)` for each window: where its patch begins in the input, and where
+    /// each output's kernel, moved to its winner, begins in the framed weights.
+    #[inline(always)]
+    fn windows(&self, outputs: Range<usize>, mut add: impl FnMut(usize, &[usize], &[f32])) {
+        let layer = self.layer;
+        let [rows, columns] = layer.output_map();
+        let (right, down, frame_row) = (layer.channels, layer.input_row(), layer.framed_row());
+        for y in 0..rows {
+            for x in 0..columns {
+                let corner = 2 * (y * down + x * right);
+                let units = (y * columns + x) * layer.outputs;
+                let units = units + outputs.start..units + outputs.end;
+                let mut kernels = [0; OUTPUTS_AT_ONCE];
+                for ((kernel, winner), output) in
+                    kernels.iter_mut().zip(&self.winners[units.clone()]).zip(outputs.clone())
+                {
+                    let moved = (winner.to_bits() as usize).wrapping_sub(corner);
+                    let moved_down = usize::from(moved >= down);
+                    let moved_right = usize::from(moved != moved_down * down);
+                    *kernel = output * layer.framed_taps() + (1 - moved_down) * frame_row + (1 - moved_right) * right;
+                }
+                add(corner, &kernels[..units.len()], &self.gradient[units]);
+            }
+        }
+    }
+
+    /// Adds to T [`ROW`]s of every patch row, from value `at` on, the outputs' kernels, each times
+    /// its gradient.
+    #[inline(always)]
+    fn add_kernels<const T: usize>(
+        &self,
+        s: impl Simd,
+        outputs: Range<usize>,
+        at: usize,
+        weight: &[f32],
+        input_gradient: &mut [f32],
+    ) {
+        let (down, frame_row, kernel_rows) = (self.layer.input_row(), self.layer.framed_row(), self.layer.kernel[0]);
+        let (weight, sums) = (weight.as_ptr(), input_gradient.as_mut_ptr());
+        self.windows(outputs, |corner, kernels, gradients| {
+            // Two rows at a time, so that there are sums enough to hide an addition's latency.
+            for row in (0..=kernel_rows).step_by(2) {
+                // SAFETY: the patch lies in the input; a framed kernel that begins at most one row
+                // and one column into its frame has as many rows and columns as the patch.
+                unsafe {
+                    let (patch, weight) = (sums.add(corner + row * down + at), weight.add(row * frame_row + at));
+                    let mut a: [_; T] = std::array::from_fn(|t| s.row_load(patch.add(t * ROW)));
+                    if row < kernel_rows {
+                        let mut b: [_; T] = std::array::from_fn(|t| s.row_load(patch.add(down + t * ROW)));
+                        for (&kernel, &gradient) in kernels.iter().zip(gradients) {
+                            let (upper, gradient) = (weight.add(kernel), s.row_splat(gradient));
+                            let lower = upper.add(frame_row);
+                            unrolled!(T, |t| {
+                                a[t] = s.row_fma(gradient, s.row_load(upper.add(t * ROW)), a[t]);
+                                b[t] = s.row_fma(gradient, s.row_load(lower.add(t * ROW)), b[t]);
+                            });
+                        }
+                        unrolled!(T, |t| { s.row_store(b[t], patch.add(down + t * ROW)) });
+                    } else {
+                        for (&kernel, &gradient) in kernels.iter().zip(gradients) {
+                            let (weight, gradient) = (weight.add(kernel), s.row_splat(gradient));
+                            unrolled!(T, |t| { a[t] = s.row_fma(gradient, s.row_load(weight.add(t * ROW)), a[t]) });
+                        }
+                    }
+                    unrolled!(T, |t| { s.row_store(a[t], patch.add(t * ROW)) });
+                }
+            }
+        });
+    }
+
+    /// [`add_kernels`](Self::add_kernels) for one value of every patch row.
+    #[inline(always)]
+    fn add_kernels_at(&self, outputs: Range<usize>, at: usize, weight: &[f32], input_gradient: &mut [f32]) {
+        let (down, frame_row, kernel_rows) = (self.layer.input_row(), self.layer.framed_row(), self.layer.kernel[0]);
+        self.windows(outputs, |corner, kernels, gradients| {
+            for row in 0..=kernel_rows {
+                let sum = &mut input_gradient[corner + row * down + at];
+                for (&kernel, g) in kernels.iter().zip(gradients) {
+                    *sum = g.mul_add(weight[kernel + row * frame_row + at], *sum);
+                }
+            }
+        });
     }
 }
 

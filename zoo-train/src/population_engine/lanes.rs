@@ -12,38 +12,10 @@ use super::kernels::{
     PooledBackward, PooledForward, Scale, Sgd, ToRows,
 };
 use super::layers::Layer;
+use super::rows::Rows;
 use super::simd::{Simd, ROW};
 use crate::engine::{Snapshot, Task};
 use crate::optimizer::adam_rates;
-
-/// Values to spare after a row, for whole-[`ROW`] loads that begin at its last value.
-const SPARE: usize = ROW;
-
-/// One model's values side by side, for each lane.
-struct Rows {
-    values: Vec<f32>,
-    stride: usize,
-}
-
-impl Rows {
-    fn new(lanes: usize, length: usize) -> Self {
-        let stride = length.next_multiple_of(ROW) + SPARE;
-        Self { values: vec![0.0; lanes * stride], stride }
-    }
-
-    /// Takes over what stands in lanes.
-    fn load<S: Simd>(&mut self, s: S, vectors: &[S::F]) {
-        s.vectorize(ToRows { vectors, rows: &mut self.values, stride: self.stride });
-    }
-
-    fn lane(&self, lane: usize) -> &[f32] {
-        &self.values[lane * self.stride..][..self.stride]
-    }
-
-    fn lane_mut(&mut self, lane: usize) -> &mut [f32] {
-        &mut self.values[lane * self.stride..][..self.stride]
-    }
-}
 
 /// Where a layer's parameters lie in the lanes' parameter vector: block by block the weights as
 /// (tap, output of the block), then the biases.
@@ -87,7 +59,7 @@ struct PooledRows {
     input_derivative: Rows,
     winners: Rows,
     gradient: Rows,
-    /// (outputs, taps), for the input's gradient; empty for the first layer.
+    /// (outputs, framed kernel), for the input's gradient; empty for the first layer.
     weight: Rows,
     /// (outputs, segments, ROW).
     weight_gradient: Rows,
@@ -252,8 +224,8 @@ impl<S: Simd> Lanes<S> {
         let s = self.s;
         self.gradients.fill(s.splat(0.0));
         for rows in self.scratch.iter_mut().filter_map(|s| s.rows.as_mut()) {
-            rows.weight_gradient.values.fill(0.0);
-            rows.bias_gradient.values.fill(0.0);
+            rows.weight_gradient.values_mut().fill(0.0);
+            rows.bias_gradient.values_mut().fill(0.0);
         }
         let size = batches[0].len();
         let train = data.split(Split::Train);
@@ -283,7 +255,7 @@ impl<S: Simd> Lanes<S> {
                 }
             }
         }
-        s.vectorize(FromRows { rows: &rows.values, stride: rows.stride, vectors: &mut self.image });
+        s.vectorize(FromRows { rows: rows.values(), stride: rows.stride(), vectors: &mut self.image });
     }
 
     fn forward<const TRAINING: bool>(&mut self, dropout: Option<(Draw, usize)>) {
@@ -377,7 +349,7 @@ impl<S: Simd> Lanes<S> {
             let (tap_row, row_segments) = (layer.tap_row(), layer.tap_row().div_ceil(ROW));
             let mut gather = |from: &Rows, at: usize, to: usize| {
                 for (lane, value) in gradients[to * S::LANES..][..S::LANES].iter_mut().enumerate() {
-                    *value = from.values[lane * from.stride + at];
+                    *value = from.lane(lane)[at];
                 }
             };
             for &block in &placement.blocks {
@@ -440,8 +412,9 @@ impl<S: Simd> Lanes<S> {
                 let weights = &self.parameters[placement.weight_of(layer, block)];
                 for (at, lanes) in S::values(weights).chunks_exact(S::LANES).enumerate() {
                     let (tap, o) = (at / block.size, block.first + at % block.size);
+                    let place = o * layer.framed_taps() + layer.framed_place(tap);
                     for (lane, &value) in lanes.iter().enumerate() {
-                        rows.weight.values[lane * rows.weight.stride + o * layer.taps() + tap] = value;
+                        rows.weight.lane_mut(lane)[place] = value;
                     }
                 }
             }
@@ -482,7 +455,7 @@ impl<S: Simd> Scratch<S> {
                 input_derivative: rows(if first { 0 } else { layer.inputs() }),
                 winners: rows(layer.units()),
                 gradient: rows(layer.units()),
-                weight: rows(if first { 0 } else { layer.outputs * layer.taps() }),
+                weight: rows(if first { 0 } else { layer.outputs * layer.framed_taps() }),
                 weight_gradient: rows(layer.outputs * layer.segments() * ROW),
                 bias_gradient: rows(layer.outputs),
             }),

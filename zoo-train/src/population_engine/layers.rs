@@ -46,6 +46,21 @@ impl Layer {
         self.kernel[1] * self.channels
     }
 
+    /// Values of a row of a framed kernel: a kernel with a row or column of zeros on every side.
+    pub fn framed_row(&self) -> usize {
+        self.tap_row() + 2 * self.channels
+    }
+
+    /// Values of a framed kernel: weights of one output.
+    pub fn framed_taps(&self) -> usize {
+        (self.kernel[0] + 2) * self.framed_row()
+    }
+
+    /// Place of a tap in a framed kernel.
+    pub fn framed_place(&self, tap: usize) -> usize {
+        (tap / self.tap_row() + 1) * self.framed_row() + self.channels + tap % self.tap_row()
+    }
+
     /// Values of an input row.
     pub fn input_row(&self) -> usize {
         self.width * self.channels

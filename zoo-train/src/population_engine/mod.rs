@@ -12,6 +12,7 @@
 //! | [`layers`] | the network as a list of convolutions |
 //! | [`kernels`] | a layer's arithmetic |
 //! | [`dropout`] | masks |
+//! | [`rows`] | buffers with each model's values side by side |
 //! | [`lanes`] | models side by side: training step and evaluation |
 //! | [`reference`] | one model in plain scalar code: the oracle of all the others |
 
@@ -21,6 +22,7 @@ pub mod kernels;
 pub mod lanes;
 pub mod layers;
 pub mod reference;
+pub mod rows;
 pub mod simd;
 
 use std::collections::HashMap;
