@@ -9,7 +9,7 @@ use zoo_model::{Dataset, Hyperparameters, Optimizer, Split};
 use super::dropout::{Draw, Drop, Dropout};
 use super::kernels::{
     Activate, Adam, ApplyMask, Below, Block, CrossEntropyGradient, DenseBackward, DenseForward, FromRows,
-    PooledBackward, PooledForward, Scale, Sgd, ToRows,
+    PooledBackward, PooledForward, Scale, Sgd,
 };
 use super::layers::Layer;
 use super::rows::Rows;

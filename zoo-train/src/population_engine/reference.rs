@@ -1,1 +1,410 @@
-//! placeholder
+//! One model in plain scalar code: what every lane of the engine computes, written to be read.
+//!
+//! Slow, and without regard to memory; the engine equals it bit for bit, which is tested. Maps are
+//! channels-last, every layer is a convolution (see [`layers`](super::layers)). `a.mul_add(b, c)`
+//! rounds once; every sum runs in the order of its loop.
+
+use std::ops::Range;
+
+use zoo_model::random::{dropout_threshold, Purpose, Stream};
+use zoo_model::{Hyperparameters, Optimizer};
+
+use super::functions::{activate, exp};
+use super::kernels::{Block, OUTPUTS_AT_ONCE};
+use super::layers::Layer;
+use super::simd::{Portable, ROW};
+use crate::optimizer::adam_rates;
+
+/// One lane: the scalar arithmetic.
+const ONE: Portable<1> = Portable::<1>;
+
+/// A layer's output and what its backward pass needs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Pass {
+    /// (positions, outputs), after pooling, activation and dropout.
+    pub output: Vec<f32>,
+    /// Derivative of the output by the sum before the activation.
+    pub derivative: Vec<f32>,
+    /// Where the winning patch of each output begins in the input.
+    pub corners: Vec<usize>,
+}
+
+/// Where the patch of a position of the convolution, before pooling, begins in the input.
+fn corner(layer: &Layer, row: usize, column: usize) -> usize {
+    row * layer.input_row() + column * layer.channels
+}
+
+/// Where tap `tap` of a patch lies, from the patch's beginning.
+fn tap_offset(layer: &Layer, tap: usize) -> usize {
+    tap / layer.tap_row() * layer.input_row() + tap % layer.tap_row()
+}
+
+/// PyTorch's maximum: NaN is larger than any number, the first of equals wins.
+fn exceeds(a: f32, b: f32) -> bool {
+    a > b || (a.is_nan() && !b.is_nan())
+}
+
+/// Bias + sum over the taps of weight x input.
+fn convolve(layer: &Layer, parameters: &[f32], input: &[f32], output: usize, corner: usize) -> f32 {
+    let bias = parameters[layer.bias.start + output];
+    (0..layer.taps()).fold(bias, |sum, tap| {
+        parameters[layer.weight_place(output, tap)].mul_add(input[corner + tap_offset(layer, tap)], sum)
+    })
+}
+
+/// The forward pass of a layer.
+pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32]) -> Pass {
+    let [rows, columns] = layer.output_map();
+    let mut pass = Pass::default();
+    for row in 0..rows {
+        for column in 0..columns {
+            for output in 0..layer.outputs {
+                let candidates: Vec<usize> = if layer.pooled {
+                    let window = [(0, 0), (0, 1), (1, 0), (1, 1)];
+                    window.iter().map(|(down, right)| corner(layer, 2 * row + down, 2 * column + right)).collect()
+                } else {
+                    vec![corner(layer, row, column)]
+                };
+                let mut winner = candidates[0];
+                let mut sum = convolve(layer, parameters, input, output, winner);
+                for &candidate in &candidates[1..] {
+                    let other = convolve(layer, parameters, input, output, candidate);
+                    if exceeds(other, sum) {
+                        (sum, winner) = (other, candidate);
+                    }
+                }
+                let (value, derivative) = match layer.activation {
+                    Some(activation) => {
+                        let ([value], [derivative]) = activate(ONE, activation, [sum]);
+                        (value, derivative)
+                    }
+                    None => (sum, 1.0),
+                };
+                pass.output.push(value);
+                pass.derivative.push(derivative);
+                pass.corners.push(winner);
+            }
+        }
+    }
+    pass
+}
+
+/// Drops units of the layer's output for sample `sample` of a mini-batch.
+pub fn drop_units(layer: &Layer, h: &Hyperparameters, epoch: u32, step: u32, sample: usize, pass: &mut Pass) {
+    let Some(module) = layer.dropout else { return };
+    let mut words = Stream::new(h.seed, Purpose::Dropout(module), epoch, step);
+    for _ in 0..sample * layer.units() {
+        words.next_u32();
+    }
+    let kept = (1.0 / (1.0 - h.dropout)) as f32;
+    for channel in 0..layer.outputs {
+        for position in 0..layer.positions() {
+            let factor = if words.next_u32() >= dropout_threshold(h.dropout) { kept } else { 0.0 };
+            let unit = position * layer.outputs + channel;
+            pass.output[unit] *= factor;
+            pass.derivative[unit] *= factor;
+        }
+    }
+}
+
+/// Gradient of the mean cross entropy of `batch` samples by one sample's logits.
+pub fn cross_entropy_gradient(logits: &[f32], label: usize, batch: usize) -> Vec<f32> {
+    let largest = logits.iter().fold(logits[0], |m, &l| if exceeds(l, m) { l } else { m });
+    let powers: Vec<f32> = logits.iter().map(|&l| exp(ONE, [l - largest])[0]).collect();
+    let sum = powers.iter().fold(0.0, |sum, p| sum + p);
+    let of_class = |(class, p): (usize, &f32)| (p / sum - if class == label { 1.0 } else { 0.0 }) / batch as f32;
+    powers.iter().enumerate().map(of_class).collect()
+}
+
+/// Adds one sample's gradients of a layer's parameters, from the gradient of its sums (positions,
+/// outputs); returns that of its input.
+pub fn backward(
+    layer: &Layer,
+    parameters: &[f32],
+    input: &[f32],
+    pass: &Pass,
+    gradient: &[f32],
+    parameter_gradient: &mut [f32],
+) -> Vec<f32> {
+    for (unit, &g) in gradient.iter().enumerate() {
+        let output = unit % layer.outputs;
+        parameter_gradient[layer.bias.start + output] += g;
+        for tap in 0..layer.taps() {
+            let weight = &mut parameter_gradient[layer.weight_place(output, tap)];
+            *weight = g.mul_add(input[pass.corners[unit] + tap_offset(layer, tap)], *weight);
+        }
+    }
+    let mut input_gradient = vec![0.0; layer.inputs()];
+    if layer.pooled {
+        pooled_input_gradient(layer, parameters, pass, gradient, &mut input_gradient);
+    } else {
+        // The engine goes block by block of outputs, and so must this sum.
+        for block in Block::split(layer.outputs, Block::MOST) {
+            for position in 0..layer.positions() {
+                for tap in 0..layer.taps() {
+                    for output in block.first..block.first + block.size {
+                        let unit = position * layer.outputs + output;
+                        let sum = &mut input_gradient[pass.corners[unit] + tap_offset(layer, tap)];
+                        *sum = parameters[layer.weight_place(output, tap)].mul_add(gradient[unit], *sum);
+                    }
+                }
+            }
+        }
+    }
+    input_gradient
+}
+
+/// Window by window, over the patch that its four positions share: the outputs' kernels, each where
+/// its winner is and 0 in the rest of the patch, times their gradients.
+fn pooled_input_gradient(layer: &Layer, parameters: &[f32], pass: &Pass, gradient: &[f32], input_gradient: &mut [f32]) {
+    let [rows, columns] = layer.output_map();
+    let outputs: Vec<usize> = (0..layer.outputs).collect();
+    for outputs in outputs.chunks(OUTPUTS_AT_ONCE) {
+        for part in patch_row_parts(layer) {
+            for (row, column) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+                for (patch_row, value) in (0..=layer.kernel[0]).flat_map(|r| part.clone().map(move |v| (r, v))) {
+                    let place = corner(layer, 2 * row + patch_row, 2 * column) + value;
+                    for &output in outputs {
+                        let unit = (row * columns + column) * layer.outputs + output;
+                        let weight = (0..layer.taps())
+                            .find(|&tap| pass.corners[unit] + tap_offset(layer, tap) == place)
+                            .map_or(0.0, |tap| parameters[layer.weight_place(output, tap)]);
+                        input_gradient[place] = gradient[unit].mul_add(weight, input_gradient[place]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The parts of a patch's row that the engine holds in registers, one after the other.
+fn patch_row_parts(layer: &Layer) -> Vec<Range<usize>> {
+    let length = layer.tap_row() + layer.channels;
+    let tiles = Block::split(length / ROW, Block::MOST).map(|t| t.first * ROW..(t.first + t.size) * ROW);
+    tiles.chain((length / ROW * ROW..length).map(|value| value..value + 1)).collect()
+}
+
+/// One model in training.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// The network.
+    pub layers: Vec<Layer>,
+    /// Hyperparameters.
+    pub hyperparameters: Hyperparameters,
+    /// PyTorch's flat vector.
+    pub parameters: Vec<f32>,
+    /// Adam: means of gradients and of their squares. SGD: momentum buffer.
+    pub moments: Vec<Vec<f32>>,
+    /// Which parameters may differ from zero; `None`: all.
+    pub mask: Option<Vec<bool>>,
+    /// Optimiser steps taken.
+    pub step: u64,
+}
+
+impl Model {
+    /// Logits of an image (height, width, channels).
+    pub fn logits(&self, image: &[f32]) -> Vec<f32> {
+        self.layers.iter().fold(image.to_vec(), |x, layer| forward(layer, &self.parameters, &x).output)
+    }
+
+    /// One optimiser step on a mini-batch of images and labels.
+    pub fn train(&mut self, batch: &[(Vec<f32>, usize)], epoch: u32, step: u32) {
+        let mut gradient = vec![0.0; self.parameters.len()];
+        for (sample, (image, label)) in batch.iter().enumerate() {
+            let mut inputs = vec![image.clone()];
+            let mut passes = Vec::new();
+            for layer in &self.layers {
+                let mut pass = forward(layer, &self.parameters, inputs.last().expect("the image"));
+                drop_units(layer, &self.hyperparameters, epoch, step, sample, &mut pass);
+                inputs.push(pass.output.clone());
+                passes.push(pass);
+            }
+            let logits = inputs.pop().expect("the last output");
+            let mut g = cross_entropy_gradient(&logits, *label, batch.len());
+            for ((layer, pass), input) in self.layers.iter().zip(&passes).zip(&inputs).rev() {
+                let sums: Vec<f32> = g.iter().zip(&pass.derivative).map(|(g, d)| g * d).collect();
+                g = backward(layer, &self.parameters, input, pass, &sums, &mut gradient);
+            }
+        }
+        self.update(&gradient);
+    }
+
+    /// PyTorch's Adam or SGD.
+    fn update(&mut self, gradient: &[f32]) {
+        self.step += 1;
+        let h = &self.hyperparameters;
+        let weight_decay = h.weight_decay as f32;
+        for (i, p) in self.parameters.iter_mut().enumerate() {
+            let g = weight_decay.mul_add(*p, gradient[i]);
+            match (h.optimizer, self.moments.as_mut_slice()) {
+                (Optimizer::Adam, [mean, square]) => {
+                    let (step_size, correction) = adam_rates(h.learning_rate, self.step);
+                    mean[i] = (g - mean[i]).mul_add(0.1, mean[i]);
+                    square[i] = square[i].mul_add(0.999, g * g * 0.001);
+                    let denominator = square[i].sqrt() / correction as f32 + 1e-8;
+                    *p -= step_size as f32 * (mean[i] / denominator);
+                }
+                (Optimizer::Sgd, [buffer]) => {
+                    buffer[i] = (h.momentum as f32).mul_add(buffer[i], g);
+                    *p -= h.learning_rate as f32 * buffer[i];
+                }
+                _ => unreachable!("the number of moments is fixed by the optimiser"),
+            }
+            if self.mask.as_ref().is_some_and(|mask| !mask[i]) {
+                *p = 0.0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layers::layers;
+    use super::super::simd::InstructionSet;
+    use super::super::PopulationEngine;
+    use super::*;
+    use crate::engine::{Engine, Snapshot, Task};
+    use zoo_model::init::initial_parameters;
+    use zoo_model::synthetic::noise_dataset;
+    use zoo_model::{Activation, Architecture, Dataset, Init, Split};
+    use zoo_stage::Interrupt;
+
+    const BATCH: usize = 3;
+
+    /// Image `sample` of a split as the networks see it, channels last.
+    fn image(data: &Dataset, split: Split, sample: usize) -> Vec<f32> {
+        let [channels, height, width] = data.shape;
+        let pixels = &data.split(split).images[sample * data.image_len()..][..data.image_len()];
+        let tables = data.normalization();
+        let value = |i: usize| tables[i % channels][usize::from(pixels[i % channels * height * width + i / channels])];
+        (0..data.image_len()).map(|i| value(i) as f32).collect()
+    }
+
+    fn bits(values: impl IntoIterator<Item = f64>) -> Vec<u64> {
+        values.into_iter().map(|v| if v.is_nan() { f64::NAN.to_bits() } else { v.to_bits() }).collect()
+    }
+
+    fn wide(values: &[f32]) -> Vec<u64> {
+        bits(values.iter().map(|&v| f64::from(v)))
+    }
+
+    /// What the reference has after an epoch of two and a half mini-batches, and its test logits.
+    fn by_reference(task: &Task, data: &Dataset, order: &[u32]) -> (Model, Vec<f32>) {
+        let h = &task.hyperparameters;
+        let moments = if h.optimizer == Optimizer::Adam { 2 } else { 1 };
+        let mut model = Model {
+            layers: layers(&task.network).unwrap(),
+            hyperparameters: h.clone(),
+            parameters: task.initial.clone(),
+            moments: vec![vec![0.0; task.initial.len()]; moments],
+            mask: task.mask.clone(),
+            step: 0,
+        };
+        for (step, batch) in order.chunks(BATCH).enumerate() {
+            let of = |&s: &u32| {
+                let s = s as usize;
+                (image(data, Split::Train, s), usize::from(data.split(Split::Train).labels[s]))
+            };
+            model.train(&batch.iter().map(of).collect::<Vec<_>>(), 1, step as u32);
+        }
+        let logits = model.logits(&image(data, Split::Test, 1));
+        (model, logits)
+    }
+
+    fn tasks(base: &Hyperparameters, data: &Dataset, models: u64) -> Vec<Task> {
+        let task = |seed| {
+            // Everything that may differ between lanes does.
+            let h = Hyperparameters {
+                seed,
+                learning_rate: base.learning_rate * (1.0 + seed as f64),
+                weight_decay: 1e-3 * seed as f64,
+                dropout: if base.dropout > 0.0 { base.dropout / (1.0 + seed as f64) } else { 0.0 },
+                ..base.clone()
+            };
+            let network = h.network(data.shape, 10).unwrap();
+            let initial = initial_parameters(&network, [Init::KaimingUniform, Init::Normal][seed as usize % 2], seed);
+            let mask = (seed % 3 == 2).then(|| (0..initial.len()).map(|i| i % 3 > 0).collect());
+            Task { network, hyperparameters: h, initial, mask, epochs_before: 0 }
+        };
+        (0..models).map(task).collect()
+    }
+
+    fn check(base: &Hyperparameters, data: &Dataset, sets: &[InstructionSet], diverge: bool) {
+        let mut tasks = tasks(base, data, 10);
+        if diverge {
+            // A neighbour that explodes must not be felt, and does so as the reference does.
+            tasks[1].hyperparameters.learning_rate = 1e30;
+            tasks[9].initial[5] = f32::NAN;
+        }
+        let orders: Vec<Vec<u32>> = (0..10).map(|m| (0..7).map(|i| (i * 3 + m) % 9).collect()).collect();
+        let expected: Vec<(Model, Vec<f32>)> =
+            tasks.iter().zip(&orders).map(|(task, order)| by_reference(task, data, order)).collect();
+        for &set in sets.iter().filter(|s| s.is_available()) {
+            let engine = PopulationEngine::with(set);
+            // All in one cohort, and the last one alone.
+            for range in [0..10, 9..10] {
+                let mut cohort = engine.start(&tasks[range.clone()], data, None);
+                cohort.train(1, &orders[range.clone()], &Interrupt::default()).unwrap();
+                let (snapshots, logits) = (cohort.snapshots(), cohort.logits(Split::Test, 1..2));
+                for ((found, logits), m) in snapshots.iter().zip(&logits).zip(range) {
+                    let (model, expected) = &expected[m];
+                    let Snapshot { step, parameters, moments } = found;
+                    let what = format!("{set:?}, model {m} of {base:?}");
+                    assert_eq!(*step, 3, "{what}");
+                    assert!(bits(parameters.iter().copied()) == wide(&model.parameters), "parameters, {what}");
+                    for (found, expected) in moments.iter().zip(&model.moments) {
+                        assert!(bits(found.iter().copied()) == wide(expected), "moments, {what}");
+                    }
+                    assert_eq!(bits(logits.iter().copied()), wide(expected), "logits, {what}");
+                }
+            }
+        }
+    }
+
+    fn hyperparameters(architecture: Architecture, activation: Activation) -> Hyperparameters {
+        Hyperparameters {
+            architecture,
+            activation,
+            init: Init::KaimingUniform,
+            dropout: 0.0,
+            optimizer: Optimizer::Adam,
+            learning_rate: 1e-3,
+            weight_decay: 0.0,
+            momentum: 0.9,
+            batch_size: BATCH,
+            epochs: 1,
+            seed: 0,
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_equals_the_reference() {
+        use Activation::*;
+        let data = noise_dataset([1, 28, 28], 10, 9);
+        for (i, activation) in [Tanh, Relu, Sigmoid, Gelu, LeakyRelu, Silu].into_iter().enumerate() {
+            let optimizer = [Optimizer::Adam, Optimizer::Sgd][i % 2];
+            let h = Hyperparameters { optimizer, ..hyperparameters(Architecture::CnnS, activation) };
+            check(&h, &data, &InstructionSet::ALL, false);
+        }
+        let dropped = Hyperparameters { dropout: 0.5, ..hyperparameters(Architecture::CnnS, Tanh) };
+        check(&dropped, &data, &InstructionSet::ALL, false);
+    }
+
+    #[test]
+    fn three_channels_and_the_larger_network_equal_the_reference() {
+        let data = noise_dataset([3, 28, 28], 10, 9);
+        let fast = &InstructionSet::ALL[..2];
+        check(&hyperparameters(Architecture::CnnS, Activation::Relu), &data, fast, false);
+        let data = noise_dataset([3, 32, 32], 10, 9);
+        let sgd = hyperparameters(Architecture::CnnM, Activation::Tanh);
+        let sgd = Hyperparameters { optimizer: Optimizer::Sgd, dropout: 0.3, ..sgd };
+        check(&sgd, &data, fast, false);
+    }
+
+    #[test]
+    fn diverged_lanes_are_the_references_and_disturb_nobody() {
+        let data = noise_dataset([1, 28, 28], 10, 9);
+        check(&hyperparameters(Architecture::CnnS, Activation::Relu), &data, &InstructionSet::ALL[..2], true);
+        check(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, &InstructionSet::ALL[..2], true);
+    }
+}
