@@ -23,8 +23,9 @@ pub fn noise_dataset(shape: [usize; 3], classes: usize, samples: usize) -> Datas
         sources: Default::default(),
         fingerprint: String::new(),
     };
+    let mut noise = Stream::new(0, Purpose::Sample, 0, 0);
     let split = Samples {
-        images: (0..samples * pixels).map(|i| (i * 7919 % 251) as u8).collect(),
+        images: (0..samples * pixels).map(|_| (noise.next_u32() >> 24) as u8).collect(),
         labels: (0..samples).map(|i| (i % classes) as u16).collect(),
     };
     Dataset::new(info, shape, [split.clone(), split.clone(), split]).expect("a well-formed dataset")

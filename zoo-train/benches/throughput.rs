@@ -6,6 +6,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use zoo_model::random::{Purpose, Stream};
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Init, Optimizer, Split};
 use zoo_stage::Interrupt;
@@ -77,7 +78,10 @@ struct Row {
 
 /// Every kernel of a layer, timed on numbers of ordinary size.
 fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
-    let vectors = |n: usize| -> Vec<S::F> { (0..n).map(|i| s.splat((i * 7919 % 251) as f32 / 251.0 - 0.5)).collect() };
+    // Random, since a regular pattern would make most windows' maxima ties.
+    let mut noise = Stream::new(0, Purpose::Sample, 0, 0);
+    let mut next = move || noise.uniform() as f32 - 0.5;
+    let mut vectors = |n: usize| -> Vec<S::F> { (0..n).map(|_| s.splat(next())).collect() };
     let row = |n: usize| {
         let mut rows = Rows::new(1, n);
         rows.values_mut().iter_mut().enumerate().for_each(|(i, x)| *x = (i * 7919 % 251) as f32 / 251.0 - 0.5);

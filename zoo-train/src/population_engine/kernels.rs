@@ -132,30 +132,100 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
                 }
                 let unit = (y * columns + x) * layer.outputs + self.block.first;
                 let output = &mut self.output[unit..unit + B];
-                let winners = if TRAINING { &mut self.winners[unit..unit + B] } else { &mut [] };
+                let mut close = s.lt(s.splat(0.0), s.splat(0.0));
                 unrolled!(B, |o| {
-                    let (best, winner) = largest(s, [a[o], b[o], c[o], d[o]], corners);
+                    let candidates = [a[o], b[o], c[o], d[o]];
+                    let (best, winner) = largest(s, candidates, corners);
                     output[o] = best;
                     if TRAINING {
-                        winners[o] = winner;
+                        self.winners[unit + o] = winner;
+                        close = s.or(close, is_close(s, candidates, best));
                     }
                 });
+                if TRAINING && s.any(close) {
+                    let mut sums = [[s.splat(0.0); 4]; B];
+                    unrolled!(B, |o| { sums[o] = [a[o], b[o], c[o], d[o]] });
+                    let sums = S::values(sums.as_flattened());
+                    let winners = S::values_mut(&mut self.winners[unit..unit + B]);
+                    decide_exactly::<S>(layer, self.weight, self.bias, self.input, corners, sums, winners);
+                }
             }
         }
+    }
+}
+
+/// Where another candidate is so near the best one, and not equal to it, that rounding may have
+/// decided between them.
+#[inline(always)]
+fn is_close<S: Simd>(s: S, candidates: [S::F; 4], best: S::F) -> S::M {
+    let bound = s.sub(best, s.fma(s.abs(best), s.splat(CLOSE), s.splat(CLOSE)));
+    let [a, b, c, d] = candidates;
+    let (a, b) = (s.and(s.lt(bound, a), s.lt(a, best)), s.and(s.lt(bound, b), s.lt(b, best)));
+    let (c, d) = (s.and(s.lt(bound, c), s.lt(c, best)), s.and(s.lt(bound, d), s.lt(d, best)));
+    s.or(s.or(a, b), s.or(c, d))
+}
+
+/// Candidates for a window's maximum are close if they differ by less than this times 1 + the
+/// maximum's magnitude: some times what rounding does to sums of a few hundred terms.
+const CLOSE: f32 = 1.0 / (1 << 18) as f32;
+
+/// The winner among four candidates, their f32 sums given: the first of the largest; but where
+/// others are [close](CLOSE), as the sums in f64 have it that `exact` computes.
+///
+/// In f32, rounding would pick another winner than exact arithmetic a few times in a thousand
+/// steps, after which two trajectories part ways.
+pub fn winner(sums: [f32; 4], exact: impl Fn(usize) -> f64) -> usize {
+    let better = |a: f32, b: f32| a > b || (a.is_nan() && !b.is_nan());
+    let first = (1..4).fold(0, |w, p| if better(sums[p], sums[w]) { p } else { w });
+    let best = sums[first];
+    let bound = best - best.abs().mul_add(CLOSE, CLOSE);
+    let close = |&sum: &f32| bound < sum && sum < best;
+    if !sums.iter().any(close) {
+        return first;
+    }
+    let exact: [f64; 4] = std::array::from_fn(exact);
+    (1..4).fold(0, |w, p| if exact[p] > exact[w] { p } else { w })
+}
+
+/// Sets the winners of a block's outputs at one window, lane by lane, to those of [`winner`].
+#[cold]
+#[inline(never)]
+fn decide_exactly<S: Simd>(
+    layer: &Layer,
+    weight: &[S::F],
+    bias: &[S::F],
+    input: &[S::F],
+    corners: [usize; 4],
+    sums: &[f32],
+    winners: &mut [f32],
+) {
+    let (weight, outputs) = (S::values(weight), bias.len());
+    let (bias, input) = (S::values(bias), S::values(input));
+    for (unit, target) in winners.iter_mut().enumerate() {
+        let (output, lane) = (unit / S::LANES, unit % S::LANES);
+        let candidates = std::array::from_fn(|p| sums[(output * 4 + p) * S::LANES + lane]);
+        let exact = |p: usize| {
+            let mut sum = f64::from(bias[unit]);
+            for tap in 0..layer.taps() {
+                let at = corners[p] + tap / layer.tap_row() * layer.input_row() + tap % layer.tap_row();
+                let w = weight[(tap * outputs + output) * S::LANES + lane];
+                sum += f64::from(w) * f64::from(input[at * S::LANES + lane]);
+            }
+            sum
+        };
+        *target = f32::from_bits(corners[winner(candidates, exact)] as u32);
     }
 }
 
 /// The largest of a window's values, and the bits of its corner. The first of equals wins.
 #[inline(always)]
 fn largest<S: Simd>(s: S, values: [S::F; 4], corners: [usize; 4]) -> (S::F, S::F) {
-    let mut best = values[0];
-    let mut winner = s.splat_bits(corners[0] as u32);
-    for p in 1..4 {
+    let better = |(best, winner): (S::F, S::F), p: usize| {
         let wins = s.exceeds(values[p], best);
-        best = s.select(wins, values[p], best);
-        winner = s.select(wins, s.splat_bits(corners[p] as u32), winner);
-    }
-    (best, winner)
+        (s.select(wins, values[p], best), s.select(wins, s.splat_bits(corners[p] as u32), winner))
+    };
+    let first = (values[0], s.splat_bits(corners[0] as u32));
+    better(better(better(first, 1), 2), 3)
 }
 
 /// Positions of an unpooled layer's output, each with where its patch begins in the input.

@@ -10,7 +10,7 @@ use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::{Hyperparameters, Optimizer};
 
 use super::functions::{activate, exp};
-use super::kernels::{Block, OUTPUTS_AT_ONCE};
+use super::kernels::{winner, Block, OUTPUTS_AT_ONCE};
 use super::layers::Layer;
 use super::simd::{Portable, ROW};
 use crate::optimizer::adam_rates;
@@ -52,6 +52,14 @@ fn convolve(layer: &Layer, parameters: &[f32], input: &[f32], output: usize, cor
     })
 }
 
+/// [`convolve`] in f64.
+fn convolve_in_f64(layer: &Layer, parameters: &[f32], input: &[f32], output: usize, corner: usize) -> f64 {
+    let wide = |x: f32| f64::from(x);
+    let product =
+        |tap| wide(parameters[layer.weight_place(output, tap)]) * wide(input[corner + tap_offset(layer, tap)]);
+    (0..layer.taps()).fold(wide(parameters[layer.bias.start + output]), |sum, tap| sum + product(tap))
+}
+
 /// The forward pass of a layer.
 pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32]) -> Pass {
     let [rows, columns] = layer.output_map();
@@ -59,20 +67,17 @@ pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32]) -> Pass {
     for row in 0..rows {
         for column in 0..columns {
             for output in 0..layer.outputs {
-                let candidates: Vec<usize> = if layer.pooled {
+                let (sum, winner) = if layer.pooled {
                     let window = [(0, 0), (0, 1), (1, 0), (1, 1)];
-                    window.iter().map(|(down, right)| corner(layer, 2 * row + down, 2 * column + right)).collect()
+                    let corners = window.map(|(down, right)| corner(layer, 2 * row + down, 2 * column + right));
+                    let sums = corners.map(|corner| convolve(layer, parameters, input, output, corner));
+                    let largest = sums.iter().fold(sums[0], |m, &sum| if exceeds(sum, m) { sum } else { m });
+                    let exact = |p: usize| convolve_in_f64(layer, parameters, input, output, corners[p]);
+                    (largest, corners[winner(sums, exact)])
                 } else {
-                    vec![corner(layer, row, column)]
+                    let corner = corner(layer, row, column);
+                    (convolve(layer, parameters, input, output, corner), corner)
                 };
-                let mut winner = candidates[0];
-                let mut sum = convolve(layer, parameters, input, output, winner);
-                for &candidate in &candidates[1..] {
-                    let other = convolve(layer, parameters, input, output, candidate);
-                    if exceeds(other, sum) {
-                        (sum, winner) = (other, candidate);
-                    }
-                }
                 let (value, derivative) = match layer.activation {
                     Some(activation) => {
                         let ([value], [derivative]) = activate(ONE, activation, [sum]);

@@ -161,6 +161,18 @@ impl Simd for Avx2 {
         intrinsic!(_mm256_and_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(a, b), _mm256_cmp_ps::<_CMP_ORD_Q>(b, b)))
     }
     #[inline(always)]
+    fn and(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_and_ps(a, b))
+    }
+    #[inline(always)]
+    fn or(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_or_ps(a, b))
+    }
+    #[inline(always)]
+    fn any(self, mask: __m256) -> bool {
+        intrinsic!(_mm256_movemask_ps(mask)) != 0
+    }
+    #[inline(always)]
     fn select(self, mask: __m256, a: __m256, b: __m256) -> __m256 {
         intrinsic!(_mm256_blendv_ps(b, a, mask))
     }

@@ -128,6 +128,18 @@ impl Simd for Avx512 {
         intrinsic!(_mm512_mask_cmp_ps_mask::<_CMP_ORD_Q>(larger, b, b))
     }
     #[inline(always)]
+    fn and(self, a: __mmask16, b: __mmask16) -> __mmask16 {
+        a & b
+    }
+    #[inline(always)]
+    fn or(self, a: __mmask16, b: __mmask16) -> __mmask16 {
+        a | b
+    }
+    #[inline(always)]
+    fn any(self, mask: __mmask16) -> bool {
+        mask != 0
+    }
+    #[inline(always)]
     fn select(self, mask: __mmask16, a: __m512, b: __m512) -> __m512 {
         intrinsic!(_mm512_mask_blend_ps(mask, b, a))
     }

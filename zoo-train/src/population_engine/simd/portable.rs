@@ -99,6 +99,18 @@ impl<const N: usize> Simd for Portable<N> {
         zip(a, b, |a, b| a > b || (a.is_nan() && !b.is_nan()))
     }
     #[inline(always)]
+    fn and(self, a: Self::M, b: Self::M) -> Self::M {
+        zip(a, b, |a, b| a && b)
+    }
+    #[inline(always)]
+    fn or(self, a: Self::M, b: Self::M) -> Self::M {
+        zip(a, b, |a, b| a || b)
+    }
+    #[inline(always)]
+    fn any(self, mask: Self::M) -> bool {
+        mask.contains(&true)
+    }
+    #[inline(always)]
     fn select(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| if mask[i] { a[i] } else { b[i] })
     }
