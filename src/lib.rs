@@ -71,8 +71,23 @@ struct Manifests {
 }
 
 impl Manifests {
-    fn load(&self) -> Result<Vec<Manifest>, ManifestError> {
-        self.manifests.iter().map(|path| self.reduction.load(path)).collect()
+    /// Loads them all.
+    ///
+    /// # Errors
+    /// A mistake in one of them, or two that would make one zoo.
+    fn load(&self) -> anyhow::Result<Vec<Manifest>> {
+        let mut manifests: Vec<(String, Manifest)> = Vec::new();
+        for path in &self.manifests {
+            let manifest = self.reduction.load(path)?;
+            let ZooSection { name, .. } = manifest.required("zoo")?;
+            if let Some((_, other)) = manifests.iter().find(|(taken, _)| *taken == name) {
+                let (other, path) = (other.path().display(), path.display());
+                let message = format!("{other} and {path} both make the zoo `{name}`: give one of them another name");
+                return Err(UsageError(message).into());
+            }
+            manifests.push((name, manifest));
+        }
+        Ok(manifests.into_iter().map(|(_, manifest)| manifest).collect())
     }
 }
 

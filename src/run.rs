@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
-use zoo_model::Manifest;
+use zoo_model::{Manifest, ZooDir};
 use zoo_pack::PackOptions;
 use zoo_sparsify::twins;
-use zoo_stage::Stage;
+use zoo_stage::{Stage, UsageError};
 use zoo_train::TrainingArgs;
 use zoo_verify::{verdict, verify, Options};
 
@@ -61,6 +61,9 @@ pub fn run(args: &RunArgs, stage: &Stage) -> anyhow::Result<RunSummary> {
     // Every mistake in any manifest shows before the first hour of training, not after it.
     for manifest in &manifests {
         crate::plan::check(manifest)?;
+        if !args.training.force {
+            check_cut(manifest, &args.manifests.root)?;
+        }
     }
     let mut summary = RunSummary { steps: Vec::new(), finished: true };
     for manifest in &manifests {
@@ -68,6 +71,24 @@ pub fn run(args: &RunArgs, stage: &Stage) -> anyhow::Result<RunSummary> {
         summary.finished &= finished;
     }
     Ok(summary)
+}
+
+/// A cut of a zoo must not cost the finished zoo that it is a cut of; a whole zoo may replace its cut.
+fn check_cut(manifest: &Manifest, root: &Path) -> anyhow::Result<()> {
+    if manifest.reduction.is_none() {
+        return Ok(());
+    }
+    let places = Places::new(manifest, root)?;
+    let zoo = places.zoo(&places.name);
+    let Some(record) = ZooDir::new(&zoo).record()? else { return Ok(()) };
+    if record.manifest["reduction"] == serde_json::to_value(manifest.reduction)? {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is finished, and not cut by these --models and --epochs: choose another --root for the cut, or replace the zoo with --force",
+        zoo.display()
+    );
+    Err(UsageError(message).into())
 }
 
 fn one(

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use zoo_model::files::FileError;
+use zoo_model::plan::ZooSection;
 use zoo_model::{Dataset, Manifest, ZooDir};
 use zoo_pack::PackOptions;
 use zoo_sparsify::twins;
@@ -32,6 +34,8 @@ pub enum State {
     Unfinished,
     /// Made of other inputs.
     Stale,
+    /// Not whole, or not readable: to be removed and made again.
+    Damaged,
     /// Not there.
     Missing,
 }
@@ -64,6 +68,7 @@ impl fmt::Display for StatusSummary {
                 State::UpToDate => "up to date",
                 State::Unfinished => "unfinished",
                 State::Stale => "stale",
+                State::Damaged => "damaged",
                 State::Missing => "missing",
             };
             let models = line.models.map(|[done, all]| format!(" ({done} of {all} models)")).unwrap_or_default();
@@ -85,49 +90,89 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<StatusSummary> {
 
 fn one(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut Vec<Line>) -> anyhow::Result<()> {
     let places = Places::new(manifest, root)?;
-    let mut line = |stage, output: &Path, fresh: bool, models| {
-        let state = match (output.exists(), fresh, models) {
-            (_, true, _) => State::UpToDate,
-            (_, false, Some(_)) => State::Unfinished,
-            (true, false, None) => State::Stale,
-            (false, false, None) => State::Missing,
-        };
-        lines.push(Line { stage, output: output.to_owned(), state, models });
-        fresh
-    };
+    let words: ZooSection = manifest.required("zoo")?;
     let has_data = zoo_data::is_up_to_date(manifest, root, &places.data).unwrap_or(false);
-    line("data", &places.data, has_data, None);
+    lines.push(Line::new("data", &places.data, has_data));
     let dataset = if has_data { Some(Dataset::read(&places.data)?) } else { None };
 
     let zoo = places.zoo(&places.name);
-    let trained = match &dataset {
-        Some(dataset) => zoo_train::is_up_to_date(manifest, dataset, &zoo, engine)?,
-        None => false,
-    };
-    let mut fresh = vec![(places.name.clone(), line("train", &zoo, trained, in_the_making(&zoo)?))];
+    let trained = zoo_line("train", &zoo, || match &dataset {
+        Some(dataset) => Ok(zoo_train::is_up_to_date(manifest, dataset, &zoo, engine)?),
+        None => Ok(false),
+    })?;
+    let is_trained = trained.state == State::UpToDate;
+    let mut zoos = vec![(places.name.clone(), is_trained)];
+    lines.push(trained);
     for twin in twins(manifest)? {
         let name = twin.zoo_name(&places.name);
         let output = places.zoo(&name);
-        let made = match (&dataset, trained) {
-            (Some(dataset), true) => zoo_sparsify::is_up_to_date(&zoo, dataset, &output, &twin, engine)?,
-            _ => false,
-        };
-        let made = line("sparsify", &output, made, in_the_making(&output)?);
-        fresh.push((name, made));
+        let made = zoo_line("sparsify", &output, || match &dataset {
+            Some(dataset) if is_trained => Ok(zoo_sparsify::is_up_to_date(&zoo, dataset, &output, &twin, engine)?),
+            _ => Ok(false),
+        })?;
+        zoos.push((name, made.state == State::UpToDate));
+        lines.push(made);
     }
     let options = PackOptions { section: manifest.section("pack")?.unwrap_or_default(), ..PackOptions::default() };
-    for (name, made) in fresh {
-        let archive = places.archive(&name);
-        let packed = made && zoo_pack::is_up_to_date(&places.zoo(&name), &archive, &options)?;
+    for (name, made) in zoos {
+        let (zoo, archive) = (places.zoo(&name), places.archive(&name));
+        // A run writes words anew into zoo.json, and thus packs again.
+        let packed =
+            made && has_words(&ZooDir::new(&zoo), &words)? && zoo_pack::is_up_to_date(&zoo, &archive, &options)?;
         let shown = if packed { zoo_pack::archives(&archive)?.remove(0) } else { archive };
-        line("pack", &shown, packed, None);
+        lines.push(Line::new("pack", &shown, packed));
     }
     Ok(())
 }
 
-/// Models that are there, of so many, if the zoo is in the making.
-fn in_the_making(zoo: &Path) -> anyhow::Result<Option<[usize; 2]>> {
-    let zoo = ZooDir::new(zoo);
-    let Some(run) = read_run(&zoo)? else { return Ok(None) };
+impl Line {
+    fn new(stage: &'static str, output: &Path, fresh: bool) -> Self {
+        let state = match (output.exists(), fresh) {
+            (_, true) => State::UpToDate,
+            (true, false) => State::Stale,
+            (false, false) => State::Missing,
+        };
+        Self { stage, output: output.to_owned(), state, models: None }
+    }
+}
+
+/// The line of a zoo directory, which may be in the making, or damaged.
+fn zoo_line(
+    stage: &'static str,
+    output: &Path,
+    is_fresh: impl FnOnce() -> anyhow::Result<bool>,
+) -> anyhow::Result<Line> {
+    let zoo = ZooDir::new(output);
+    let models = match check(&zoo) {
+        Ok(models) => models,
+        Err(FileError::Format { .. }) => {
+            return Ok(Line { state: State::Damaged, ..Line::new(stage, output, false) });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let line = Line::new(stage, output, is_fresh()?);
+    let state = if models.is_some() && line.state != State::UpToDate { State::Unfinished } else { line.state };
+    Ok(Line { state, models, ..line })
+}
+
+/// Checks that a zoo is whole if it is finished, down to its models' small files; the models that are
+/// there, of so many, if it is in the making.
+fn check(zoo: &ZooDir) -> Result<Option<[usize; 2]>, FileError> {
+    if let Some(record) = zoo.record()? {
+        zoo.check_whole(&record)?;
+        for id in zoo.ids()? {
+            zoo.params(id)?;
+            zoo.results(id)?;
+        }
+        zoo.checksums()?;
+    }
+    let Some(run) = read_run(zoo)? else { return Ok(None) };
     Ok(Some([zoo.ids()?.len(), run.ids.len()]))
+}
+
+/// Whether a finished zoo has the manifest's description and licence; a twin describes itself.
+fn has_words(zoo: &ZooDir, words: &ZooSection) -> Result<bool, FileError> {
+    let Some(record) = zoo.record()? else { return Ok(false) };
+    let described = record.parent.is_some() || record.description == words.description;
+    Ok(described && record.license == words.license)
 }

@@ -239,6 +239,9 @@ fn a_run_does_only_what_its_inputs_changed() {
     let states = || fs::metadata(work.path("zoos/tiny/models/000000/states.safetensors")).unwrap().modified().unwrap();
     let trained_at = states();
     work.edit("Six models for a test.", "Six models, described anew.");
+    let status = work.ok("status tiny.toml --models 2 --epochs 1");
+    let stale: Vec<&str> = status.lines().filter(|l| l.contains("stale")).collect();
+    assert!(stale.len() == 1 && stale[0].starts_with("pack") && stale[0].ends_with("tiny.tar.gz"), "{status}");
     assert_eq!(done(run), [false, false, false, true, false], "words change the archive, not the models");
     assert_eq!(states(), trained_at);
     work.edit("sparsity = 0.8", "sparsity = 0.8\nscope = \"layer\"");
@@ -248,6 +251,71 @@ fn a_run_does_only_what_its_inputs_changed() {
     work.edit("train = 150", "train = 140");
     assert_eq!(done(run), [true; 5]);
     assert!(work.ok("status tiny.toml").contains("stale"), "the whole zoo is another one than its cut");
+}
+
+#[test]
+fn a_cut_does_not_replace_a_finished_zoo() {
+    let work = Workplace::new();
+    work.ok("run tiny.toml --models 2 --epochs 1");
+    let before = files(&work.path("zoos/tiny"));
+    for other in ["--models 3 --epochs 1", "--models 2", "--epochs 1"] {
+        let message = work.fails(&format!("run tiny.toml {other}"), 2);
+        assert!(message.contains("zoos/tiny is finished") && message.contains("--force"), "{message}");
+    }
+    assert!(files(&work.path("zoos/tiny")) == before);
+    work.ok("run tiny.toml --models 1 --epochs 1 --force");
+    work.ok("run tiny.toml");
+    assert!(work.fails("run tiny.toml --models 2 --epochs 1", 2).contains("zoos/tiny is finished"));
+    work.ok("run tiny.toml");
+}
+
+#[test]
+fn two_manifests_of_one_zoo_are_refused() {
+    let work = Workplace::new();
+    fs::copy(work.path("tiny.toml"), work.path("copy.toml")).unwrap();
+    for command in ["run", "status", "plan"] {
+        let message = work.fails(&format!("{command} tiny.toml copy.toml"), 2);
+        assert!(message.contains("tiny.toml and copy.toml both make the zoo `tiny`"), "{message}");
+    }
+}
+
+#[test]
+fn damage_is_told_with_its_remedy() {
+    let work = Workplace::new();
+    let run = "run tiny.toml --models 2 --epochs 1";
+    work.ok(run);
+    let sound = files(&work.path("zoos/tiny"));
+    fs::write(work.path("zoos/tiny/models/.DS_Store"), "x").unwrap();
+    work.ok(run);
+    let status = || work.ok("status tiny.toml --models 2 --epochs 1");
+    assert_eq!(status().matches("up to date").count(), 5);
+    let damage = |file: &str, content: Option<&[u8]>| {
+        let path = work.path("zoos/tiny").join(file);
+        match content {
+            Some(content) => fs::write(&path, content).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        let message = work.fails(run, 1);
+        assert!(message.contains("remove ./zoos/tiny and make it again") && message.contains(file), "{message}");
+        let status = status();
+        assert!(status.lines().any(|l| l.starts_with("train     damaged")), "{status}");
+        fs::write(&path, &sound[Path::new(file)]).unwrap();
+    };
+    damage("models/000000/states.safetensors", None);
+    damage("models/000000/params.json", Some(b"{"));
+    damage("zoo.json", Some(b"{"));
+    assert_eq!(status().matches("up to date").count(), 5);
+
+    // A damaged dataset is made again, and nothing is trained on it.
+    let data = work.path("data/tiny.safetensors");
+    let mut bytes = fs::read(&data).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&data, bytes).unwrap();
+    assert!(status().contains("stale"));
+    let summary: serde_json::Value = serde_json::from_str(&work.ok(&format!("{run} --json"))).unwrap();
+    let remade: Vec<bool> = summary["steps"].as_array().unwrap().iter().map(|s| s["up_to_date"] == false).collect();
+    assert_eq!(remade[..5], [true, false, false, false, false]);
 }
 
 #[test]
@@ -291,6 +359,8 @@ fn mistakes_get_one_sentence_and_their_exit_code() {
     mistake("magnitude", "magnitud", "sparsify.method: unknown variant `magnitud`");
     mistake("sparsity = 0.8", "sparsity = 1.8", "sparsify.sparsity: must be between 0 and 1");
     mistake("[zoo]", "[zoo", "tiny.toml:2");
+    mistake("[[sparsify]]", "[sparsify]", "write [[sparsify]]");
+    mistake("val = 40", "val = -1", "tiny.toml:9: data.val: must not be negative");
 
     let work = Workplace::new();
     assert!(work.fails("run no-such.toml", 2).contains("no-such.toml: cannot read the manifest"));
@@ -306,6 +376,11 @@ fn mistakes_get_one_sentence_and_their_exit_code() {
     assert!(work.fails("sparsify tiny.toml --zoo none --data d.safetensors -o t", 1).contains("none: does not exist"));
     fs::write(work.path("file"), "").unwrap();
     assert!(work.fails("train tiny.toml --data d.safetensors -o file/z", 1).contains("file/z"));
+    assert!(work.fails("train tiny.toml --data . -o z", 1).contains("is a folder"));
+    assert!(work.fails("train tiny.toml --data file -o z", 1).contains("too short for a safetensors file"));
+    work.ok("train tiny.toml --data d.safetensors -o whole --models 1 --epochs 1");
+    let twin = "sparsify tiny.toml --zoo whole --data d.safetensors -o whole-magnitude-70";
+    assert!(work.fails(twin, 2).contains("Name one with --twin: magnitude-80"));
     fs::create_dir(work.path("occupied")).unwrap();
     fs::write(work.path("occupied/thesis.tex"), "").unwrap();
     assert!(work
@@ -351,4 +426,14 @@ fn every_command_has_help_and_completions() {
     }
     assert!(work.ok("--help").contains("Examples"));
     assert!(work.ok("--completions bash").contains("complete"));
+    let piped = |to: &str| {
+        let script = format!("'{}' --completions bash {to}; echo ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_zoo"));
+        let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (String::from_utf8_lossy(&output.stdout).trim().to_owned(), said)
+    };
+    let (code, said) = piped("| true");
+    assert!(code == "0" && said.is_empty(), "{code} {said}");
+    let (code, said) = piped("> /dev/full");
+    assert!(code == "1" && said.contains("cannot write to standard output") && !said.contains("panicked"), "{said}");
 }

@@ -23,7 +23,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use zoo_model::dataset::{read_info, DatasetInfo, Samples};
+use zoo_model::dataset::{is_prepared, read_info, DatasetInfo, Samples};
 use zoo_model::files::{fingerprint, touch, FileError};
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::{Dataset, Manifest, ManifestError, Split, FORMAT_VERSION};
@@ -198,7 +198,7 @@ pub fn expected(manifest: &Manifest) -> Result<Expected, ManifestError> {
 
 /// Prepares the dataset of a manifest, from files under `root`, as `output`.
 ///
-/// Does nothing if the output is up to date.
+/// Does nothing if the output is up to date, and replaces no file that is not a prepared dataset.
 pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -> Result<Summary, Error> {
     let section: DataSection = manifest.required("data")?;
     let expected = expected(manifest)?;
@@ -211,6 +211,11 @@ pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -
     if is_up_to_date(manifest, root, output)? {
         touch(output)?;
         return Ok(summary(true, expected.samples));
+    }
+    if output.is_file() && !is_prepared(output) {
+        let message =
+            format!("{} is there and is not a prepared dataset: choose another output, or remove it", output.display());
+        return Err(UsageError(message).into());
     }
     stage.interrupt.check()?;
     let published = section.dataset.load(root)?;
@@ -352,6 +357,13 @@ mod tests {
         let first = std::fs::read(&output).unwrap();
         assert!(prepare(&manifest, dir.path(), &output, &stage).unwrap().up_to_date);
         assert_eq!(std::fs::read(&output).unwrap(), first);
+        let mut damaged = first.clone();
+        damaged[100_000] ^= 1;
+        for damaged in [&damaged[..], &first[..100_000]] {
+            std::fs::write(&output, damaged).unwrap();
+            assert!(!prepare(&manifest, dir.path(), &output, &stage).unwrap().up_to_date);
+            assert!(std::fs::read(&output).unwrap() == first, "a damaged file is made again");
+        }
         let dataset = Dataset::read(&output).unwrap();
         assert_eq!(dataset.shape, [1, 28, 28]);
         assert_eq!(Split::ALL.map(|s| dataset.len(s)), [1000, 297, 500]);

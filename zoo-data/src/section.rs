@@ -1,7 +1,7 @@
 //! `[data]`.
 
 use serde::{Deserialize, Deserializer, Serialize};
-use zoo_model::plan::count;
+use zoo_model::plan::{count, name};
 
 use crate::DatasetName;
 
@@ -10,6 +10,7 @@ use crate::DatasetName;
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct DataSection {
     /// The published dataset.
+    #[serde(deserialize_with = "name")]
     pub dataset: DatasetName,
     /// Samples drawn from the published training part for training.
     #[serde(deserialize_with = "count")]

@@ -101,6 +101,18 @@ fn missing_damaged_and_mislabelled_files_are_named() {
 }
 
 #[test]
+fn a_file_that_is_no_prepared_dataset_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    manifest(dir.path(), "digits", 30, 20);
+    let before = fs::read(dir.path().join("m.toml")).unwrap();
+    let output = zoo_data(&["m.toml", "-o", "m.toml"], dir.path());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("m.toml is there and is not a prepared dataset"), "{message}");
+    assert_eq!(fs::read(dir.path().join("m.toml")).unwrap(), before);
+}
+
+#[test]
 fn the_real_fashion_mnist_is_read_from_the_debian_package() {
     if !Path::new("/usr/share/datasets/fashion-mnist").is_dir() {
         println!("skipped: the Debian package dataset-fashion-mnist is not installed");

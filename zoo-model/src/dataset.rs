@@ -1,16 +1,22 @@
 //! Prepared dataset files: what every stage after `zoo-data` works on.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use crate::files::{sha256_file, write_atomic, FileError};
-use crate::safetensors_file::{self, Dtype, TensorFile, TensorSpec};
+use crate::files::{write_atomic, FileError};
+use crate::safetensors_file::{self, Dtype, Header, TensorFile, TensorSpec};
 use crate::FORMAT_VERSION;
 
 /// Most bytes that a prepared dataset may hold in memory (Tiny ImageNet takes 1.4 GB).
 const SIZE_LIMIT: u64 = 16 << 30;
+
+/// Key of the header under which the checksum of everything after the header stands.
+const DATA_SHA256: &str = "data_sha256";
 
 /// The three parts of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +95,10 @@ impl Dataset {
         if info.class_names.is_empty() || info.class_names.len() > 65_536 {
             return Err("`class_names` must name 1 to 65536 classes".into());
         }
+        let names = info.class_names.iter().map(|name| ("class_names", name)).chain([("dataset", &info.dataset)]);
+        if let Some((key, name)) = names.into_iter().find(|(_, name)| name.contains(char::is_control)) {
+            return Err(format!("`{key}` names {name:?}; a name must not hold control characters"));
+        }
         for (name, values) in [("mean", &info.mean), ("std", &info.std)] {
             if values.len() != shape[0] || values.iter().any(|v| !v.is_finite()) {
                 return Err(format!("`{name}` must hold one finite number for each of the {} channels", shape[0]));
@@ -121,12 +131,15 @@ impl Dataset {
     /// # Errors
     /// The file cannot be read, or is not a prepared dataset; the message names tensor and fault.
     pub fn read(path: &Path) -> Result<Self, FileError> {
-        let wrong = |m: String| FileError::format(path, format!("is not a prepared dataset: {m}; zoo-data makes one"));
+        let wrong = |m: String| {
+            FileError::format(path, format!("is not a prepared dataset: {m}; docs/format.md describes the file"))
+        };
         let mut file = TensorFile::open(path)?;
         if file.header().file_length() > SIZE_LIMIT {
             return Err(wrong(format!("larger than {SIZE_LIMIT} bytes")));
         }
         let info = info_from_metadata(&file.header().metadata).map_err(wrong)?;
+        let sha256 = check_data(path, file.header())?;
         let mut shape = None;
         let mut splits = [Samples::default(), Samples::default(), Samples::default()];
         for (split, samples) in Split::ALL.into_iter().zip(&mut splits) {
@@ -148,7 +161,7 @@ impl Dataset {
             };
         }
         let mut dataset = Self::new(info, shape.expect("three splits"), splits).map_err(wrong)?;
-        dataset.sha256 = sha256_file(path)?;
+        dataset.sha256 = sha256;
         Ok(dataset)
     }
 
@@ -171,7 +184,11 @@ impl Dataset {
             });
         }
         let bytes = (0..data.len()).map(|i| if i % 2 == 0 { &self.splits[i / 2].images[..] } else { &data[i][..] });
-        write_atomic(path, |out| safetensors_file::write(out, &specs, &info_to_metadata(&self.info), bytes))
+        let mut hasher = Sha256::new();
+        bytes.clone().for_each(|tensor| hasher.update(tensor));
+        let mut metadata = info_to_metadata(&self.info);
+        metadata.insert(DATA_SHA256.into(), hex::encode(hasher.finalize()));
+        write_atomic(path, |out| safetensors_file::write(out, &specs, &metadata, bytes))
     }
 
     /// One split.
@@ -206,9 +223,46 @@ impl Dataset {
     }
 }
 
-/// Header of a prepared dataset without its images, for up-to-date checks.
+/// Whether the file is a prepared dataset, though perhaps a damaged one: then it may be made anew.
+pub fn is_prepared(path: &Path) -> bool {
+    let header = File::open(path).ok().and_then(|mut file| Header::read(&mut file).ok());
+    header.is_some_and(|h| h.metadata.contains_key("dataset") && h.tensor("train_images").is_some())
+}
+
+/// Checks the data against the checksum that the header records, if it does; the SHA-256 of the
+/// whole file.
+fn check_data(path: &Path, header: &Header) -> Result<String, FileError> {
+    let read_error = |e| FileError::io("read", path)(e);
+    let mut file = File::open(path).map_err(read_error)?;
+    let (mut whole, mut data) = (Sha256::new(), Sha256::new());
+    let mut head = vec![0; header.length as usize];
+    file.read_exact(&mut head).map_err(read_error)?;
+    whole.update(&head);
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let n = file.read(&mut buffer).map_err(read_error)?;
+        if n == 0 {
+            break;
+        }
+        whole.update(&buffer[..n]);
+        data.update(&buffer[..n]);
+    }
+    let found = hex::encode(data.finalize());
+    match header.metadata.get(DATA_SHA256) {
+        Some(recorded) if *recorded != found => {
+            let message = format!(
+                "is damaged: its data have SHA-256 {found}, its header says {recorded}; make it again with zoo-data"
+            );
+            Err(FileError::format(path, message))
+        }
+        _ => Ok(hex::encode(whole.finalize())),
+    }
+}
+
+/// Header of a prepared dataset whose data are sound, for up-to-date checks.
 pub fn read_info(path: &Path) -> Result<DatasetInfo, FileError> {
     let file = TensorFile::open(path)?;
+    check_data(path, file.header())?;
     info_from_metadata(&file.header().metadata).map_err(|m| FileError::format(path, m))
 }
 
@@ -248,6 +302,7 @@ fn info_from_metadata(metadata: &BTreeMap<String, String>) -> Result<DatasetInfo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::sha256_file;
 
     fn info() -> DatasetInfo {
         DatasetInfo {
@@ -278,6 +333,34 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_byte_of_the_data_is_damage() {
+        let dataset = Dataset::new(info(), [1, 2, 2], [samples(3), samples(2), samples(1)]).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d.safetensors");
+        dataset.write(&path).unwrap();
+        let sound = std::fs::read(&path).unwrap();
+        let mut damaged = sound.clone();
+        let last = damaged.len() - 2;
+        damaged[last] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let error = Dataset::read(&path).unwrap_err().to_string();
+        assert!(error.contains("is damaged") && error.contains("make it again with zoo-data"), "{error}");
+        assert!(read_info(&path).is_err() && is_prepared(&path));
+
+        // A file of another program need not have the checksum.
+        let header = Header::read(&mut &sound[..]).unwrap();
+        let mut metadata = header.metadata.clone();
+        metadata.remove(DATA_SHA256).unwrap();
+        let specs: Vec<TensorSpec> = header.tensors.iter().map(|t| t.spec.clone()).collect();
+        let mut other = Vec::new();
+        safetensors_file::write(&mut other, &specs, &metadata, [&sound[header.length as usize..]]).unwrap();
+        std::fs::write(&path, other).unwrap();
+        assert_eq!(Dataset::read(&path).unwrap().splits, dataset.splits);
+        std::fs::write(&path, "[zoo]").unwrap();
+        assert!(!is_prepared(&path));
+    }
+
+    #[test]
     fn parts_that_do_not_fit_are_named() {
         let with = |change: &dyn Fn(&mut DatasetInfo, &mut [Samples; 3])| {
             let (mut info, mut splits) = (info(), [samples(3), samples(2), samples(1)]);
@@ -288,6 +371,8 @@ mod tests {
         assert!(with(&|_, s| s[2].labels.push(0)).contains("`test_images` has 1 images"));
         assert!(with(&|i, _| i.std[0] = 0.0).contains("`std` must be above 0"));
         assert!(with(&|i, _| i.mean.push(0.1)).contains("`mean`"));
+        assert!(with(&|i, _| i.class_names[1] = "b\u{1b}[2J".into()).contains("control characters"));
+        assert!(with(&|i, _| i.dataset = "x\nverified".into()).contains("`dataset`"));
         assert!(with(&|_, s| s[0] = Samples::default()).contains("train split is empty"));
     }
 }

@@ -71,7 +71,15 @@ pub fn temporary_file_in(parent: &Path) -> io::Result<tempfile::NamedTempFile> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o644));
     }
-    builder.tempfile_in(parent)
+    builder.tempfile_in(parent).map_err(without_path)
+}
+
+/// The system's reason alone: tempfile's errors add the temporary's name, which is nobody's concern.
+pub(crate) fn without_path(error: io::Error) -> io::Error {
+    match error.to_string().split_once(" at path ") {
+        Some((reason, _)) => io::Error::new(error.kind(), reason),
+        None => error,
+    }
 }
 
 /// Syncs a temporary file and renames it to `path`.
@@ -157,6 +165,14 @@ mod tests {
         assert!(failed.unwrap_err().to_string().contains("disk full"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn temporary_names_are_not_in_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = temporary_file_in(&dir.path().join("no such folder")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(!error.to_string().contains("at path"), "{error}");
     }
 
     #[test]

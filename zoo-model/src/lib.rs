@@ -26,6 +26,7 @@
 //! | [`zoo_dir`] | the zoo directory and its `zoo.json` |
 //! | [`synthetic`] | zoos of noise, for tests and benchmarks |
 //! | [`files`] | atomic writes and checksums |
+//! | [`text`] | text that strangers wrote, made fit to be shown |
 
 pub mod architecture;
 pub mod dataset;
@@ -39,6 +40,7 @@ pub mod result;
 pub mod safetensors_file;
 pub mod states;
 pub mod synthetic;
+pub mod text;
 pub mod zoo_dir;
 
 pub use architecture::{Architecture, GeometryError, Network};

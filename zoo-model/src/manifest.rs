@@ -158,7 +158,10 @@ impl Manifest {
             path: self.path.clone(),
             line: error.span().map(|s| self.line(s.start)),
             key: None,
-            message: error.message().lines().collect::<Vec<_>>().join("; "),
+            message: match (error.message(), error.span().and_then(|s| self.source.get(s))) {
+                ("duplicate key", Some(key)) => format!("the key `{}` is there twice", key.trim()),
+                (message, _) => message.lines().collect::<Vec<_>>().join("; "),
+            },
         }
     }
 
@@ -170,6 +173,12 @@ impl Manifest {
             self.keys.iter().filter(|(_, span)| covers(span)).max_by_key(|(k, _)| k.matches('.').count())
         });
         out.key = Some(place.map_or_else(|| section.to_owned(), |(key, _)| key.clone()));
+        if out.message.starts_with("invalid value: integer `-") && out.message.contains("expected u") {
+            out.message = "must not be negative".into();
+        }
+        if out.message.starts_with("invalid type: map, expected a sequence") && out.key.as_deref() == Some(section) {
+            out.message = format!("is a list of tables: write [[{section}]]");
+        }
         let mut words = out.message.split('`').skip(1).step_by(2);
         if let (true, Some(wrong)) = (out.message.starts_with("unknown "), words.next()) {
             let hint = suggestion(wrong, words);
@@ -179,11 +188,12 @@ impl Manifest {
     }
 }
 
-/// ` (did you mean ...?)` if one of `candidates` is near `wrong`.
+/// ` (did you mean ...?)` if one of `candidates` is near `wrong`, whatever the case of its letters.
 fn suggestion<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    let wrong = wrong.to_lowercase();
     candidates
         .into_iter()
-        .map(|c| (strsim::jaro_winkler(wrong, c), c))
+        .map(|c| (strsim::jaro_winkler(&wrong, c), c))
         .filter(|(similarity, _)| *similarity > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, c)| format!(" (did you mean `{c}`?)"))
@@ -284,6 +294,21 @@ mod tests {
 
         let error = manifest("[train\nepochs = 3\n").unwrap_err();
         assert_eq!(error.line, Some(1));
+
+        let error = manifest("[train]\nepochs = 3\nepochs = 4\n").unwrap_err();
+        assert_eq!(error.to_string(), "m.toml:3: the key `epochs` is there twice");
+
+        let negative = manifest("[train]\nepochs = -1\n").unwrap();
+        let error = negative.section::<Train>("train").unwrap_err();
+        assert_eq!(error.to_string(), "m.toml:2: train.epochs: must not be negative");
+
+        let table = manifest("[train]\nepochs = 1\n").unwrap();
+        let error = table.section::<Vec<Train>>("train").unwrap_err();
+        assert!(error.to_string().contains("write [[train]]"), "{error}");
+
+        let shouting = manifest("[train]\nEPOCHS = 3\n").unwrap();
+        let error = shouting.section::<Train>("train").unwrap_err();
+        assert!(error.to_string().contains("did you mean `epochs`?"), "{error}");
     }
 
     #[test]

@@ -56,10 +56,10 @@ pub struct ZooSection {
     #[serde(deserialize_with = "zoo_name")]
     pub name: String,
     /// One sentence for the dataset card.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_line")]
     pub description: String,
     /// SPDX identifier of the licence.
-    #[serde(default = "default_license")]
+    #[serde(default = "default_license", deserialize_with = "license")]
     pub license: String,
 }
 
@@ -68,6 +68,7 @@ pub struct ZooSection {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub struct ModelSection {
     /// Family of networks.
+    #[serde(deserialize_with = "name")]
     pub architecture: Architecture,
 }
 
@@ -76,16 +77,16 @@ pub struct ModelSection {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct GridSection {
     /// Activations.
-    #[serde(deserialize_with = "list")]
+    #[serde(deserialize_with = "names")]
     pub activation: Vec<Activation>,
     /// Initialisations.
-    #[serde(deserialize_with = "list")]
+    #[serde(deserialize_with = "names")]
     pub init: Vec<Init>,
     /// Dropout probabilities, in [0, 1).
     #[serde(default = "zero", deserialize_with = "dropouts")]
     pub dropout: Vec<f64>,
     /// Optimisers.
-    #[serde(deserialize_with = "list")]
+    #[serde(deserialize_with = "names")]
     pub optimizer: Vec<Optimizer>,
     /// Learning rates, > 0.
     #[serde(deserialize_with = "learning_rates")]
@@ -301,10 +302,18 @@ impl<'de> Deserialize<'de> for Seeds {
                 #[derive(Deserialize)]
                 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
                 struct Rule {
-                    range: Option<[u64; 2]>,
+                    range: Option<Vec<u64>>,
                     per_model: Option<u32>,
                 }
                 let Rule { range, per_model } = Rule::deserialize(value::MapAccessDeserializer::new(map))?;
+                let range = match range.as_deref() {
+                    None => None,
+                    Some(&[first, last]) => Some([first, last]),
+                    Some(other) => {
+                        let message = format!("a range is [first, last], not {} seeds", other.len());
+                        return Err(de::Error::custom(message));
+                    }
+                };
                 match (range, per_model) {
                     (Some([first, last]), None) if first > last => {
                         Err(de::Error::custom(format!("the range [{first}, {last}] is empty")))
@@ -320,6 +329,36 @@ impl<'de> Deserialize<'de> for Seeds {
         }
         deserializer.deserialize_any(SeedsVisitor)
     }
+}
+
+/// One of the names that the enum `T` has; anything else is told what they are.
+pub fn name<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct NameVisitor<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for NameVisitor<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            // The enum itself says what it expects when it is given no name at all.
+            let none: value::StrDeserializer<value::Error> = "".into_deserializer();
+            let refusal = T::deserialize(none).err().map(|e| e.to_string()).unwrap_or_default();
+            write!(f, "a name: {}", refusal.split_once("expected ").map_or("see docs/manifest.md", |(_, names)| names))
+        }
+        fn visit_str<E: de::Error>(self, v: &str) -> Result<T, E> {
+            T::deserialize(v.into_deserializer())
+        }
+    }
+    deserializer.deserialize_any(NameVisitor(PhantomData))
+}
+
+/// A [`list`] of [`name`]s.
+fn names<'de, D: Deserializer<'de>, T: Deserialize<'de> + PartialEq>(d: D) -> Result<Vec<T>, D::Error> {
+    #[derive(PartialEq)]
+    struct Named<T>(T);
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
+        fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+            name(d).map(Self)
+        }
+    }
+    Ok(list(d)?.into_iter().map(|Named(value)| value).collect())
 }
 
 /// A list, or a scalar as a list of one; neither empty nor with repeats.
@@ -399,6 +438,26 @@ fn zoo_name<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
     let name = String::deserialize(d)?;
     check_zoo_name(&name).map_err(de::Error::custom)?;
     Ok(name)
+}
+
+/// Text that is shown as it is.
+fn one_line<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    let text = String::deserialize(d)?;
+    if text.contains(char::is_control) {
+        return Err(de::Error::custom("must be one line without control characters"));
+    }
+    Ok(text)
+}
+
+/// An SPDX expression, by its letters.
+fn license<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    let license = String::deserialize(d)?;
+    if license.is_empty() || !license.chars().all(|c| c.is_ascii_alphanumeric() || ".-+() ".contains(c)) {
+        let message =
+            "must be an SPDX identifier such as CC-BY-4.0: letters, digits, `.`, `-`, `+`, parentheses and spaces";
+        return Err(de::Error::custom(message));
+    }
+    Ok(license)
 }
 
 /// Names of zoos are folder names: 1 to 100 letters, digits, `.`, `_` and `-`, a letter or digit first.
@@ -518,5 +577,17 @@ epochs = 50
         assert!(error("{ per-model = 10 }", "{ range = [0, 9223372036854775807] }").contains("more than"));
         assert!(error("\"z\"", "\"../z\"").starts_with("m.toml:3: zoo.name: `../z` is no name"));
         assert!(error("\"cnn-s\"", "\"cnn-x\"").contains("unknown variant `cnn-x`"));
+        assert!(error("\"cnn-s\"", "5").starts_with(
+            "m.toml:5: model.architecture: invalid type: integer `5`, expected a name: `cnn-s` or `cnn-m`"
+        ));
+        assert!(error("[\"tanh\", \"relu\"]", "5").contains("expected a name: one of `tanh`"));
+        assert!(error("[\"tanh\", \"relu\"]", "[\"tanh\", 5]").contains("expected a name: one of `tanh`"));
+        assert!(error("[\"tanh\", \"relu\"]", "\"ReLU\"").contains("did you mean `relu`?"));
+        assert!(error("{ per-model = 10 }", "{ range = [1, 2, 3] }").contains("a range is [first, last], not 3 seeds"));
+        assert!(error("{ per-model = 10 }", "{ range = [-1, 2] }").contains("must not be negative"));
+        assert!(error("\"z\"", "\"z\"\ndescription = \"a\\u001b[2J\"").contains("zoo.description: must be one line"));
+        assert!(error("\"z\"", "\"z\"\ndescription = \"a\\nb\"").contains("zoo.description: must be one line"));
+        assert!(error("\"z\"", "\"z\"\nlicense = \"mine: all\"").contains("zoo.license: must be an SPDX identifier"));
+        assert!(plan(&MANIFEST.replace("\"z\"", "\"z\"\nlicense = \"MIT OR (Apache-2.0 AND GPL-2.0+)\"")).is_ok());
     }
 }

@@ -100,7 +100,10 @@ impl Header {
     /// A sentence that says what is wrong with the file.
     pub fn read(stream: &mut impl Read) -> Result<Self, String> {
         let mut length = [0; 8];
-        stream.read_exact(&mut length).map_err(|e| format!("the safetensors header cannot be read: {e}"))?;
+        stream.read_exact(&mut length).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => "is too short for a safetensors file".to_owned(),
+            _ => format!("the safetensors header cannot be read: {e}"),
+        })?;
         let length = u64::from_le_bytes(length);
         if !(2..=HEADER_LIMIT).contains(&length) {
             return Err(format!("the safetensors header claims {length} bytes; 2 to {HEADER_LIMIT} are allowed"));
@@ -137,7 +140,11 @@ impl TensorFile {
     /// Opens a file and checks its header against its length.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let mut file = File::open(path).map_err(FileError::io("read", path))?;
-        let length = file.metadata().map_err(FileError::io("read", path))?.len();
+        let metadata = file.metadata().map_err(FileError::io("read", path))?;
+        if metadata.is_dir() {
+            return Err(FileError::format(path, "is a folder, not a safetensors file"));
+        }
+        let length = metadata.len();
         let header = Header::read(&mut file).map_err(|m| FileError::format(path, m))?;
         if header.file_length() != length {
             let expected = header.file_length();
@@ -249,7 +256,9 @@ mod tests {
             assert!(read(json).contains("malformed"), "{json}");
         }
         assert!(Header::read(&mut &u64::MAX.to_le_bytes()[..]).unwrap_err().contains("claims"));
-        assert!(Header::read(&mut &[1, 2, 3][..]).unwrap_err().contains("cannot be read"));
+        assert!(Header::read(&mut &[1, 2, 3][..]).unwrap_err().contains("too short for a safetensors file"));
+        let folder = TensorFile::open(tempfile::tempdir().unwrap().path()).unwrap_err();
+        assert!(folder.to_string().contains("is a folder"), "{folder}");
     }
 
     proptest! {

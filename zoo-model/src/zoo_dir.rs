@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::dataset::{Dataset, Split};
-use crate::files::{read_limited, sha256, sha256_file, sync_dir, write_bytes, FileError};
+use crate::files::{read_limited, sha256, sha256_file, sync_dir, without_path, write_bytes, FileError};
 use crate::hyperparameters::Params;
 use crate::plan::{check_zoo_name, ModelId};
 use crate::result::{self, ResultLine};
@@ -166,16 +166,26 @@ impl ZooRecord {
 /// # Errors
 /// A sentence that names the line.
 pub fn parse_checksums(text: &[u8]) -> Result<Vec<(String, String)>, String> {
+    checksum_lines(text)?.map(|line| line.map(|(path, sum)| (path.to_owned(), sum.to_owned()))).collect()
+}
+
+/// [`parse_checksums`] line by line, holding nothing: path and checksum, or a sentence that names
+/// the line.
+pub fn checksum_lines(text: &[u8]) -> Result<impl Iterator<Item = Result<(&str, &str), String>>, String> {
     let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8 text")?;
-    let parse = |line: &str| {
-        let (sum, path) = line.split_once("  ")?;
-        let hexadecimal = sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        (hexadecimal && !path.is_empty()).then(|| (path.to_owned(), sum.to_owned()))
+    let parse = |line| {
+        let (sum, path) = str::split_once(line, "  ")?;
+        (is_sha256(sum) && !path.is_empty()).then_some((path, sum))
     };
     let numbered = text.lines().enumerate();
-    numbered
-        .map(|(i, line)| parse(line).ok_or_else(|| format!("line {}: is not `<64 hexadecimal digits>  <path>`", i + 1)))
-        .collect()
+    Ok(numbered.map(move |(i, line)| {
+        parse(line).ok_or_else(|| format!("line {}: is not `<64 hexadecimal digits>  <path>`", i + 1))
+    }))
+}
+
+/// Whether this is a SHA-256 as it is written everywhere: 64 digits, letters in lower case.
+pub fn is_sha256(sum: &str) -> bool {
+    sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// The content of a `SHA256SUMS`.
@@ -221,8 +231,41 @@ impl ZooDir {
         if !path.try_exists().map_err(FileError::io("read", &path))? {
             return Ok(None);
         }
-        let json = read_limited(&path, RECORD_LIMIT)?;
-        ZooRecord::from_json(&json).map(Some).map_err(|m| FileError::format(path, m))
+        let record = read_limited(&path, RECORD_LIMIT)
+            .and_then(|json| ZooRecord::from_json(&json).map_err(|m| FileError::format(path, m)));
+        record.map(Some).map_err(|e| self.damaged(e))
+    }
+
+    /// An error about a file of this zoo, with the remedy.
+    pub fn damaged(&self, error: FileError) -> FileError {
+        let remedy = format!("the zoo is damaged: remove {} and make it again", self.path.display());
+        match error {
+            FileError::Format { path, message } => FileError::format(path, format!("{message}; {remedy}")),
+            FileError::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                FileError::format(path, format!("is missing; {remedy}"))
+            }
+            other => other,
+        }
+    }
+
+    /// Checks that all models of the finished zoo are there, with all their files; none is read.
+    ///
+    /// # Errors
+    /// What is missing, and the remedy.
+    pub fn check_whole(&self, record: &ZooRecord) -> Result<(), FileError> {
+        let found = self.ids()?.len();
+        if found != record.models {
+            let message = format!("zoo.json counts {} models, {found} are there", record.models);
+            return Err(self.damaged(FileError::format(&self.path, message)));
+        }
+        for file in self.model_files()? {
+            let path = self.path.join(file);
+            let metadata = fs::symlink_metadata(&path).map_err(|e| self.damaged(FileError::io("read", &path)(e)))?;
+            if !metadata.is_file() {
+                return Err(self.damaged(FileError::format(path, "is not a regular file")));
+            }
+        }
+        Ok(())
     }
 
     /// `zoo.json` of a zoo that must be finished.
@@ -235,7 +278,7 @@ impl ZooDir {
         self.record()?.ok_or_else(unfinished)
     }
 
-    /// Ids of the models that are there, ascending.
+    /// Ids of the models that are there, ascending. Hidden files, which file managers leave, do not count.
     ///
     /// # Errors
     /// The folder cannot be read, or holds something that is not a model.
@@ -249,8 +292,12 @@ impl ZooDir {
         for entry in entries {
             let entry = entry.map_err(FileError::io("read", &folder))?;
             let name = entry.file_name();
-            let id = name.to_string_lossy().parse().map_err(|m: String| FileError::format(&folder, m))?;
-            ids.push(id);
+            let name = name.to_string_lossy();
+            if name.starts_with('.') {
+                continue;
+            }
+            let stray = |m: String| FileError::format(folder.join(&*name), format!("{m}: remove it"));
+            ids.push(name.parse().map_err(stray)?);
         }
         ids.sort_unstable();
         Ok(ids)
@@ -258,12 +305,12 @@ impl ZooDir {
 
     /// A model's `params.json`.
     pub fn params(&self, id: ModelId) -> Result<Params, FileError> {
-        Params::read(&self.model(id).join(names::PARAMS))
+        Params::read(&self.model(id).join(names::PARAMS)).map_err(|e| self.damaged(e))
     }
 
     /// A model's `result.json`.
     pub fn results(&self, id: ModelId) -> Result<Vec<ResultLine>, FileError> {
-        result::read(&self.model(id).join(names::RESULT))
+        result::read(&self.model(id).join(names::RESULT)).map_err(|e| self.damaged(e))
     }
 
     /// Writes the three files of a model to `staging` and renames that folder into place, so that
@@ -284,18 +331,28 @@ impl ZooDir {
         let temporary = tempfile::Builder::new()
             .prefix(&format!("{id}-"))
             .tempdir_in(staging)
-            .map_err(FileError::io("write in", staging))?;
+            .map_err(|e| FileError::io("write in", staging)(without_path(e)))?;
+        let place = self.model(id);
         let epochs: Vec<u32> = lines.iter().map(|l| l.training_iteration).collect();
-        write_bytes(&temporary.path().join(names::PARAMS), params.to_json().as_bytes())?;
-        write_bytes(&temporary.path().join(names::RESULT), result::to_json_lines(lines).as_bytes())?;
-        states::write(&temporary.path().join(names::STATES), network, &epochs, states)?;
+        let write_files = || {
+            write_bytes(&temporary.path().join(names::PARAMS), params.to_json().as_bytes())?;
+            write_bytes(&temporary.path().join(names::RESULT), result::to_json_lines(lines).as_bytes())?;
+            states::write(&temporary.path().join(names::STATES), network, &epochs, states)
+        };
+        // An error names the place that a file is meant for, not the temporary.
+        write_files().map_err(|e| match e {
+            FileError::Io { action, path, source } => {
+                let path = path.strip_prefix(temporary.path()).map(|file| place.join(file)).unwrap_or(path);
+                FileError::Io { action, path, source }
+            }
+            other => other,
+        })?;
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
             let open = fs::Permissions::from_mode(0o755);
             fs::set_permissions(temporary.path(), open).map_err(FileError::io("write", temporary.path()))?;
         }
-        let place = self.model(id);
         match fs::rename(temporary.path(), &place) {
             Ok(()) => {
                 let _ = temporary.keep();
@@ -321,7 +378,8 @@ impl ZooDir {
             .model_files()?
             .into_par_iter()
             .map(|file| sha256_file(&self.path.join(&file)).map(|sum| (file, sum)))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, _>>()
+            .map_err(|e| self.damaged(e))?;
         sums.push((names::ZOO.into(), sha256(json.as_bytes())));
         write_bytes(&self.path.join(names::CHECKSUMS), format_checksums(&sums).as_bytes())?;
         write_bytes(&self.record_path(), json.as_bytes())
@@ -334,7 +392,7 @@ impl ZooDir {
             return Ok(None);
         }
         let text = read_limited(&path, CHECKSUMS_LIMIT)?;
-        parse_checksums(&text).map(Some).map_err(|m| FileError::format(path, m))
+        parse_checksums(&text).map(Some).map_err(|m| self.damaged(FileError::format(path, m)))
     }
 }
 
@@ -348,6 +406,35 @@ mod tests {
         assert_eq!(parse_checksums(format_checksums(&sums).as_bytes()).unwrap(), sums);
         assert!(parse_checksums(b"abc  file\n").unwrap_err().starts_with("line 1"));
         assert!(parse_checksums(format!("{} file\n", "0".repeat(64)).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_damaged_zoo_names_the_file_and_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let zoo = crate::synthetic::write(&dir.path().join("z"), "z", 3, 2).unwrap();
+        let record = zoo.finished().unwrap();
+        fs::write(zoo.path().join("models/.DS_Store"), "x").unwrap();
+        zoo.check_whole(&record).unwrap();
+        let remedy = format!("the zoo is damaged: remove {} and make it again", zoo.path().display());
+        let damaged = |error: FileError, what: &str| {
+            let error = error.to_string();
+            assert!(error.contains(what) && error.ends_with(&remedy), "{error}");
+        };
+        fs::write(zoo.model(ModelId(1)).join(names::PARAMS), "{").unwrap();
+        damaged(zoo.params(ModelId(1)).unwrap_err(), "models/000001/params.json: EOF");
+        fs::remove_file(zoo.states(ModelId(2))).unwrap();
+        damaged(zoo.check_whole(&record).unwrap_err(), "models/000002/states.safetensors: is missing");
+        damaged(zoo.finish(&record).unwrap_err(), "models/000002/states.safetensors: is missing");
+        fs::remove_dir_all(zoo.model(ModelId(2))).unwrap();
+        damaged(zoo.check_whole(&record).unwrap_err(), "counts 3 models, 2 are there");
+        fs::write(zoo.record_path(), "{").unwrap();
+        damaged(zoo.record().unwrap_err(), "zoo.json: EOF");
+        fs::write(zoo.path().join("models/notes"), "x").unwrap();
+        assert!(zoo
+            .ids()
+            .unwrap_err()
+            .to_string()
+            .ends_with("models/notes: `notes` is not a model id of six digits: remove it"));
     }
 
     #[test]

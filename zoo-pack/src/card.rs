@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::Value;
+use zoo_model::text::escaped;
 use zoo_model::{ResultLine, ZooRecord};
 
 /// Test accuracies of the models' last states, gathered model by model.
@@ -37,7 +38,8 @@ impl Accuracies {
     }
 }
 
-/// The card of a zoo; a function of the zoo alone.
+/// The card of a zoo; a function of the zoo alone. Its words may be a stranger's: they are escaped,
+/// so that none becomes a line of its own.
 pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
     let ZooRecord { name, models, states, parameters, dataset, .. } = record;
     let size = match states {
@@ -47,25 +49,27 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
         100_000..1_000_000 => "100K<n<1M",
         _ => "1M<n<10M",
     };
-    let license = record.license.to_lowercase();
+    let license = escaped(&record.license);
     let kind = match &record.parent {
-        Some(parent) => format!("the sparse twin of the model zoo `{}`", parent.name),
+        Some(parent) => format!("the sparse twin of the model zoo `{}`", escaped(&parent.name)),
         None => "a model zoo".to_owned(),
     };
     let mut out = format!(
         "---\n\
          pretty_name: {name}\n\
-         license: {license}\n\
+         license: {}\n\
          tags:\n- model-zoo\n- weight-space-learning\n\
          size_categories:\n- {size}\n\
          ---\n\n\
-         # {name}\n\n"
+         # {name}\n\n",
+        license.to_lowercase(),
     );
     if !record.description.is_empty() {
-        let _ = writeln!(out, "{}\n", record.description);
+        let _ = writeln!(out, "{}\n", escaped(&record.description));
     }
     let engine =
         record.engine.as_ref().map_or("another program".into(), |e| format!("{}, version {}", e.name, e.version));
+    let engine = escaped(&engine);
     let [channels, height, width] = dataset.shape;
     let _ = write!(
         out,
@@ -81,13 +85,13 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
          | licence | {} |\n\n\
          {}\n\n",
         record.diverged,
-        dataset.name,
+        escaped(&dataset.name),
         dataset.classes,
         dataset.train,
         dataset.val,
         dataset.test,
-        dataset.sha256,
-        record.license,
+        escaped(&dataset.sha256),
+        license,
         accuracies.sentence(),
     );
     for (section, title) in [
@@ -100,7 +104,7 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
         if let Value::Object(values) = &record.manifest[section] {
             let _ = writeln!(out, "## {title}\n");
             for (key, value) in values {
-                let _ = writeln!(out, "- `{key}`: `{value}`");
+                let _ = writeln!(out, "- `{}`: `{}`", escaped(key), escaped(&value.to_string()));
             }
             out.push('\n');
         }
@@ -129,4 +133,26 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
          Populations of Neural Network Models\", NeurIPS 2022 Datasets and Benchmarks (arXiv 2209.14764).\n"
     );
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_become_no_lines_and_steer_no_terminal() {
+        let dir = tempfile::tempdir().unwrap();
+        let zoo = zoo_model::synthetic::write(&dir.path().join("z"), "z", 1, 2).unwrap();
+        let plain = zoo.finished().unwrap();
+        let lines = card(&plain, &Accuracies::default()).lines().count();
+        let hostile = "x\n# forged\u{1b}[2J\u{9b}";
+        let mut record = plain.clone();
+        record.description = hostile.into();
+        record.license = hostile.into();
+        record.dataset.name = hostile.into();
+        record.manifest = serde_json::json!({"model": {hostile: hostile}});
+        let card = card(&record, &Accuracies::default());
+        assert_eq!(card.lines().count(), lines + 4, "a section and its line, no more:\n{card}");
+        assert!(!card.contains(|c: char| c.is_control() && c != '\n'), "{card:?}");
+    }
 }

@@ -126,7 +126,8 @@ impl<'a> Entries<'a> {
             let start = self.stream.position();
             let block = match self.block() {
                 Ok(block) => block,
-                Err(message) => return Some(Err(self.fatal(message))),
+                // The cut is after the current entry, which is sound.
+                Err(message) => return Some(Err(Fault { path: String::new(), message, fatal: true })),
             };
             let damaged = self.stream.is_damaged(start);
             if block.iter().all(|&b| b == 0) {

@@ -273,7 +273,7 @@ impl Layout {
         let ids = zoo.ids()?;
         if ids.is_empty() || ids.len() != record.models {
             let message = format!("zoo.json counts {} models, {} are there", record.models, ids.len());
-            return Err(FileError::format(zoo.path(), message).into());
+            return Err(zoo.damaged(FileError::format(zoo.path(), message)).into());
         }
         let files = model_files(&zoo, stage)?;
         let (index, accuracies) = describe(&zoo, &ids, stage)?;
@@ -374,11 +374,8 @@ impl Layout {
             }
             let found = hex::encode(hasher.finalize());
             if found != file.sha256 {
-                let message = format!(
-                    "its SHA-256 is {found}, but SHA256SUMS of the zoo says {}: it is damaged, or was changed",
-                    file.sha256
-                );
-                return Err(FileError::format(path, message).into());
+                let message = format!("its SHA-256 is {found}, but SHA256SUMS of the zoo says {}", file.sha256);
+                return Err(self.zoo.damaged(FileError::format(path, message)).into());
             }
             out.write_all(&vec![0; entries::padding(file.size)])?;
             progress.advance(file.size);
@@ -395,7 +392,7 @@ fn model_files(zoo: &ZooDir, stage: &Stage) -> Result<Vec<ModelFile>, Error> {
     let file = |path: String| {
         stage.interrupt.check()?;
         let full = zoo.path().join(&path);
-        let metadata = fs::symlink_metadata(&full).map_err(FileError::io("read", &full))?;
+        let metadata = fs::symlink_metadata(&full).map_err(|e| zoo.damaged(FileError::io("read", &full)(e)))?;
         if !metadata.is_file() {
             return Err(FileError::format(full, "is not a regular file").into());
         }
@@ -404,7 +401,8 @@ fn model_files(zoo: &ZooDir, stage: &Stage) -> Result<Vec<ModelFile>, Error> {
             Some(sums) => sums
                 .get(&path)
                 .cloned()
-                .ok_or_else(|| FileError::format(zoo.path().join(names::CHECKSUMS), format!("does not list {path}")))?,
+                .ok_or_else(|| format!("does not list {path}"))
+                .map_err(|m| zoo.damaged(FileError::format(zoo.path().join(names::CHECKSUMS), m)))?,
         };
         let id = path.split('/').nth(1).and_then(|id| id.parse().ok()).expect("models/ID/...");
         Ok(ModelFile { id, path, size: metadata.len(), sha256 })

@@ -28,6 +28,8 @@ const HEADER: usize = 20;
 const TRAILER: usize = 8;
 /// Longest member that is read, compressed or not.
 const MEMBER_LIMIT: usize = 4 << 20;
+/// Damaged members after which the rest of an archive is not read: nobody wants to know of more.
+const DAMAGE_LIMIT: usize = 10_000;
 
 /// Compresses one piece into a member.
 pub fn compress(piece: &[u8], level: u32) -> Vec<u8> {
@@ -159,18 +161,29 @@ pub struct Damage {
 
 /// What the reading thread hands to the consumer, in order.
 enum Delivery {
-    Member { offset: u64, intact: bool, piece: Receiver<Piece> },
-    Foreign(Vec<u8>),
-    Broken { offset: u64, begun: bool, message: String },
+    Member {
+        offset: u64,
+        intact: bool,
+        piece: Receiver<Piece>,
+    },
+    /// Bytes that the reading thread inflated itself.
+    Plain(Vec<u8>),
+    Broken {
+        offset: u64,
+        begun: bool,
+        message: String,
+    },
 }
 
 struct Piece {
     data: Vec<u8>,
     damage: Option<String>,
+    /// Whether what follows is not worth reading.
+    last: bool,
 }
 
 /// The decoded stream: read it to the end. Damage does not end it as long as the members' lengths
-/// are sound.
+/// are sound, and the members hold something.
 pub struct Decoded {
     deliveries: Receiver<Delivery>,
     piece: Vec<u8>,
@@ -201,19 +214,25 @@ impl Decoded {
                 self.ended = true;
                 return false;
             }
-            Some(Delivery::Foreign(data)) => self.piece = data,
+            Some(Delivery::Plain(data)) => self.piece = data,
             Some(Delivery::Broken { offset, begun, message }) => {
                 note(offset, if begun { u64::MAX } else { start }, message);
                 self.ended = true;
                 return false;
             }
             Some(Delivery::Member { offset, intact, piece }) => {
-                let Ok(Piece { data, damage }) = piece.recv() else { return false };
+                let Ok(Piece { data, damage, last }) = piece.recv() else { return false };
                 let header = (!intact).then(|| "a gzip member's header is damaged".to_owned());
                 if let Some(message) = damage.or(header) {
                     note(offset, start + data.len() as u64, message);
                 }
                 self.piece = data;
+                self.ended = last;
+                if self.damages.len() >= DAMAGE_LIMIT {
+                    let message = format!("has more than {DAMAGE_LIMIT} damaged gzip members: the rest was not read");
+                    self.damages.push(Damage { offset, start, end: u64::MAX, message });
+                    self.ended = true;
+                }
             }
         }
         self.read = 0;
@@ -321,6 +340,11 @@ fn deliver<R: Read>(
             Err(e) => return send(broken(format!("cannot be read: {e}"))),
             Ok(n) if n < member_length - HEADER => {
                 let have = n + HEADER;
+                member.truncate(have);
+                let data = inflate_part(&member);
+                if !data.is_empty() {
+                    send(Delivery::Plain(data))?;
+                }
                 return send(cut(format!("is truncated: a gzip member has {have} of its {member_length} bytes")));
             }
             Ok(_) => send(Delivery::Member { offset, intact, piece: workers.submit(member) })?,
@@ -337,7 +361,7 @@ fn deliver_foreign(source: impl Read, offset: u64, sender: &SyncSender<Delivery>
             Ok(0) => return Ok(()),
             Ok(n) => {
                 piece.truncate(n);
-                Delivery::Foreign(piece)
+                Delivery::Plain(piece)
             }
             Err(e) => {
                 let broken =
@@ -372,6 +396,14 @@ pub(crate) fn member_length(header: &[u8]) -> Option<(usize, bool)> {
     (wrong <= 1).then_some((length, wrong == 0))
 }
 
+/// What can be inflated of a member that is cut short.
+fn inflate_part(member: &[u8]) -> Vec<u8> {
+    let mut data = Vec::with_capacity(MEMBER_LIMIT);
+    // An error comes after what is sound before it; the cut is reported anyway.
+    let _ = Decompress::new(false).decompress_vec(&member[HEADER..], &mut data, FlushDecompress::None);
+    data
+}
+
 /// Inflates a member. What cannot be decoded is zero, up to the length that the trailer states.
 fn inflate(member: &[u8]) -> Piece {
     let (body, trailer) = member[HEADER..].split_at(member.len() - HEADER - TRAILER);
@@ -390,10 +422,15 @@ fn inflate(member: &[u8]) -> Piece {
         }
         Ok(Status::StreamEnd) if data.len() != length => {
             let message = format!("a gzip member holds {} bytes, its trailer claims to hold {length}", data.len());
-            return Piece { data, damage: Some(message) };
+            return Piece { data, damage: Some(message), last: false };
         }
         Ok(Status::StreamEnd) if found.sum() != crc => {
             Some(format!("a gzip member's CRC-32 is {:08x}, its trailer says {crc:08x}", found.sum()))
+        }
+        // Packing never writes one, and a million of them would hold nothing but the reader up.
+        Ok(Status::StreamEnd) if data.is_empty() => {
+            let message = "a gzip member is empty: the rest was not read".to_owned();
+            return Piece { data, damage: Some(message), last: true };
         }
         Ok(Status::StreamEnd) => None,
         Ok(_) => Some("a gzip member's deflate stream does not end where it should".into()),
@@ -401,7 +438,7 @@ fn inflate(member: &[u8]) -> Piece {
     if damage.is_some() {
         data.resize(believed, 0);
     }
-    Piece { data, damage }
+    Piece { data, damage, last: false }
 }
 
 #[cfg(test)]
@@ -489,6 +526,30 @@ mod tests {
             assert!(found == data, "byte {at}");
             assert_eq!((damages.len(), damages[0].offset), (1, 0), "byte {at}");
         }
+    }
+
+    #[test]
+    fn a_truncated_member_gives_what_it_has() {
+        let data = noise(2 * PIECE);
+        let archive = packed(&data, 1);
+        let cut = archive.len() - archive.len() / 4;
+        let (found, damages, _) = unpacked(&archive[..cut]);
+        assert!(found.len() > data.len() * 7 / 10 && data.starts_with(&found), "{} of {}", found.len(), data.len());
+        assert_eq!((damages.len(), damages[0].start, damages[0].end), (1, found.len() as u64, u64::MAX));
+        assert!(damages[0].message.contains("is truncated"));
+    }
+
+    #[test]
+    fn empty_and_ever_more_damaged_members_end_the_reading() {
+        let (found, damages, _) =
+            unpacked(&[packed(b"abc", 1), compress(b"", 1).repeat(3), packed(b"abc", 1)].concat());
+        assert_eq!((&found[..], damages.len()), (&b"abc"[..], 1));
+        assert!(damages[0].message.contains("is empty"), "{damages:?}");
+        let mut damaged = packed(b"abc", 1);
+        *damaged.last_mut().unwrap() ^= 1;
+        let (_, damages, _) = unpacked(&damaged.repeat(DAMAGE_LIMIT + 5));
+        assert_eq!(damages.len(), DAMAGE_LIMIT + 1);
+        assert!(damages.last().unwrap().message.contains("the rest was not read"));
     }
 
     #[test]

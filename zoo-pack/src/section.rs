@@ -4,6 +4,8 @@ use serde::{de, Deserialize, Deserializer, Serialize};
 
 /// Smallest volume size that is accepted.
 const VOLUME_MINIMUM: u64 = 1 << 20;
+/// Largest: a pebibyte, below which f64 counts every byte.
+const VOLUME_MAXIMUM: u64 = 1 << 50;
 
 /// `[pack]`: how the archive is compressed and split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +51,7 @@ fn volume_size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error>
     parse_size(&text).map(Some).map_err(de::Error::custom)
 }
 
-/// Parses a size such as `2GB`, `500MiB` or `1048576`.
+/// Parses a size such as `2GB`, `1.5GB`, `500MiB` or `1048576`.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
@@ -62,10 +64,16 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "gib" => 1 << 30,
         unit => return Err(format!("`{unit}` is no unit of size; use MB, GB, MiB or GiB")),
     };
-    let number: u64 = digits.trim().parse().map_err(|_| format!("`{text}` is no size; write 2GB or 500MiB"))?;
-    match number.checked_mul(factor) {
-        Some(bytes) if bytes >= VOLUME_MINIMUM => Ok(bytes),
-        _ => Err(format!("a volume must have at least {VOLUME_MINIMUM} bytes, not {text}")),
+    let number = digits.trim();
+    let wrong = || format!("`{text}` is no size; write 2GB, 1.5GB or 500MiB");
+    if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(wrong());
+    }
+    let bytes = number.parse::<f64>().map_err(|_| wrong())? * factor as f64;
+    match bytes as u64 {
+        VOLUME_MINIMUM..=VOLUME_MAXIMUM => Ok(bytes as u64),
+        0..VOLUME_MINIMUM => Err(format!("a volume must have at least {VOLUME_MINIMUM} bytes (1MiB), not {text}")),
+        _ => Err(format!("{text} is larger than any volume; leave the key out for a single archive")),
     }
 }
 
@@ -82,6 +90,16 @@ mod tests {
         assert_eq!(of("").unwrap(), PackSection::default());
         assert_eq!(of("volume-size = \"2GB\"").unwrap().volume_size, Some(2_000_000_000));
         assert_eq!(of("volume-size = 1048576").unwrap().volume_size, Some(1 << 20));
+        assert_eq!(of("volume-size = \"1.5GB\"").unwrap().volume_size, Some(1_500_000_000));
+        assert_eq!(of("volume-size = \"1.5 MiB\"").unwrap().volume_size, Some(3 << 19));
+        assert_eq!(of("volume-size = 123456789012345").unwrap().volume_size, Some(123_456_789_012_345));
+        assert!(of("volume-size = \"99999999999GB\"").unwrap_err().to_string().contains("larger than any volume"));
+        for wrong in ["1.5.2GB", "-2GB", "1e5GB", "GB", ""] {
+            assert!(
+                of(&format!("volume-size = \"{wrong}\"")).unwrap_err().to_string().contains("is no size"),
+                "{wrong}"
+            );
+        }
         assert!(of("volume-size = \"2 parsecs\"").unwrap_err().to_string().contains("parsecs"));
         assert!(of("volume-size = \"1kB\"").unwrap_err().to_string().contains("at least"));
         assert!(of("level = 10").unwrap_err().to_string().starts_with("m.toml:2: pack.level: must be from 0 to 9"));

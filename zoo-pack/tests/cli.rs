@@ -84,8 +84,9 @@ fn a_zoo_that_is_not_whole_is_refused_and_leaves_nothing() {
     rotten[1000] ^= 1;
     fs::write(&states, &rotten).unwrap();
     refused("models/000001/states.safetensors: its SHA-256 is");
+    refused("the zoo is damaged: remove noise and make it again");
     fs::remove_file(&states).unwrap();
-    refused("models/000001/states.safetensors");
+    refused("models/000001/states.safetensors: is missing; the zoo is damaged: remove noise and make it again");
     fs::write(&states, &sound).unwrap();
     fs::remove_dir_all(zoo.model(zoo_model::ModelId(2))).unwrap();
     refused("counts 3 models, 2 are there");

@@ -105,9 +105,15 @@ fn choose(twins: &[Twin], args: &Args) -> Result<Twin, UsageError> {
     match (twins, twins.iter().find(named)) {
         ([], _) => Err(UsageError(format!("{} has no [[sparsify]] entry", args.manifest.manifest.display()))),
         (_, Some(twin)) => Ok(twin.clone()),
-        ([only], None) if args.twin.is_none() => Ok(only.clone()),
+        ([only], None) if args.twin.is_none() && !is_named_after_a_twin(&output) => Ok(only.clone()),
         _ => Err(UsageError(format!("which twin? Name one with --twin: {}", all()))),
     }
+}
+
+/// Whether a folder's name is that of a twin: `...-magnitude-70`.
+fn is_named_after_a_twin(folder: &str) -> bool {
+    let percent = folder.rsplit_once(&format!("-{}-", name_of(&Method::Magnitude))).map(|(_, percent)| percent);
+    percent.and_then(|p| p.split('-').next()).is_some_and(|p| p.parse::<f64>().is_ok())
 }
 
 /// Makes the twin zoo of `zoo` at `output`.
@@ -278,7 +284,9 @@ impl Source for Twins<'_> {
         let job = |&i: &usize| {
             let parent = &self.params[i];
             let path = self.parent.states(parent.id);
-            let (_, last_state) = StatesFile::open(&path, &parent.network()?)?.last()?;
+            let damaged = |e| self.parent.damaged(e);
+            let (_, last_state) =
+                StatesFile::open(&path, &parent.network()?).and_then(|mut f| f.last()).map_err(damaged)?;
             let params = twin_params(parent, self.zoo_name, sha256_file(&path)?, self.twin);
             Ok((params, self::job(parent, &last_state, self.twin, engine, data)?))
         };

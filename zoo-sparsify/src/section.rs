@@ -1,7 +1,7 @@
 //! `[[sparsify]]` and the twins that it asks for.
 
 use serde::{Deserialize, Deserializer, Serialize};
-use zoo_model::plan::{check_zoo_name, fractions, ZooSection};
+use zoo_model::plan::{check_zoo_name, fractions, name, ZooSection};
 use zoo_model::{Manifest, ManifestError};
 
 use crate::magnitude::Scope;
@@ -18,10 +18,11 @@ pub enum Method {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 struct SparsifySection {
+    #[serde(deserialize_with = "name")]
     method: Method,
     #[serde(deserialize_with = "fractions")]
     sparsity: Vec<f64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "name")]
     scope: Scope,
     #[serde(default = "default_epochs", deserialize_with = "epochs")]
     epochs: u32,
@@ -144,5 +145,8 @@ mod tests {
         assert!(error(entry.replace("sparsity", "sparsty")).contains("did you mean `sparsity`?"));
         assert!(error(format!("{entry}suffix = \"a/b\"\n")).contains("no name for a zoo"));
         assert!(error(format!("{entry}learning-rate = 0\n")).contains("above 0"));
+        assert!(error(format!("{entry}scope = 5\n")).contains("expected a name: `global` or `layer`"));
+        assert!(error(entry.replace("[[sparsify]]", "[sparsify]"))
+            .contains("sparsify: is a list of tables: write [[sparsify]]"));
     }
 }

@@ -16,6 +16,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use serde::Serialize;
 use zoo_model::manifest::Reduction;
+use zoo_model::text::escaped;
 use zoo_model::{Manifest, ManifestError};
 
 pub use progress::Progress;
@@ -206,8 +207,10 @@ where
         }
     };
     if let Some(&shell) = matches.get_one::<clap_complete::Shell>("completions") {
-        clap_complete::generate(shell, &mut command, name, &mut io::stdout());
-        return ExitCode::from(exit::DONE);
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command, name, &mut script);
+        let mut out = io::stdout().lock();
+        return conclude(name, out.write_all(&script).and_then(|()| out.flush()).context(UNPRINTABLE));
     }
     let Command { cli } = match Command::<A>::from_arg_matches(&matches) {
         Ok(command) => command,
@@ -228,8 +231,14 @@ where
     }) {
         tracing::warn!("Ctrl-C will not be graceful: {e}");
     }
-    let print = |s| stage.print(&s).context("cannot write to standard output");
-    let outcome = run(&cli.args, &stage).map_err(Into::into).and_then(print);
+    let print = |s| stage.print(&s).context(UNPRINTABLE);
+    conclude(name, run(&cli.args, &stage).map_err(Into::into).and_then(print))
+}
+
+const UNPRINTABLE: &str = "cannot write to standard output";
+
+/// The exit code of an outcome; an error is said on standard error.
+fn conclude(name: &str, outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::from(exit::DONE),
         Err(error) => {
@@ -277,10 +286,11 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     exit::FAILED
 }
 
-/// An error and its causes as one sentence, without repeating what an outer message quotes.
+/// An error and its causes as one sentence, without repeating what an outer message quotes. What a
+/// hostile file brought into it is escaped.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut out = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(|cause| escaped(&cause.to_string()).into_owned()) {
         if out.is_empty() {
             out = cause;
         } else if !out.contains(&cause) {
@@ -307,5 +317,6 @@ mod tests {
     fn a_sentence_does_not_repeat_itself() {
         let error = anyhow::Error::from(UsageError("a: b".into())).context("a: b").context("outer");
         assert_eq!(sentence(&error), "outer: a: b");
+        assert_eq!(sentence(&anyhow::anyhow!("x\u{1b}[2J\ny: verified")), "x\\u{1b}[2J\\ny: verified");
     }
 }

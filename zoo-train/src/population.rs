@@ -150,7 +150,7 @@ pub fn read_run(zoo: &ZooDir) -> Result<Option<Run>, FileError> {
         return Ok(None);
     }
     let json = read_limited(&path, RECORD_LIMIT + 16 * 1_000_000)?;
-    serde_json::from_slice(&json).map(Some).map_err(|e| FileError::format(path, e.to_string()))
+    serde_json::from_slice(&json).map(Some).map_err(|e| zoo.damaged(FileError::format(path, e.to_string())))
 }
 
 /// Whether `zoo` is finished and made of what `record` says. If only its name, description or
@@ -167,11 +167,10 @@ fn refresh(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
     Ok(true)
 }
 
-/// Whether `zoo` is finished and just what `record` says, its words included.
+/// Whether `zoo` is finished and made of what `record` says; its name, description and licence may
+/// differ, they are brought up to date without training.
 pub fn is_current(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
-    let words = |r: &ZooRecord| (r.name.clone(), r.description.clone(), r.license.clone());
-    let found = zoo.record()?;
-    Ok(found.is_some_and(|f| f.fingerprint == record.fingerprint && words(&f) == words(record)))
+    Ok(zoo.record()?.is_some_and(|found| found.fingerprint == record.fingerprint))
 }
 
 /// Makes `zoo` ready to be filled with the models of `run`.

@@ -9,12 +9,12 @@ use zoo_model::architecture::{Network, Role};
 use zoo_model::result::{from_json_lines, ResultLine};
 use zoo_model::safetensors_file::{to_f32, to_i64, Header};
 use zoo_model::states::{check_epochs, check_header, EPOCHS};
-use zoo_model::zoo_dir::{names, parse_checksums};
+use zoo_model::zoo_dir::{checksum_lines, is_sha256, names};
 use zoo_model::{ModelId, Params, ZooRecord};
 use zoo_pack::index::{IndexWriter, ParquetError, MODELS_PER_GROUP};
 use zoo_pack::{Volume, Volumes, CARD, INDEX, VOLUMES};
 
-use crate::report::{Failure, Level};
+use crate::report::{Failure, Level, KEPT_FAILURES};
 
 /// Most bytes of a `SHA256SUMS`: some 200,000 models.
 const CHECKSUMS_LIMIT: u64 = 64 << 20;
@@ -22,6 +22,10 @@ const CHECKSUMS_LIMIT: u64 = 64 << 20;
 const SMALL_LIMIT: u64 = 16 << 20;
 /// Most bytes of the index, which is hashed and not held.
 const INDEX_LIMIT: u64 = 4 << 30;
+/// Most characters of a failure's message: it may quote what a stranger wrote.
+const MESSAGE_LIMIT: usize = 2000;
+/// Faults in an archive's structure after which the rest is not worth reading.
+const FAULT_LIMIT: usize = 10_000;
 
 /// What is kept of a model for replaying or retraining it.
 #[derive(Debug, Clone)]
@@ -55,17 +59,19 @@ struct Current {
 pub struct Checker {
     meaning: bool,
     pub wanted: Wanted,
-    pub failures: Vec<Failure>,
+    pub failures: Failures,
     pub record: Option<ZooRecord>,
     /// Listed checksums by path; `None` before the list, or when there is none.
     pub listed: Option<BTreeMap<String, [u8; 32]>>,
-    pub seen: BTreeSet<String>,
+    pub seen: Seen,
+    /// Entries met, whatever they are.
+    pub entries: usize,
     pub models: BTreeSet<ModelId>,
     pub states: usize,
     pub bytes: u64,
     pub sampled: BTreeMap<ModelId, Sampled>,
     /// States checksums of the parents that twins name.
-    pub parents: BTreeMap<ModelId, String>,
+    pub parents: BTreeMap<ModelId, [u8; 32]>,
     /// The volumes that the zoo is split into, if it is.
     pub volumes: Option<Volumes>,
     /// The archive could not be read to its end.
@@ -113,6 +119,67 @@ impl Index {
     }
 }
 
+/// The failures so far: the first of each level are kept, and all are counted, so that an archive
+/// cannot fill the memory with its faults.
+#[derive(Debug, Default)]
+pub struct Failures {
+    pub kept: Vec<Failure>,
+    counts: BTreeMap<Level, usize>,
+}
+
+impl Failures {
+    pub fn add(&mut self, mut failure: Failure) {
+        let count = self.counts.entry(failure.level).or_default();
+        *count += 1;
+        if *count <= KEPT_FAILURES {
+            if let Some((end, _)) = failure.message.char_indices().nth(MESSAGE_LIMIT) {
+                failure.message.truncate(end);
+                failure.message.push_str("...");
+            }
+            self.kept.push(failure);
+        }
+    }
+
+    /// Failures of a level, the ones that are not kept included.
+    fn count(&self, level: Level) -> usize {
+        self.counts.get(&level).copied().unwrap_or(0)
+    }
+
+    /// Failures that are not kept.
+    pub fn more(&self) -> usize {
+        self.counts.values().sum::<usize>() - self.kept.len()
+    }
+}
+
+/// Which files of a zoo were met. Only names that a zoo has are remembered, and in few bytes.
+#[derive(Debug, Default)]
+pub struct Seen {
+    head: BTreeSet<&'static str>,
+    models: BTreeMap<ModelId, [bool; 3]>,
+}
+
+impl Seen {
+    /// Remembers a file; whether it is new, or no file of a zoo.
+    fn insert(&mut self, path: &str) -> bool {
+        if let Some((id, file)) = model_file(path) {
+            let seen = &mut self.models.entry(id).or_default()[file_index(file)];
+            return !std::mem::replace(seen, true);
+        }
+        HEAD.iter().find(|&&h| h == path).is_none_or(|&head| self.head.insert(head))
+    }
+
+    fn contains(&self, path: &str) -> bool {
+        match model_file(path) {
+            Some((id, file)) => self.models.get(&id).is_some_and(|seen| seen[file_index(file)]),
+            None => self.head.contains(path),
+        }
+    }
+}
+
+fn file_index(file: &str) -> usize {
+    names::MODEL_FILES.iter().position(|&f| f == file).expect("model_file knows only these")
+}
+
 /// The entry is so wrong that the rest is not worth reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hopeless;
@@ -123,10 +190,11 @@ impl Checker {
         Self {
             meaning,
             wanted: Wanted::default(),
-            failures: Vec::new(),
+            failures: Failures::default(),
             record: None,
             listed: None,
-            seen: BTreeSet::new(),
+            seen: Seen::default(),
+            entries: 0,
             models: BTreeSet::new(),
             states: 0,
             bytes: 0,
@@ -142,7 +210,20 @@ impl Checker {
 
     /// Notes a failure.
     pub fn fail(&mut self, level: Level, entry: &str, message: impl Into<String>) {
-        self.failures.push(Failure { level, entry: entry.into(), message: message.into() });
+        self.failures.add(Failure { level, entry: entry.into(), message: message.into() });
+    }
+
+    /// Whether an archive has so many faults that its rest is not worth reading; says so once.
+    pub fn is_hopeless(&mut self) -> bool {
+        let hopeless = self.failures.count(Level::Structure) > FAULT_LIMIT;
+        if hopeless && !self.cut_short {
+            self.cut_short = true;
+            // Kept whatever the number of failures: it explains why they end.
+            let message = format!("has more than {FAULT_LIMIT} faults in its structure: the rest was not read");
+            self.failures.kept.push(Failure { level: Level::Structure, entry: String::new(), message });
+            *self.failures.counts.entry(Level::Structure).or_default() += 1;
+        }
+        hopeless
     }
 
     /// Reads and checks one entry. `path` is relative to the zoo and known to be harmless.
@@ -150,8 +231,9 @@ impl Checker {
     /// # Errors
     /// The entry is larger than anything of its name may be: reading on would only feed a bomb.
     pub fn entry(&mut self, path: &str, size: u64, content: &mut dyn Read) -> Result<(), Hopeless> {
-        self.bytes += size;
-        if !self.seen.insert(path.to_owned()) {
+        self.bytes = self.bytes.saturating_add(size);
+        self.entries += 1;
+        if !self.seen.insert(path) {
             self.fail(Level::Structure, path, "is there twice");
         }
         let Some(limit) = size_limit(path) else {
@@ -224,20 +306,18 @@ impl Checker {
     }
 
     fn checksums(&mut self, text: &[u8]) {
-        match parse_checksums(text) {
-            Ok(lines) => {
-                let mut listed = BTreeMap::new();
-                for (path, sum) in lines {
-                    let mut bytes = [0; 32];
-                    for (i, byte) in bytes.iter_mut().enumerate() {
-                        *byte = u8::from_str_radix(&sum[2 * i..2 * i + 2], 16).expect("checked to be hexadecimal");
-                    }
-                    if listed.insert(path.clone(), bytes).is_some() {
-                        self.fail(Level::Structure, names::CHECKSUMS, format!("lists {path} twice"));
-                    }
+        let mut listed = BTreeMap::new();
+        let mut list = |text: &[u8]| -> Result<(), String> {
+            for line in checksum_lines(text)? {
+                let (path, sum) = line?;
+                if listed.insert(path.to_owned(), sha256_bytes(sum)).is_some() {
+                    self.fail(Level::Structure, names::CHECKSUMS, format!("lists {path} twice"));
                 }
-                self.listed = Some(listed);
             }
+            Ok(())
+        };
+        match list(text) {
+            Ok(()) => self.listed = Some(listed),
             Err(message) => self.fail(Level::Structure, names::CHECKSUMS, message),
         }
     }
@@ -271,7 +351,12 @@ impl Checker {
                 let message = format!("its parent is {}, but a twin has its parent's id", parent.id);
                 self.fail(Level::Meaning, path, message);
             }
-            self.parents.insert(id, parent.states_sha256.clone());
+            match is_sha256(&parent.states_sha256) {
+                true => drop(self.parents.insert(id, sha256_bytes(&parent.states_sha256))),
+                false => {
+                    self.fail(Level::Meaning, path, "`states_sha256` of `zoo::parent` is not 64 hexadecimal digits")
+                }
+            }
         }
         match params.network() {
             Ok(network) => {
@@ -448,15 +533,17 @@ impl Checker {
             (Some(None), Some(_)) => false,
             _ => true,
         };
-        let listed = self.listed.iter().flat_map(|l| l.keys());
-        let missing: Vec<String> = listed.filter(|p| expected_here(p) && !self.seen.contains(*p)).cloned().collect();
-        match missing.first() {
-            Some(first) if self.cut_short => {
-                let message = format!("and {} more entries were not reached", missing.len() - 1);
+        let listed = self.listed.take();
+        let paths = listed.iter().flat_map(|l| l.keys());
+        let missing: Vec<&String> = paths.filter(|p| expected_here(p) && !self.seen.contains(p)).collect();
+        match missing.as_slice() {
+            [first, others @ ..] if self.cut_short => {
+                let message = format!("and {} more entries were not reached", others.len());
                 self.fail(Level::Structure, first, message);
             }
-            _ => missing.iter().for_each(|p| self.fail(Level::Structure, p, "is listed in SHA256SUMS, but missing")),
+            all => all.iter().for_each(|p| self.fail(Level::Structure, p, "is listed in SHA256SUMS, but missing")),
         }
+        self.listed = listed;
         if self.cut_short {
             return;
         }
@@ -540,7 +627,12 @@ fn small(content: &mut Hashed) -> Vec<u8> {
     bytes
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+/// The bytes of a checksum that [`is_sha256`].
+fn sha256_bytes(sum: &str) -> [u8; 32] {
+    std::array::from_fn(|i| u8::from_str_radix(&sum[2 * i..2 * i + 2], 16).expect("checked to be hexadecimal"))
+}
+
+pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -550,6 +642,9 @@ fn brief(epochs: &[u32]) -> String {
         few => format!("{few:?}"),
     }
 }
+
+/// Entries that come before the models, in order.
+pub const HEAD: [&str; 5] = [names::CHECKSUMS, names::ZOO, CARD, INDEX, VOLUMES];
 
 /// Id and file name of a path like `models/000017/params.json`.
 pub fn model_file(path: &str) -> Option<(ModelId, &str)> {

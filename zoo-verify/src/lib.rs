@@ -27,13 +27,13 @@ use zoo_model::files::{read_limited, FileError};
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::zoo_dir::{names, parse_checksums};
 use zoo_model::{Dataset, ModelId};
-use zoo_pack::entries::Entries;
+use zoo_pack::entries::{padding, Entries, Entry};
 use zoo_pack::members::{decode, Damage};
-use zoo_pack::{sums_path, CARD, INDEX, VOLUMES};
+use zoo_pack::sums_path;
 use zoo_stage::{Interrupted, Stage, UsageError, VerificationFailed};
 
-use checker::{model_file, Checker, Hopeless};
-pub use report::{Failure, Level, Report};
+use checker::{hexadecimal, model_file, Checker, Hopeless, HEAD};
+pub use report::{Failure, Level, Report, KEPT_FAILURES};
 
 /// Why no verdict could be reached.
 #[derive(Debug, thiserror::Error)]
@@ -191,12 +191,13 @@ pub fn verify(path: &Path, options: &Options, stage: &Stage) -> Result<Report, E
         name: checker.record.as_ref().map(|r| r.name.clone()),
         models: checker.models.len(),
         states: checker.states,
-        entries: checker.seen.len(),
+        entries: checker.entries,
         bytes: checker.bytes,
         replayed: Vec::new(),
         retrained: Vec::new(),
         notes,
         failures: Vec::new(),
+        more_failures: 0,
     };
     if !options.quick {
         report.levels.push(Level::Meaning);
@@ -205,14 +206,12 @@ pub fn verify(path: &Path, options: &Options, stage: &Stage) -> Result<Report, E
     if let Some(data) = &data {
         run_again(&mut checker, &mut report, data, options, stage)?;
     }
-    report.failures = checker.failures;
+    report.more_failures = checker.failures.more();
+    report.failures = checker.failures.kept;
     report.failures.sort_by_key(|f| f.level);
     report.ok = report.failures.is_empty();
     Ok(report)
 }
-
-/// Entries that come before the models, in order.
-const HEAD: [&str; 5] = [names::CHECKSUMS, names::ZOO, CARD, INDEX, VOLUMES];
 
 /// Streams an archive through the checker; whether its own checksum was compared.
 fn archive(
@@ -230,28 +229,22 @@ fn archive(
     let size = file.metadata().map_err(FileError::io("read", path))?.len();
     let progress = stage.progress("verifying", size);
     let reader = Watched { file, progress, stage };
-    let (damages, sum) = decode(reader, options.threads, |decoded| {
+    let ((), sum) = decode(reader, options.threads, |decoded| {
         let mut entries = Entries::new(decoded);
-        let mut spans = Vec::new();
+        let mut spans = Spans::default();
         walk(&mut entries, checker, &mut spans, options);
-        // An end that was not reached may hide damage behind it.
-        let damages = entries.stream().damages.clone();
-        (damages, spans)
+        spans.describe(&entries.stream().damages, u64::MAX, checker);
     });
     stage.interrupt.check()?;
-    let (damages, spans) = damages;
-    for damage in &damages {
-        let (entry, message) = describe_damage(damage, &spans);
-        checker.fail(Level::Structure, &entry, message);
-    }
-    if let (Some(expected), Some(found)) = (&recorded, sum) {
-        let found: String = found.iter().map(|b| format!("{b:02x}")).collect();
-        if *expected != found {
-            let message = format!("its SHA-256 is {found}, the .sha256 file beside it says {expected}");
+    match (&recorded, sum) {
+        (Some(Err(message)), _) => checker.fail(Level::Archive, "", message),
+        (Some(Ok(expected)), Some(found)) if *expected != hexadecimal(&found) => {
+            let message = format!("its SHA-256 is {}, the .sha256 file beside it says {expected}", hexadecimal(&found));
             checker.fail(Level::Archive, "", message);
         }
+        _ => {}
     }
-    Ok(recorded.is_some() && sum.is_some())
+    Ok(recorded.is_some_and(|r| r.is_err() || sum.is_some()))
 }
 
 /// Reads an archive, with progress, until interrupted.
@@ -272,9 +265,12 @@ impl std::io::Read for Watched<'_> {
     }
 }
 
-fn walk(entries: &mut Entries, checker: &mut Checker, spans: &mut Vec<(u64, String)>, options: &Options) {
+fn walk(entries: &mut Entries, checker: &mut Checker, spans: &mut Spans, options: &Options) {
     let mut last: Option<(usize, String)> = None;
     while let Some(entry) = entries.next_entry() {
+        if checker.is_hopeless() {
+            return;
+        }
         let entry = match entry {
             Ok(entry) => entry,
             Err(fault) => {
@@ -284,7 +280,8 @@ fn walk(entries: &mut Entries, checker: &mut Checker, spans: &mut Vec<(u64, Stri
                 continue;
             }
         };
-        spans.push((entry.start, entry.path.clone()));
+        spans.describe(&entries.stream().damages, entry.start, checker);
+        spans.push(&entry);
         let rank = HEAD.iter().position(|&h| h == entry.path).unwrap_or(HEAD.len());
         let place = (rank, entry.path.clone());
         if last.is_none() && rank != 0 {
@@ -308,31 +305,62 @@ fn walk(entries: &mut Entries, checker: &mut Checker, spans: &mut Vec<(u64, Stri
             checker.fail(Level::Structure, &entry.path, message);
         }
     }
-    if last.is_none() && checker.failures.is_empty() && entries.stream().damages.is_empty() {
+    if last.is_none() && checker.failures.kept.is_empty() && entries.stream().damages.is_empty() {
         checker.fail(Level::Structure, "", "holds no entry");
     }
 }
 
-/// The entry that damage begins in, and what is wrong.
-fn describe_damage(damage: &Damage, spans: &[(u64, String)]) -> (String, String) {
-    let first = spans.partition_point(|(start, _)| *start <= damage.start).saturating_sub(1);
-    let end = spans.partition_point(|(start, _)| *start < damage.end);
-    let within = spans.get(first..end.max(first + 1)).unwrap_or_default();
-    let reach = match within {
-        [_, .., (_, last)] => format!(" (the damage may reach up to {last})"),
-        _ => String::new(),
-    };
-    let entry = match within.first() {
-        Some((_, path)) => path.clone(),
-        // Nothing could be read, so the damage is in what every archive begins with.
-        None if damage.end > damage.start => names::CHECKSUMS.to_owned(),
-        None => String::new(),
-    };
-    (entry, format!("at byte {} of the archive: {}{reach}", damage.offset, damage.message))
+/// Where entries lie in the decoded stream: the last one, and those that damage not yet described
+/// may reach.
+#[derive(Default)]
+struct Spans {
+    /// Start, end and path.
+    spans: Vec<(u64, u64, String)>,
+    described: usize,
 }
 
-/// The checksum of an archive in the `.sha256` file beside it; volumes share one.
-fn recorded_checksum(path: &Path) -> Result<Option<String>, Error> {
+impl Spans {
+    fn push(&mut self, entry: &Entry) {
+        let end = entry.start + 512 + entry.size + padding(entry.size) as u64;
+        self.spans.push((entry.start, end, entry.path.clone()));
+    }
+
+    /// Notes the damage that ends before `position`, with the entry that it begins in, and forgets
+    /// the entries that no other damage can reach.
+    fn describe(&mut self, damages: &[Damage], position: u64, checker: &mut Checker) {
+        for damage in damages[self.described..].iter().take_while(|d| d.end <= position) {
+            let (entry, message) = self.place(damage);
+            checker.fail(Level::Structure, &entry, message);
+            self.described += 1;
+        }
+        if self.described == damages.len() {
+            self.spans.drain(..self.spans.len().saturating_sub(1));
+        }
+    }
+
+    fn place(&self, damage: &Damage) -> (String, String) {
+        let first = self.spans.partition_point(|(start, ..)| *start <= damage.start).saturating_sub(1);
+        let end = self.spans.partition_point(|(start, ..)| *start < damage.end);
+        let within = self.spans.get(first..end.max(first + 1)).unwrap_or_default();
+        let reach = match within {
+            [_, .., (.., last)] => format!(" (the damage may reach up to {last})"),
+            _ => String::new(),
+        };
+        let entry = match within {
+            // A cut after a whole entry; what is missing is named as such.
+            [(_, end, _)] if *end <= damage.start => String::new(),
+            [(.., path), ..] => path.clone(),
+            // Nothing could be read, so the damage is in what every archive begins with.
+            [] if damage.end > damage.start => names::CHECKSUMS.to_owned(),
+            [] => String::new(),
+        };
+        (entry, format!("at byte {} of the archive: {}{reach}", damage.offset, damage.message))
+    }
+}
+
+/// The checksum of an archive in the `.sha256` file beside it, or what is wrong with that file; volumes
+/// share one. `None` if there is no such file.
+fn recorded_checksum(path: &Path) -> Result<Option<Result<String, String>>, Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut candidates = vec![sums_path(path)];
     if let Some((stem, number)) = name.strip_suffix(".tar.gz").and_then(|n| n.rsplit_once('.')) {
@@ -340,14 +368,24 @@ fn recorded_checksum(path: &Path) -> Result<Option<String>, Error> {
             candidates.push(path.with_file_name(format!("{stem}.tar.gz.sha256")));
         }
     }
+    let mut recorded = None;
     for candidate in candidates.iter().filter(|c| c.is_file()) {
-        let text = read_limited(candidate, 1 << 20)?;
-        let lines = parse_checksums(&text).map_err(|m| FileError::format(candidate, m))?;
-        if let Some((_, sum)) = lines.into_iter().find(|(file, _)| *file == name) {
+        let lines = match read_limited(candidate, 1 << 20) {
+            Err(FileError::Format { message, .. }) => Err(message),
+            text => parse_checksums(&text?),
+        };
+        let sum = lines.and_then(|lines| {
+            let named = lines.into_iter().find(|(file, _)| *file == name);
+            named.map(|(_, sum)| sum).ok_or_else(|| "does not name the archive".to_owned())
+        });
+        let sum =
+            sum.map_err(|m| format!("the .sha256 file beside it is no checksum of it: {} {m}", candidate.display()));
+        if sum.is_ok() {
             return Ok(Some(sum));
         }
+        recorded = Some(sum);
     }
-    Ok(None)
+    Ok(recorded)
 }
 
 /// Feeds the files of a zoo directory to the checker, in archive order.
@@ -433,8 +471,9 @@ fn check_parents(path: &Path, checker: &mut Checker, report: &mut Report, option
     let sums = parents::states_checksums(&place)?;
     for (id, expected) in checker.parents.clone() {
         let message = match sums.get(&id) {
-            Some(found) if *found == expected => continue,
+            Some(found) if *found == hexadecimal(&expected) => continue,
             Some(found) => {
+                let expected = hexadecimal(&expected);
                 format!("its parent's states should have SHA-256 {expected}, in {} they have {found}", place.display())
             }
             None => format!("its parent is not in {}", place.display()),
@@ -468,13 +507,14 @@ fn run_again(
     let sampled = std::mem::take(&mut checker.sampled);
     for (id, model) in &sampled {
         if checker.wanted.replay.contains(id) {
-            checker.failures.extend(pool.install(|| again::replay(model, engine.as_ref(), data, &stage.interrupt))?);
+            let again = pool.install(|| again::replay(model, engine.as_ref(), data, &stage.interrupt))?;
+            again.into_iter().for_each(|f| checker.failures.add(f));
             report.replayed.push(id.to_string());
             progress.advance(1);
         }
         if checker.wanted.retrain.contains(id) {
             let again = pool.install(|| again::retrain(model, &record, engine.as_ref(), data, &stage.interrupt))?;
-            checker.failures.extend(again);
+            again.into_iter().for_each(|f| checker.failures.add(f));
             report.retrained.push(id.to_string());
             progress.advance(1);
         }

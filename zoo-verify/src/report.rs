@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use zoo_model::text::escaped;
 
 /// The levels of verification, each resting on those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -36,6 +37,9 @@ impl fmt::Display for Level {
     }
 }
 
+/// Failures of one level that are kept in a report; the others are only counted.
+pub const KEPT_FAILURES: usize = 1000;
+
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
@@ -50,7 +54,7 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let entry = if self.entry.is_empty() { "the archive" } else { &self.entry };
-        write!(f, "{}: {entry}: {}", self.level, self.message)
+        write!(f, "{}: {}: {}", self.level, escaped(entry), escaped(&self.message))
     }
 }
 
@@ -79,21 +83,27 @@ pub struct Report {
     pub retrained: Vec<String>,
     /// What could not be checked, and why.
     pub notes: Vec<String>,
-    /// Everything that is wrong.
+    /// What is wrong: everything, or the first [`KEPT_FAILURES`] of each level.
     pub failures: Vec<Failure>,
+    /// Failures that were counted and not kept.
+    pub more_failures: usize,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let path = self.path.display();
+        let path = self.path.display().to_string();
+        let path = escaped(&path);
         for failure in &self.failures {
             writeln!(f, "{path}: {failure}")?;
         }
+        if self.more_failures > 0 {
+            writeln!(f, "{path}: and {} more failures", self.more_failures)?;
+        }
         for note in &self.notes {
-            writeln!(f, "{path}: note: {note}")?;
+            writeln!(f, "{path}: note: {}", escaped(note))?;
         }
         let levels = self.levels.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let verdict = match self.failures.len() {
+        let verdict = match self.failures.len() + self.more_failures {
             0 => "verified".to_owned(),
             1 => "FAILED with 1 failure".to_owned(),
             n => format!("FAILED with {n} failures"),

@@ -182,6 +182,63 @@ fn a_decompression_bomb_is_refused_in_little_memory() {
     }
 }
 
+/// A verdict of the program on these bytes, under a limit on its data.
+fn limited(sound: &Sound, archive: &[u8], flags: &str) -> String {
+    fs::write(sound.dir.path().join("other.tar.gz"), archive).unwrap();
+    let script = format!("ulimit -d 262144; exec '{}' other.tar.gz {flags}", env!("CARGO_BIN_EXE_zoo-verify"));
+    let output = Command::new("bash").args(["-c", &script]).current_dir(sound.dir.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[test]
+fn a_million_faults_are_cut_short_in_little_memory() {
+    let sound = Sound::new();
+    let mut tar = sound.tar[..sound.tar.len() - 1024].to_vec();
+    // Names of models, which nothing lists, and names that no zoo has.
+    for i in 0..1_000_000 {
+        let name = format!("noise/models/{i:06}/params.json");
+        tar.extend(raw_header(
+            if i % 2 == 0 { name.as_bytes() } else { &name.as_bytes()[..22] },
+            tar::EntryType::Regular,
+        ));
+    }
+    tar.resize(tar.len() + 1024, 0);
+    let archive = packed(&tar);
+    for flags in ["", "--quick", "--json"] {
+        let text = limited(&sound, &archive, flags);
+        assert!(text.contains("the rest was not read"), "{text}");
+        assert!(text.len() < 300_000, "{} bytes", text.len());
+    }
+    let text = limited(&sound, &archive, "");
+    assert!(text.contains(": and 1") && text.contains(" more failures\n"), "{text}");
+    // The same without a list of what should be there.
+    limited(&sound, &packed(&tar[places(&sound.tar)[0].1..]), "--quick");
+}
+
+#[test]
+fn empty_members_are_not_waited_for() {
+    let sound = Sound::new();
+    let archive = [sound.archive.clone(), compress(b"", 1).repeat(2_000_000)].concat();
+    let started = std::time::Instant::now();
+    let report = sound.verdict(&archive);
+    assert_fails(&report, "", "a gzip member is empty");
+    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+}
+
+#[test]
+fn what_a_stranger_wrote_cannot_forge_a_line() {
+    let sound = Sound::new();
+    let hostile = "\\u001b[2J\\nother.tar.gz: verified";
+    let record = format!("{{\"format_version\": 1, \"name\": \"{hostile}\", \"dataset\": {{\"name\": \"x\", \"sha256\": \"\", \"shape\": [1,28,28], \"classes\": 10, \"train\": 0, \"val\": 0, \"test\": 0, \"mean\": [0.5], \"std\": [0.5]}}, \"models\": 0, \"states\": 0, \"parameters\": 0}}");
+    let report = sound.verdict(&packed(&[entry("noise/zoo.json", record.as_bytes()), vec![0; 1024]].concat()));
+    assert_fails(&report, "zoo.json", "is no name for a zoo");
+    let text = report.to_string();
+    assert!(!text.contains('\u{1b}') && text.contains("\\u{1b}[2J\\nother"), "{text}");
+    assert!(!text.lines().any(|l| l.starts_with("other.tar.gz: verified")), "{text}");
+}
+
 #[test]
 fn meaning_is_checked() {
     let sound = Sound::new();
@@ -263,17 +320,28 @@ fn an_index_that_says_otherwise_is_found() {
     assert_fails(&report, "index.parquet", "not the index of the models");
 }
 
+/// Path in the zoo and end of each entry of a sound tar.
+fn places(tar: &[u8]) -> Vec<(String, usize)> {
+    let mut places = Vec::new();
+    let mut at = 0;
+    while tar[at] != 0 {
+        let mut head = tar::Header::new_old();
+        head.as_mut_bytes().copy_from_slice(&tar[at..at + 512]);
+        let size = head.entry_size().unwrap();
+        at += 512 + size as usize + padding(size);
+        let path = head.path().unwrap();
+        places.push((path.strip_prefix("noise").unwrap().to_str().unwrap().to_owned(), at));
+    }
+    places
+}
+
 #[test]
 fn missing_and_disordered_entries_are_found() {
     let sound = Sound::new();
     // The entries of the tar, cut at their headers.
     let mut parts: Vec<Vec<u8>> = Vec::new();
     let mut at = 0;
-    while sound.tar[at] != 0 {
-        let mut head = tar::Header::new_old();
-        head.as_mut_bytes().copy_from_slice(&sound.tar[at..at + 512]);
-        let size = head.entry_size().unwrap();
-        let end = at + 512 + size as usize + padding(size);
+    for (_, end) in places(&sound.tar) {
         parts.push(sound.tar[at..end].to_vec());
         at = end;
     }
@@ -322,6 +390,22 @@ fn the_checksum_beside_an_archive_counts() {
     let output = zoo_verify(&["noise.tar.gz"], sound.dir.path());
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stdout).contains("archive checksum: the archive: its SHA-256 is"));
+}
+
+#[test]
+fn a_checksum_file_that_is_none_is_a_failure() {
+    let sound = Sound::new();
+    let sums = sound.dir.path().join("noise.tar.gz.sha256");
+    let right = fs::read_to_string(&sums).unwrap();
+    for wrong in [String::new(), "<html>".into(), right.replace("noise", "other"), "x".repeat(2 << 20)] {
+        fs::write(&sums, wrong).unwrap();
+        let output = zoo_verify(&["noise.tar.gz"], sound.dir.path());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(text.contains("archive checksum: the archive: the .sha256 file beside it is no checksum"), "{text}");
+    }
+    fs::remove_file(&sums).unwrap();
+    assert_eq!(zoo_verify(&["noise.tar.gz"], sound.dir.path()).status.code(), Some(0));
 }
 
 #[test]
@@ -387,8 +471,21 @@ proptest! {
     fn every_truncation_is_found(at in any::<prop::sample::Index>()) {
         thread_local!(static SOUND: Sound = Sound::new());
         SOUND.with(|sound| {
-            let report = sound.verdict(&sound.archive[..at.index(sound.archive.len())]);
+            let cut = at.index(sound.archive.len());
+            let report = sound.verdict(&sound.archive[..cut]);
             prop_assert!(!report.ok);
+            // The entries that do not end before the cut; the first of them is cut, or the next.
+            let whole = unpacked(&sound.archive[..cut]).0.len();
+            let places = places(&sound.tar);
+            let allowed: Vec<&str> = places.iter().filter(|(_, end)| *end > whole).map(|(p, _)| p.as_str()).collect();
+            if whole >= places[0].1 {
+                for failure in &report.failures {
+                    let entry = failure.entry.strip_prefix("noise/").unwrap_or(&failure.entry);
+                    prop_assert!(entry.is_empty() || allowed.contains(&entry), "cut at {cut} ({whole}): {failure}");
+                }
+                let named = report.failures.iter().any(|f| !f.entry.is_empty());
+                prop_assert!(named || allowed.is_empty(), "cut at {cut}: {report}");
+            }
             Ok(())
         })?;
     }
