@@ -11,7 +11,7 @@ use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Init, Optimizer, Split};
 use zoo_stage::Interrupt;
 use zoo_train::population_engine::kernels::{
-    Activate, Adam, Below, Block, DenseBackward, DenseForward, FromRows, PooledBackward, PooledForward,
+    Activate, Adam, Below, Block, DenseBackward, DenseForward, FromRows, PooledBackward, PooledForward, VariedWindows,
 };
 use zoo_train::population_engine::layers::{layers, Layer};
 use zoo_train::population_engine::rows::Rows;
@@ -91,6 +91,7 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
     let (mut winners, mut derivative) = (vectors(layer.units()), vectors(layer.units()));
     let blocks: Vec<Block> = Block::split(layer.outputs, if layer.pooled { S::BLOCK } else { Block::MOST }).collect();
     let weight = vectors(layer.outputs * layer.taps());
+    let residual = vec![s.splat(0.0); weight.len()];
     let bias = vectors(layer.outputs);
     let positions = layer.positions() * if layer.pooled { 4 } else { 1 };
     let forward = positions * layer.outputs * layer.taps();
@@ -100,15 +101,20 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
     let of = |b: Block| (b.first * layer.taps()..(b.first + b.size) * layer.taps(), b.first..b.first + b.size);
     let mut rows = Vec::new();
     if layer.pooled {
+        let mut varied = vectors(layer.positions());
+        let time = seconds(|| s.vectorize(VariedWindows { layer, input: &input, varied: &mut varied }));
+        rows.push(Row { name: "varied windows".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
         let time = seconds(|| {
             for &block in &blocks {
                 let (w, b) = of(block);
                 s.vectorize(PooledForward::<S, true> {
                     layer,
                     block,
-                    weight: &weight[w],
+                    weight: &weight[w.clone()],
+                    residual: &residual[w],
                     bias: &bias[b],
                     input: &input,
+                    varied: &varied,
                     output: &mut output,
                     winners: &mut winners,
                 });
@@ -180,10 +186,12 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
         rows.push(Row { name: "activation".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
     }
     let n = weight.len() + bias.len();
-    let (mut p, g, mut m, mut v) = (vectors(n), vectors(n), vectors(n), vec![s.splat(0.5); n]);
+    let (mut p, mut r, g) = (vectors(n), vec![s.splat(0.0); n], vectors(n));
+    let (mut m, mut v) = (vectors(n), vec![s.splat(0.5); n]);
     let time = seconds(|| {
         s.vectorize(Adam {
             parameters: &mut p,
+            residuals: &mut r,
             gradients: &g,
             mean: &mut m,
             square: &mut v,

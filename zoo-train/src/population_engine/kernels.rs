@@ -76,10 +76,14 @@ pub struct PooledForward<'a, S: Simd, const TRAINING: bool> {
     pub block: Block,
     /// Their weights, (taps, outputs of the block).
     pub weight: &'a [S::F],
+    /// What rounding took from the weights, if training.
+    pub residual: &'a [S::F],
     /// Their biases.
     pub bias: &'a [S::F],
     /// Input of the layer.
     pub input: &'a [S::F],
+    /// As [`VariedWindows`] has it, if training.
+    pub varied: &'a [S::F],
     /// Output of the layer, (positions, outputs).
     pub output: &'a mut [S::F],
     /// If training: where the winning patch begins in the input, as the bits of a u32, for each
@@ -139,38 +143,78 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
                     output[o] = best;
                     if TRAINING {
                         self.winners[unit + o] = winner;
-                        close = s.or(close, is_close(s, candidates, best));
+                        close = s.or(close, are_close(s, candidates, best));
                     }
                 });
-                if TRAINING && s.any(close) {
+                if TRAINING && s.any(s.and(close, s.lt(s.splat(0.0), self.varied[y * columns + x]))) {
                     let mut sums = [[s.splat(0.0); 4]; B];
                     unrolled!(B, |o| { sums[o] = [a[o], b[o], c[o], d[o]] });
                     let sums = S::values(sums.as_flattened());
                     let winners = S::values_mut(&mut self.winners[unit..unit + B]);
-                    decide_exactly::<S>(layer, self.weight, self.bias, self.input, corners, sums, winners);
+                    let weight = [self.weight, self.residual];
+                    decide_exactly::<S>(layer, weight, B, self.input, corners, sums, winners);
                 }
             }
         }
     }
 }
 
-/// Where another candidate is so near the best one, and not equal to it, that rounding may have
-/// decided between them.
+/// Where at least two candidates for a window's maximum are close to the best one.
 #[inline(always)]
-fn is_close<S: Simd>(s: S, candidates: [S::F; 4], best: S::F) -> S::M {
+fn are_close<S: Simd>(s: S, [a, b, c, d]: [S::F; 4], best: S::F) -> S::M {
     let bound = s.sub(best, s.fma(s.abs(best), s.splat(CLOSE), s.splat(CLOSE)));
-    let [a, b, c, d] = candidates;
-    let (a, b) = (s.and(s.lt(bound, a), s.lt(a, best)), s.and(s.lt(bound, b), s.lt(b, best)));
-    let (c, d) = (s.and(s.lt(bound, c), s.lt(c, best)), s.and(s.lt(bound, d), s.lt(d, best)));
-    s.or(s.or(a, b), s.or(c, d))
+    let (a, b, c, d) = (s.lt(bound, a), s.lt(bound, b), s.lt(bound, c), s.lt(bound, d));
+    s.or(s.or(s.and(a, b), s.and(c, d)), s.and(s.or(a, b), s.or(c, d)))
 }
 
-/// Candidates for a window's maximum are close if they differ by less than this times 1 + the
+/// Which windows of a pooled convolution's input are not of one colour, lanes: those that are, such
+/// as an image's background, have four equal candidates, about which there is nothing to decide.
+pub struct VariedWindows<'a, S: Simd> {
+    /// The layer.
+    pub layer: &'a Layer,
+    /// Input of the layer.
+    pub input: &'a [S::F],
+    /// 1 or 0 for each position of the output.
+    pub varied: &'a mut [S::F],
+}
+
+impl<S: Simd> Kernel<S> for VariedWindows<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        let layer = self.layer;
+        let [rows, columns] = layer.output_map();
+        let (zero, one) = (s.splat(0.0), s.splat(1.0));
+        for y in 0..rows {
+            for x in 0..columns {
+                let corner = 2 * (y * layer.input_row() + x * layer.channels);
+                let colour = &self.input[corner..][..layer.channels];
+                let mut same = s.le(zero, zero);
+                for row in 0..=layer.kernel[0] {
+                    let patch = &self.input[corner + row * layer.input_row()..][..layer.tap_row() + layer.channels];
+                    for pixel in patch.chunks_exact(layer.channels) {
+                        for (&value, &first) in pixel.iter().zip(colour) {
+                            same = s.and(same, s.and(s.le(value, first), s.le(first, value)));
+                        }
+                    }
+                    if !s.any(same) {
+                        break;
+                    }
+                }
+                self.varied[y * columns + x] = s.select(same, zero, one);
+            }
+        }
+    }
+}
+
+/// A candidate is close to a window's maximum if it differs by less than this times 1 + the
 /// maximum's magnitude: some times what rounding does to sums of a few hundred terms.
 const CLOSE: f32 = 1.0 / (1 << 18) as f32;
 
 /// The winner among four candidates, their f32 sums given: the first of the largest; but where
-/// others are [close](CLOSE), as the sums in f64 have it that `exact` computes.
+/// another is [close](CLOSE), as the sums in f64 have it that `exact`
+/// computes, of weights with their residuals and without the bias, which they share.
 ///
 /// In f32, rounding would pick another winner than exact arithmetic a few times in a thousand
 /// steps, after which two trajectories part ways.
@@ -179,8 +223,7 @@ pub fn winner(sums: [f32; 4], exact: impl Fn(usize) -> f64) -> usize {
     let first = (1..4).fold(0, |w, p| if better(sums[p], sums[w]) { p } else { w });
     let best = sums[first];
     let bound = best - best.abs().mul_add(CLOSE, CLOSE);
-    let close = |&sum: &f32| bound < sum && sum < best;
-    if !sums.iter().any(close) {
+    if sums.iter().filter(|&&sum| bound < sum).count() < 2 {
         return first;
     }
     let exact: [f64; 4] = std::array::from_fn(exact);
@@ -192,24 +235,24 @@ pub fn winner(sums: [f32; 4], exact: impl Fn(usize) -> f64) -> usize {
 #[inline(never)]
 fn decide_exactly<S: Simd>(
     layer: &Layer,
-    weight: &[S::F],
-    bias: &[S::F],
+    [weight, residual]: [&[S::F]; 2],
+    outputs: usize,
     input: &[S::F],
     corners: [usize; 4],
     sums: &[f32],
     winners: &mut [f32],
 ) {
-    let (weight, outputs) = (S::values(weight), bias.len());
-    let (bias, input) = (S::values(bias), S::values(input));
+    let (weight, residual, input) = (S::values(weight), S::values(residual), S::values(input));
     for (unit, target) in winners.iter_mut().enumerate() {
         let (output, lane) = (unit / S::LANES, unit % S::LANES);
         let candidates = std::array::from_fn(|p| sums[(output * 4 + p) * S::LANES + lane]);
         let exact = |p: usize| {
-            let mut sum = f64::from(bias[unit]);
+            let mut sum = 0.0;
             for tap in 0..layer.taps() {
                 let at = corners[p] + tap / layer.tap_row() * layer.input_row() + tap % layer.tap_row();
-                let w = weight[(tap * outputs + output) * S::LANES + lane];
-                sum += f64::from(w) * f64::from(input[at * S::LANES + lane]);
+                let w = (tap * outputs + output) * S::LANES + lane;
+                let w = f64::from(weight[w]) + f64::from(residual[w]);
+                sum += w * f64::from(input[at * S::LANES + lane]);
             }
             sum
         };
@@ -706,10 +749,22 @@ impl PooledBackward<'_> {
     }
 }
 
+/// A parameter and its residual after a step: `parameter + residual - step` as a rounded sum and
+/// what rounding took from it (Knuth's two-sum), so that small steps are not lost.
+#[inline(always)]
+pub fn take<S: Simd>(s: S, parameter: S::F, residual: S::F, step: S::F) -> (S::F, S::F) {
+    let change = s.sub(residual, step);
+    let sum = s.add(parameter, change);
+    let added = s.sub(sum, parameter);
+    (sum, s.add(s.sub(parameter, s.sub(sum, added)), s.sub(change, added)))
+}
+
 /// Adam, with PyTorch's order of operations, lanes.
 pub struct Adam<'a, S: Simd> {
     /// Parameters.
     pub parameters: &'a mut [S::F],
+    /// What rounding took from them.
+    pub residuals: &'a mut [S::F],
     /// Their gradients.
     pub gradients: &'a [S::F],
     /// Means of gradients.
@@ -732,12 +787,13 @@ impl<S: Simd> Kernel<S> for Adam<'_, S> {
         let (rate1, beta2, rate2) = (s.splat(0.1), s.splat(0.999), s.splat(0.001));
         let (correction, epsilon) = (s.splat(self.correction), s.splat(1e-8));
         let moments = self.mean.iter_mut().zip(self.square);
-        for ((p, &g), (m, v)) in self.parameters.iter_mut().zip(self.gradients).zip(moments) {
+        let parameters = self.parameters.iter_mut().zip(self.residuals);
+        for (((p, r), &g), (m, v)) in parameters.zip(self.gradients).zip(moments) {
             let g = s.fma(self.weight_decay, *p, g);
             *m = s.fma(s.sub(g, *m), rate1, *m);
             *v = s.fma(*v, beta2, s.mul(s.mul(g, g), rate2));
             let denominator = s.add(s.div(s.sqrt(*v), correction), epsilon);
-            *p = s.sub(*p, s.mul(self.step_size, s.div(*m, denominator)));
+            (*p, *r) = take(s, *p, *r, s.mul(self.step_size, s.div(*m, denominator)));
         }
     }
 }
@@ -746,6 +802,8 @@ impl<S: Simd> Kernel<S> for Adam<'_, S> {
 pub struct Sgd<'a, S: Simd> {
     /// Parameters.
     pub parameters: &'a mut [S::F],
+    /// What rounding took from them.
+    pub residuals: &'a mut [S::F],
     /// Their gradients.
     pub gradients: &'a [S::F],
     /// Momentum buffer.
@@ -763,18 +821,19 @@ impl<S: Simd> Kernel<S> for Sgd<'_, S> {
 
     #[inline(always)]
     fn run(self, s: S) {
-        for ((p, &g), b) in self.parameters.iter_mut().zip(self.gradients).zip(self.buffer) {
+        let parameters = self.parameters.iter_mut().zip(self.residuals);
+        for (((p, r), &g), b) in parameters.zip(self.gradients).zip(self.buffer) {
             let g = s.fma(self.weight_decay, *p, g);
             *b = s.fma(self.momentum, *b, g);
-            *p = s.sub(*p, s.mul(self.learning_rate, *b));
+            (*p, *r) = take(s, *p, *r, s.mul(self.learning_rate, *b));
         }
     }
 }
 
-/// Sets parameters to zero where the mask is zero, lanes.
+/// Sets values to zero where the mask is zero, lanes.
 pub struct ApplyMask<'a, S: Simd> {
-    /// Parameters.
-    pub parameters: &'a mut [S::F],
+    /// Parameters, or their residuals.
+    pub values: &'a mut [S::F],
     /// 1 where a parameter may differ from zero, else 0.
     pub mask: &'a [S::F],
 }
@@ -784,7 +843,7 @@ impl<S: Simd> Kernel<S> for ApplyMask<'_, S> {
 
     #[inline(always)]
     fn run(self, s: S) {
-        for (p, &m) in self.parameters.iter_mut().zip(self.mask) {
+        for (p, &m) in self.values.iter_mut().zip(self.mask) {
             *p = s.select(s.lt(s.splat(0.0), m), *p, s.splat(0.0));
         }
     }

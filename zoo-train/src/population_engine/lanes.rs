@@ -9,7 +9,7 @@ use zoo_model::{Dataset, Hyperparameters, Optimizer, Split};
 use super::dropout::{Draw, Drop, Dropout};
 use super::kernels::{
     Activate, Adam, ApplyMask, Below, Block, CrossEntropyGradient, DenseBackward, DenseForward, FromRows,
-    PooledBackward, PooledForward, Scale, Sgd,
+    PooledBackward, PooledForward, Scale, Sgd, VariedWindows,
 };
 use super::layers::Layer;
 use super::rows::Rows;
@@ -47,6 +47,8 @@ struct Scratch<S: Simd> {
     /// Derivative of the output by the sum before the activation.
     derivative: Vec<S::F>,
     winners: Vec<S::F>,
+    /// (positions): which windows of the input are not of one colour.
+    varied: Vec<S::F>,
     /// Gradient of the sums before the activation (positions, outputs).
     gradient: Vec<S::F>,
     rows: Option<PooledRows>,
@@ -82,6 +84,8 @@ pub struct Lanes<S: Simd> {
     dropout: Dropout<S>,
     step: u64,
     parameters: Vec<S::F>,
+    /// What rounding took from the parameters; in a snapshot, the last of the moments.
+    residuals: Vec<S::F>,
     moments: Vec<Vec<S::F>>,
     gradients: Vec<S::F>,
     /// 1 where a parameter may differ from zero, else 0.
@@ -113,11 +117,12 @@ impl<S: Simd> Lanes<S> {
             Some(from) => vector(&|l| from[l].parameters.clone()),
             None => vector(&|l| tasks[l].initial.iter().map(|&p| p.into()).collect()),
         };
-        let moments = match (from, optimizer) {
+        let mut moments: Vec<Vec<S::F>> = match (from, optimizer) {
             (Some(from), _) => (0..from[0].moments.len()).map(|k| vector(&|l| from[l].moments[k].clone())).collect(),
-            (None, Optimizer::Adam) => vec![vec![s.splat(0.0); places.len()]; 2],
-            (None, Optimizer::Sgd) => vec![vec![s.splat(0.0); places.len()]],
+            (None, Optimizer::Adam) => vec![vec![s.splat(0.0); places.len()]; 3],
+            (None, Optimizer::Sgd) => vec![vec![s.splat(0.0); places.len()]; 2],
         };
+        let residuals = moments.pop().expect("the residuals are the last");
         let kept = |t: &Task| t.mask.as_ref().map(|m| m.iter().map(|&k| f64::from(u8::from(k))).collect());
         let all = vec![1.0; places.len()];
         let masked = tasks.iter().any(|t| t.mask.is_some());
@@ -136,6 +141,7 @@ impl<S: Simd> Lanes<S> {
             step: from.map_or(0, |f| f[0].step),
             gradients: vec![s.splat(0.0); parameters.len()],
             parameters,
+            residuals,
             moments,
             mask,
             image: vec![s.splat(0.0); layers[0].inputs()],
@@ -193,7 +199,8 @@ impl<S: Simd> Lanes<S> {
     pub fn snapshots(&self) -> Vec<Snapshot> {
         let wide = |v: Vec<f32>| v.into_iter().map(|x| if x.is_nan() { f64::NAN } else { x.into() }).collect();
         let mut parameters = self.flat(&self.parameters).into_iter();
-        let mut moments: Vec<_> = self.moments.iter().map(|m| self.flat(m).into_iter()).collect();
+        let mut moments: Vec<_> =
+            self.moments.iter().chain([&self.residuals]).map(|m| self.flat(m).into_iter()).collect();
         let mut next = |_| Snapshot {
             step: self.step,
             parameters: wide(parameters.next().expect("one a model")),
@@ -262,14 +269,28 @@ impl<S: Simd> Lanes<S> {
         let s = self.s;
         for (i, (layer, placement)) in self.layers.iter().zip(&self.placements).enumerate() {
             let (before, here) = self.scratch.split_at_mut(i);
-            let Scratch { output, derivative, winners, rows, .. } = &mut here[0];
+            let Scratch { output, derivative, winners, varied, rows, .. } = &mut here[0];
             let input = before.last().map_or(&self.image, |b| &b.output);
+            if TRAINING && layer.pooled {
+                s.vectorize(VariedWindows { layer, input, varied });
+            }
             for &block in &placement.blocks {
                 let weight = &self.parameters[placement.weight_of(layer, block)];
+                let residual = &self.residuals[placement.weight_of(layer, block)];
                 let bias = &self.parameters[placement.bias_of(block)];
                 if layer.pooled {
                     let (output, winners) = (&mut *output, &mut *winners);
-                    s.vectorize(PooledForward::<S, TRAINING> { layer, block, weight, bias, input, output, winners });
+                    s.vectorize(PooledForward::<S, TRAINING> {
+                        layer,
+                        block,
+                        weight,
+                        residual,
+                        bias,
+                        input,
+                        varied,
+                        output,
+                        winners,
+                    });
                 } else {
                     s.vectorize(DenseForward { layer, block, weight, bias, input, output });
                 }
@@ -371,7 +392,7 @@ impl<S: Simd> Lanes<S> {
     fn update(&mut self) {
         let s = self.s;
         self.step += 1;
-        let (parameters, gradients) = (&mut self.parameters, &self.gradients);
+        let (parameters, residuals, gradients) = (&mut self.parameters, &mut self.residuals, &self.gradients);
         match (self.optimizer, self.moments.as_mut_slice()) {
             (Optimizer::Adam, [mean, square]) => {
                 let rates: Vec<(f64, f64)> =
@@ -380,6 +401,7 @@ impl<S: Simd> Lanes<S> {
                 let step_size = s.load(&rates.iter().map(|r| r.0 as f32).collect::<Vec<f32>>());
                 s.vectorize(Adam {
                     parameters,
+                    residuals,
                     gradients,
                     mean,
                     square,
@@ -390,6 +412,7 @@ impl<S: Simd> Lanes<S> {
             }
             (Optimizer::Sgd, [buffer]) => s.vectorize(Sgd {
                 parameters,
+                residuals,
                 gradients,
                 buffer,
                 weight_decay: self.weight_decay,
@@ -399,7 +422,8 @@ impl<S: Simd> Lanes<S> {
             _ => unreachable!("the number of moments is fixed by the optimiser"),
         }
         if let Some(mask) = &self.mask {
-            s.vectorize(ApplyMask { parameters, mask });
+            s.vectorize(ApplyMask { values: parameters, mask });
+            s.vectorize(ApplyMask { values: residuals, mask });
         }
         self.load_rows();
     }
@@ -449,6 +473,7 @@ impl<S: Simd> Scratch<S> {
             // Stays 1 where no activation follows.
             derivative: vec![s.splat(1.0); layer.units()],
             winners: units(layer.pooled),
+            varied: vec![s.splat(0.0); if layer.pooled { layer.positions() } else { 0 }],
             gradient: units(true),
             rows: layer.pooled.then(|| PooledRows {
                 input: rows(layer.inputs()),

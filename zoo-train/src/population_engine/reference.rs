@@ -10,7 +10,7 @@ use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::{Hyperparameters, Optimizer};
 
 use super::functions::{activate, exp};
-use super::kernels::{winner, Block, OUTPUTS_AT_ONCE};
+use super::kernels::{take, winner, Block, OUTPUTS_AT_ONCE};
 use super::layers::Layer;
 use super::simd::{Portable, ROW};
 use crate::optimizer::adam_rates;
@@ -52,16 +52,27 @@ fn convolve(layer: &Layer, parameters: &[f32], input: &[f32], output: usize, cor
     })
 }
 
-/// [`convolve`] in f64.
-fn convolve_in_f64(layer: &Layer, parameters: &[f32], input: &[f32], output: usize, corner: usize) -> f64 {
-    let wide = |x: f32| f64::from(x);
-    let product =
-        |tap| wide(parameters[layer.weight_place(output, tap)]) * wide(input[corner + tap_offset(layer, tap)]);
-    (0..layer.taps()).fold(wide(parameters[layer.bias.start + output]), |sum, tap| sum + product(tap))
+/// The sum of [`convolve`] in f64, of weights with their residuals.
+fn convolve_in_f64(layer: &Layer, parameters: &Parameters, input: &[f32], output: usize, corner: usize) -> f64 {
+    let product = |tap| {
+        let place = layer.weight_place(output, tap);
+        let weight = f64::from(parameters.values[place]) + f64::from(parameters.residuals[place]);
+        weight * f64::from(input[corner + tap_offset(layer, tap)])
+    };
+    (0..layer.taps()).fold(0.0, |sum, tap| sum + product(tap))
+}
+
+/// Parameters, and what rounding took from them.
+#[derive(Debug, Clone)]
+pub struct Parameters {
+    /// PyTorch's flat vector.
+    pub values: Vec<f32>,
+    /// To be added to them.
+    pub residuals: Vec<f32>,
 }
 
 /// The forward pass of a layer.
-pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32]) -> Pass {
+pub fn forward(layer: &Layer, parameters: &Parameters, input: &[f32]) -> Pass {
     let [rows, columns] = layer.output_map();
     let mut pass = Pass::default();
     for row in 0..rows {
@@ -70,13 +81,13 @@ pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32]) -> Pass {
                 let (sum, winner) = if layer.pooled {
                     let window = [(0, 0), (0, 1), (1, 0), (1, 1)];
                     let corners = window.map(|(down, right)| corner(layer, 2 * row + down, 2 * column + right));
-                    let sums = corners.map(|corner| convolve(layer, parameters, input, output, corner));
+                    let sums = corners.map(|corner| convolve(layer, &parameters.values, input, output, corner));
                     let largest = sums.iter().fold(sums[0], |m, &sum| if exceeds(sum, m) { sum } else { m });
                     let exact = |p: usize| convolve_in_f64(layer, parameters, input, output, corners[p]);
                     (largest, corners[winner(sums, exact)])
                 } else {
                     let corner = corner(layer, row, column);
-                    (convolve(layer, parameters, input, output, corner), corner)
+                    (convolve(layer, &parameters.values, input, output, corner), corner)
                 };
                 let (value, derivative) = match layer.activation {
                     Some(activation) => {
@@ -196,8 +207,8 @@ pub struct Model {
     pub layers: Vec<Layer>,
     /// Hyperparameters.
     pub hyperparameters: Hyperparameters,
-    /// PyTorch's flat vector.
-    pub parameters: Vec<f32>,
+    /// Parameters.
+    pub parameters: Parameters,
     /// Adam: means of gradients and of their squares. SGD: momentum buffer.
     pub moments: Vec<Vec<f32>>,
     /// Which parameters may differ from zero; `None`: all.
@@ -214,7 +225,7 @@ impl Model {
 
     /// One optimiser step on a mini-batch of images and labels.
     pub fn train(&mut self, batch: &[(Vec<f32>, usize)], epoch: u32, step: u32) {
-        let mut gradient = vec![0.0; self.parameters.len()];
+        let mut gradient = vec![0.0; self.parameters.values.len()];
         for (sample, (image, label)) in batch.iter().enumerate() {
             let mut inputs = vec![image.clone()];
             let mut passes = Vec::new();
@@ -228,7 +239,7 @@ impl Model {
             let mut g = cross_entropy_gradient(&logits, *label, batch.len());
             for ((layer, pass), input) in self.layers.iter().zip(&passes).zip(&inputs).rev() {
                 let sums: Vec<f32> = g.iter().zip(&pass.derivative).map(|(g, d)| g * d).collect();
-                g = backward(layer, &self.parameters, input, pass, &sums, &mut gradient);
+                g = backward(layer, &self.parameters.values, input, pass, &sums, &mut gradient);
             }
         }
         self.update(&gradient);
@@ -239,24 +250,26 @@ impl Model {
         self.step += 1;
         let h = &self.hyperparameters;
         let weight_decay = h.weight_decay as f32;
-        for (i, p) in self.parameters.iter_mut().enumerate() {
+        let Parameters { values, residuals } = &mut self.parameters;
+        for (i, (p, r)) in values.iter_mut().zip(residuals).enumerate() {
             let g = weight_decay.mul_add(*p, gradient[i]);
-            match (h.optimizer, self.moments.as_mut_slice()) {
+            let step = match (h.optimizer, self.moments.as_mut_slice()) {
                 (Optimizer::Adam, [mean, square]) => {
                     let (step_size, correction) = adam_rates(h.learning_rate, self.step);
                     mean[i] = (g - mean[i]).mul_add(0.1, mean[i]);
                     square[i] = square[i].mul_add(0.999, g * g * 0.001);
                     let denominator = square[i].sqrt() / correction as f32 + 1e-8;
-                    *p -= step_size as f32 * (mean[i] / denominator);
+                    step_size as f32 * (mean[i] / denominator)
                 }
                 (Optimizer::Sgd, [buffer]) => {
                     buffer[i] = (h.momentum as f32).mul_add(buffer[i], g);
-                    *p -= h.learning_rate as f32 * buffer[i];
+                    h.learning_rate as f32 * buffer[i]
                 }
                 _ => unreachable!("the number of moments is fixed by the optimiser"),
-            }
+            };
+            ([*p], [*r]) = take(ONE, [*p], [*r], [step]);
             if self.mask.as_ref().is_some_and(|mask| !mask[i]) {
-                *p = 0.0;
+                (*p, *r) = (0.0, 0.0);
             }
         }
     }
@@ -300,7 +313,7 @@ mod tests {
         let mut model = Model {
             layers: layers(&task.network).unwrap(),
             hyperparameters: h.clone(),
-            parameters: task.initial.clone(),
+            parameters: Parameters { values: task.initial.clone(), residuals: vec![0.0; task.initial.len()] },
             moments: vec![vec![0.0; task.initial.len()]; moments],
             mask: task.mask.clone(),
             step: 0,
@@ -356,8 +369,10 @@ mod tests {
                     let Snapshot { step, parameters, moments } = found;
                     let what = format!("{set:?}, model {m} of {base:?}");
                     assert_eq!(*step, 3, "{what}");
-                    assert!(bits(parameters.iter().copied()) == wide(&model.parameters), "parameters, {what}");
-                    for (found, expected) in moments.iter().zip(&model.moments) {
+                    assert!(bits(parameters.iter().copied()) == wide(&model.parameters.values), "parameters, {what}");
+                    for (found, expected) in
+                        moments.iter().zip(model.moments.iter().chain([&model.parameters.residuals]))
+                    {
                         assert!(bits(found.iter().copied()) == wide(expected), "moments, {what}");
                     }
                     assert_eq!(bits(logits.iter().copied()), wide(expected), "logits, {what}");
