@@ -91,7 +91,6 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
     let (mut winners, mut derivative) = (vectors(layer.units()), vectors(layer.units()));
     let blocks: Vec<Block> = Block::split(layer.outputs, if layer.pooled { S::BLOCK } else { Block::MOST }).collect();
     let weight = vectors(layer.outputs * layer.taps());
-    let residual = vec![s.splat(0.0); weight.len()];
     let bias = vectors(layer.outputs);
     let positions = layer.positions() * if layer.pooled { 4 } else { 1 };
     let forward = positions * layer.outputs * layer.taps();
@@ -101,22 +100,23 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
     let of = |b: Block| (b.first * layer.taps()..(b.first + b.size) * layer.taps(), b.first..b.first + b.size);
     let mut rows = Vec::new();
     if layer.pooled {
-        let mut varied = vectors(layer.positions());
+        let (mut varied, mut undecided) = (vectors(layer.positions()), Vec::new());
         let time = seconds(|| s.vectorize(VariedWindows { layer, input: &input, varied: &mut varied }));
         rows.push(Row { name: "varied windows".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
         let time = seconds(|| {
+            undecided.clear();
             for &block in &blocks {
                 let (w, b) = of(block);
                 s.vectorize(PooledForward::<S, true> {
                     layer,
                     block,
-                    weight: &weight[w.clone()],
-                    residual: &residual[w],
+                    weight: &weight[w],
                     bias: &bias[b],
                     input: &input,
                     varied: &varied,
                     output: &mut output,
                     winners: &mut winners,
+                    undecided: &mut undecided,
                 });
             }
         });

@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use zoo_model::Activation;
 
+use super::exact::CLOSE;
 use super::functions::{activate, exp};
 use super::layers::Layer;
 use super::simd::{Kernel, Simd, ROW};
@@ -76,8 +77,6 @@ pub struct PooledForward<'a, S: Simd, const TRAINING: bool> {
     pub block: Block,
     /// Their weights, (taps, outputs of the block).
     pub weight: &'a [S::F],
-    /// What rounding took from the weights, if training.
-    pub residual: &'a [S::F],
     /// Their biases.
     pub bias: &'a [S::F],
     /// Input of the layer.
@@ -89,6 +88,8 @@ pub struct PooledForward<'a, S: Simd, const TRAINING: bool> {
     /// If training: where the winning patch begins in the input, as the bits of a u32, for each
     /// output.
     pub winners: &'a mut [S::F],
+    /// If training, added to: units whose winners rounding may have decided, and in which lanes.
+    pub undecided: &'a mut Vec<(usize, u32)>,
 }
 
 impl<S: Simd, const TRAINING: bool> Kernel<S> for PooledForward<'_, S, TRAINING> {
@@ -146,13 +147,13 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
                         close = s.or(close, are_close(s, candidates, best));
                     }
                 });
-                if TRAINING && s.any(s.and(close, s.lt(s.splat(0.0), self.varied[y * columns + x]))) {
-                    let mut sums = [[s.splat(0.0); 4]; B];
-                    unrolled!(B, |o| { sums[o] = [a[o], b[o], c[o], d[o]] });
-                    let sums = S::values(sums.as_flattened());
-                    let winners = S::values_mut(&mut self.winners[unit..unit + B]);
-                    let weight = [self.weight, self.residual];
-                    decide_exactly::<S>(layer, weight, B, self.input, corners, sums, winners);
+                if TRAINING && s.bits(s.and(close, s.lt(s.splat(0.0), self.varied[y * columns + x]))) != 0 {
+                    let varied = s.lt(s.splat(0.0), self.varied[y * columns + x]);
+                    unrolled!(B, |o| {
+                        let candidates = [a[o], b[o], c[o], d[o]];
+                        let close = s.and(varied, are_close(s, candidates, largest(s, candidates, corners).0));
+                        self.undecided.push((unit + o, s.bits(close)));
+                    });
                 }
             }
         }
@@ -198,65 +199,13 @@ impl<S: Simd> Kernel<S> for VariedWindows<'_, S> {
                             same = s.and(same, s.and(s.le(value, first), s.le(first, value)));
                         }
                     }
-                    if !s.any(same) {
+                    if s.bits(same) == 0 {
                         break;
                     }
                 }
                 self.varied[y * columns + x] = s.select(same, zero, one);
             }
         }
-    }
-}
-
-/// A candidate is close to a window's maximum if it differs by less than this times 1 + the
-/// maximum's magnitude: some times what rounding does to sums of a few hundred terms.
-const CLOSE: f32 = 1.0 / (1 << 18) as f32;
-
-/// The winner among four candidates, their f32 sums given: the first of the largest; but where
-/// another is [close](CLOSE), as the sums in f64 have it that `exact`
-/// computes, of weights with their residuals and without the bias, which they share.
-///
-/// In f32, rounding would pick another winner than exact arithmetic a few times in a thousand
-/// steps, after which two trajectories part ways.
-pub fn winner(sums: [f32; 4], exact: impl Fn(usize) -> f64) -> usize {
-    let better = |a: f32, b: f32| a > b || (a.is_nan() && !b.is_nan());
-    let first = (1..4).fold(0, |w, p| if better(sums[p], sums[w]) { p } else { w });
-    let best = sums[first];
-    let bound = best - best.abs().mul_add(CLOSE, CLOSE);
-    if sums.iter().filter(|&&sum| bound < sum).count() < 2 {
-        return first;
-    }
-    let exact: [f64; 4] = std::array::from_fn(exact);
-    (1..4).fold(0, |w, p| if exact[p] > exact[w] { p } else { w })
-}
-
-/// Sets the winners of a block's outputs at one window, lane by lane, to those of [`winner`].
-#[cold]
-#[inline(never)]
-fn decide_exactly<S: Simd>(
-    layer: &Layer,
-    [weight, residual]: [&[S::F]; 2],
-    outputs: usize,
-    input: &[S::F],
-    corners: [usize; 4],
-    sums: &[f32],
-    winners: &mut [f32],
-) {
-    let (weight, residual, input) = (S::values(weight), S::values(residual), S::values(input));
-    for (unit, target) in winners.iter_mut().enumerate() {
-        let (output, lane) = (unit / S::LANES, unit % S::LANES);
-        let candidates = std::array::from_fn(|p| sums[(output * 4 + p) * S::LANES + lane]);
-        let exact = |p: usize| {
-            let mut sum = 0.0;
-            for tap in 0..layer.taps() {
-                let at = corners[p] + tap / layer.tap_row() * layer.input_row() + tap % layer.tap_row();
-                let w = (tap * outputs + output) * S::LANES + lane;
-                let w = f64::from(weight[w]) + f64::from(residual[w]);
-                sum += w * f64::from(input[at * S::LANES + lane]);
-            }
-            sum
-        };
-        *target = f32::from_bits(corners[winner(candidates, exact)] as u32);
     }
 }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 use zoo_model::{Dataset, Hyperparameters, Optimizer, Split};
 
 use super::dropout::{Draw, Drop, Dropout};
+use super::exact::{Exact, WINDOW};
 use super::kernels::{
     Activate, Adam, ApplyMask, Below, Block, CrossEntropyGradient, DenseBackward, DenseForward, FromRows,
     PooledBackward, PooledForward, Scale, Sgd, VariedWindows,
@@ -68,13 +69,85 @@ struct PooledRows {
     bias_gradient: Rows,
 }
 
+/// One training sample a lane.
+#[derive(Clone, Copy)]
+struct Sample<'a> {
+    /// Images of the split.
+    images: &'a [u8],
+    /// One index a lane.
+    indices: &'a [usize],
+    /// Place in the random draws; `None`: dropout is off.
+    draw: Option<(Draw, usize)>,
+}
+
+/// What deciding windows exactly takes.
+struct Context {
+    /// One a lane.
+    hyperparameters: Vec<Hyperparameters>,
+    /// For each value of the parameter vector its place in PyTorch's flat vector.
+    places: Vec<u32>,
+    /// The network's input for every pixel value, by channel.
+    normalization: Vec<[f64; 256]>,
+}
+
+impl Context {
+    /// Decides the `undecided` units of a layer, lane by lane. `parameters` are the values and
+    /// residuals of the parameter vector, `winners` (units), both with a value a lane.
+    #[cold]
+    fn decide(
+        &self,
+        layers: &[Layer],
+        index: usize,
+        undecided: &[(usize, u32)],
+        [values, residuals]: [&[f32]; 2],
+        sample: Sample,
+        winners: &mut [f32],
+    ) {
+        let (layer, lanes) = (&layers[index], self.hyperparameters.len());
+        let columns = layer.output_map()[1];
+        for (lane, h) in self.hyperparameters.iter().enumerate() {
+            let mut units =
+                undecided.iter().filter(|(_, bits)| bits >> lane & 1 == 1).map(|&(unit, _)| unit).peekable();
+            if units.peek().is_none() {
+                continue;
+            }
+            let mut flat = vec![0.0; self.places.len()];
+            for (i, &place) in self.places.iter().enumerate() {
+                let at = i * lanes + lane;
+                flat[place as usize] = f64::from(values[at]) + f64::from(residuals[at]);
+            }
+            let length = layers[0].inputs();
+            let pixels = &sample.images[sample.indices[lane] * length..][..length];
+            let image = image_in_f64(&layers[0], pixels, &self.normalization);
+            let dropout = sample.draw.map(|(draw, sample)| (h, draw, sample));
+            let mut exact = Exact::new(layers, |place| flat[place], image, dropout);
+            for unit in units {
+                let position = unit / layer.outputs;
+                let (down, right) = WINDOW[exact.winner(index, unit)];
+                let (row, column) = (2 * (position / columns) + down, 2 * (position % columns) + right);
+                let corner = row * layer.input_row() + column * layer.channels;
+                winners[unit * lanes + lane] = f32::from_bits(corner as u32);
+            }
+        }
+    }
+}
+
+/// An image (channels, height, width) as the network sees it, (height, width, channels).
+pub fn image_in_f64(first: &Layer, pixels: &[u8], normalization: &[[f64; 256]]) -> Vec<f64> {
+    let plane = first.height * first.width;
+    let value = |i: usize| {
+        let (position, channel) = (i / first.channels, i % first.channels);
+        normalization[channel][usize::from(pixels[channel * plane + position])]
+    };
+    (0..first.inputs()).map(value).collect()
+}
+
 /// Up to `S::LANES` models in training.
 pub struct Lanes<S: Simd> {
     s: S,
     layers: Vec<Layer>,
     placements: Vec<Placement>,
-    /// For each value of the parameter vector its place in PyTorch's flat vector.
-    places: Vec<u32>,
+    context: Context,
     models: usize,
     optimizer: Optimizer,
     learning_rates: Vec<f64>,
@@ -92,6 +165,8 @@ pub struct Lanes<S: Simd> {
     mask: Option<Vec<S::F>>,
     image: Vec<S::F>,
     scratch: Vec<Scratch<S>>,
+    /// Units whose winners are to be decided exactly, and in which lanes.
+    undecided: Vec<(usize, u32)>,
     /// The network's input for every pixel value, by channel.
     normalization: Vec<[f32; 256]>,
 }
@@ -130,7 +205,6 @@ impl<S: Simd> Lanes<S> {
         let scratch = (0..layers.len()).map(|i| Scratch::new(s, &layers, i)).collect();
         let mut lanes = Self {
             s,
-            places,
             models: tasks.len(),
             optimizer,
             learning_rates: hyperparameters.iter().map(|h| h.learning_rate).collect(),
@@ -140,6 +214,12 @@ impl<S: Simd> Lanes<S> {
             dropout: Dropout::new(s, &hyperparameters),
             step: from.map_or(0, |f| f[0].step),
             gradients: vec![s.splat(0.0); parameters.len()],
+            undecided: Vec::new(),
+            context: Context {
+                hyperparameters: hyperparameters.iter().map(|&h| h.clone()).collect(),
+                places,
+                normalization: data.normalization(),
+            },
             parameters,
             residuals,
             moments,
@@ -212,7 +292,7 @@ impl<S: Simd> Lanes<S> {
     /// PyTorch's flat vectors of the models.
     fn flat(&self, vector: &[S::F]) -> Vec<Vec<f32>> {
         let mut flat = vec![vec![0.0; vector.len()]; self.models];
-        for (lanes, &place) in S::values(vector).chunks_exact(S::LANES).zip(&self.places) {
+        for (lanes, &place) in S::values(vector).chunks_exact(S::LANES).zip(&self.context.places) {
             for (flat, &value) in flat.iter_mut().zip(lanes) {
                 flat[place as usize] = value;
             }
@@ -241,7 +321,11 @@ impl<S: Simd> Lanes<S> {
             let samples: Vec<usize> = (0..S::LANES).map(of).collect();
             let labels: Vec<u16> = samples.iter().map(|&i| train.labels[i]).collect();
             self.load_images(&train.images, &samples);
-            self.forward::<true>(draw.map(|d| (d, sample)));
+            self.forward::<true>(Some(Sample {
+                images: &train.images,
+                indices: &samples,
+                draw: draw.map(|d| (d, sample)),
+            }));
             self.read_logits(&mut |model, logits| seen(model, logits, labels[model]));
             self.backward(&labels, size);
         }
@@ -265,7 +349,7 @@ impl<S: Simd> Lanes<S> {
         s.vectorize(FromRows { rows: rows.values(), stride: rows.stride(), vectors: &mut self.image });
     }
 
-    fn forward<const TRAINING: bool>(&mut self, dropout: Option<(Draw, usize)>) {
+    fn forward<const TRAINING: bool>(&mut self, sample: Option<Sample>) {
         let s = self.s;
         for (i, (layer, placement)) in self.layers.iter().zip(&self.placements).enumerate() {
             let (before, here) = self.scratch.split_at_mut(i);
@@ -276,7 +360,6 @@ impl<S: Simd> Lanes<S> {
             }
             for &block in &placement.blocks {
                 let weight = &self.parameters[placement.weight_of(layer, block)];
-                let residual = &self.residuals[placement.weight_of(layer, block)];
                 let bias = &self.parameters[placement.bias_of(block)];
                 if layer.pooled {
                     let (output, winners) = (&mut *output, &mut *winners);
@@ -284,21 +367,26 @@ impl<S: Simd> Lanes<S> {
                         layer,
                         block,
                         weight,
-                        residual,
                         bias,
                         input,
                         varied,
                         output,
                         winners,
+                        undecided: &mut self.undecided,
                     });
                 } else {
                     s.vectorize(DenseForward { layer, block, weight, bias, input, output });
                 }
             }
+            if let (Some(sample), false) = (sample, self.undecided.is_empty()) {
+                let parameters = [S::values(&self.parameters), S::values(&self.residuals)];
+                self.context.decide(&self.layers, i, &self.undecided, parameters, sample, S::values_mut(winners));
+                self.undecided.clear();
+            }
             if let Some(activation) = layer.activation {
                 s.vectorize(Activate::<S, TRAINING> { activation, output, derivative });
             }
-            if let (Some(module), Some((draw, sample))) = (layer.dropout, dropout) {
+            if let (Some(module), Some((draw, sample))) = (layer.dropout, sample.and_then(|s| s.draw)) {
                 s.vectorize(Drop { dropout: &self.dropout, layer, module, draw, sample, output, derivative });
             }
             if let (Some(rows), true) = (rows, TRAINING) {

@@ -12,11 +12,13 @@
 //! | [`layers`] | the network as a list of convolutions |
 //! | [`kernels`] | a layer's arithmetic |
 //! | [`dropout`] | masks |
+//! | [`exact`] | maxima that rounding must not decide |
 //! | [`rows`] | buffers with each model's values side by side |
 //! | [`lanes`] | models side by side: training step and evaluation |
 //! | [`reference`] | one model in plain scalar code: the oracle of all the others |
 
 pub mod dropout;
+pub mod exact;
 pub mod functions;
 pub mod kernels;
 pub mod lanes;

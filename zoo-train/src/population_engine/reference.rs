@@ -9,8 +9,10 @@ use std::ops::Range;
 use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::{Hyperparameters, Optimizer};
 
+use super::dropout::Draw;
+use super::exact::{winner, Exact, WINDOW};
 use super::functions::{activate, exp};
-use super::kernels::{take, winner, Block, OUTPUTS_AT_ONCE};
+use super::kernels::{take, Block, OUTPUTS_AT_ONCE};
 use super::layers::Layer;
 use super::simd::{Portable, ROW};
 use crate::optimizer::adam_rates;
@@ -52,16 +54,6 @@ fn convolve(layer: &Layer, parameters: &[f32], input: &[f32], output: usize, cor
     })
 }
 
-/// The sum of [`convolve`] in f64, of weights with their residuals.
-fn convolve_in_f64(layer: &Layer, parameters: &Parameters, input: &[f32], output: usize, corner: usize) -> f64 {
-    let product = |tap| {
-        let place = layer.weight_place(output, tap);
-        let weight = f64::from(parameters.values[place]) + f64::from(parameters.residuals[place]);
-        weight * f64::from(input[corner + tap_offset(layer, tap)])
-    };
-    (0..layer.taps()).fold(0.0, |sum, tap| sum + product(tap))
-}
-
 /// Parameters, and what rounding took from them.
 #[derive(Debug, Clone)]
 pub struct Parameters {
@@ -72,22 +64,23 @@ pub struct Parameters {
 }
 
 /// The forward pass of a layer.
-pub fn forward(layer: &Layer, parameters: &Parameters, input: &[f32]) -> Pass {
+///
+/// `decide` tells which of a unit's four candidates wins where f32 leaves it open.
+pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32], mut decide: impl FnMut(usize) -> usize) -> Pass {
     let [rows, columns] = layer.output_map();
     let mut pass = Pass::default();
     for row in 0..rows {
         for column in 0..columns {
             for output in 0..layer.outputs {
                 let (sum, winner) = if layer.pooled {
-                    let window = [(0, 0), (0, 1), (1, 0), (1, 1)];
-                    let corners = window.map(|(down, right)| corner(layer, 2 * row + down, 2 * column + right));
-                    let sums = corners.map(|corner| convolve(layer, &parameters.values, input, output, corner));
+                    let corners = WINDOW.map(|(down, right)| corner(layer, 2 * row + down, 2 * column + right));
+                    let sums = corners.map(|corner| convolve(layer, parameters, input, output, corner));
                     let largest = sums.iter().fold(sums[0], |m, &sum| if exceeds(sum, m) { sum } else { m });
-                    let exact = |p: usize| convolve_in_f64(layer, parameters, input, output, corners[p]);
-                    (largest, corners[winner(sums, exact)])
+                    let unit = (row * columns + column) * layer.outputs + output;
+                    (largest, corners[winner(sums).unwrap_or_else(|| decide(unit))])
                 } else {
                     let corner = corner(layer, row, column);
-                    (convolve(layer, &parameters.values, input, output, corner), corner)
+                    (convolve(layer, parameters, input, output, corner), corner)
                 };
                 let (value, derivative) = match layer.activation {
                     Some(activation) => {
@@ -220,17 +213,25 @@ pub struct Model {
 impl Model {
     /// Logits of an image (height, width, channels).
     pub fn logits(&self, image: &[f32]) -> Vec<f32> {
-        self.layers.iter().fold(image.to_vec(), |x, layer| forward(layer, &self.parameters, &x).output)
+        self.layers.iter().fold(image.to_vec(), |x, layer| {
+            // Which one wins makes no difference to the maximum.
+            forward(layer, &self.parameters.values, &x, |_| 0).output
+        })
     }
 
-    /// One optimiser step on a mini-batch of images and labels.
-    pub fn train(&mut self, batch: &[(Vec<f32>, usize)], epoch: u32, step: u32) {
+    /// One optimiser step on a mini-batch of images (height, width, channels) and labels.
+    pub fn train(&mut self, batch: &[(Vec<f64>, usize)], epoch: u32, step: u32) {
         let mut gradient = vec![0.0; self.parameters.values.len()];
         for (sample, (image, label)) in batch.iter().enumerate() {
-            let mut inputs = vec![image.clone()];
+            let Parameters { values, residuals } = &self.parameters;
+            let parameter = |place: usize| f64::from(values[place]) + f64::from(residuals[place]);
+            let dropout = (&self.hyperparameters, Draw { epoch, step }, sample);
+            let mut exact = Exact::new(&self.layers, parameter, image.clone(), Some(dropout));
+            let mut inputs = vec![image.iter().map(|&x| x as f32).collect::<Vec<f32>>()];
             let mut passes = Vec::new();
-            for layer in &self.layers {
-                let mut pass = forward(layer, &self.parameters, inputs.last().expect("the image"));
+            for (i, layer) in self.layers.iter().enumerate() {
+                let input = inputs.last().expect("the image");
+                let mut pass = forward(layer, values, input, |unit| exact.winner(i, unit));
                 drop_units(layer, &self.hyperparameters, epoch, step, sample, &mut pass);
                 inputs.push(pass.output.clone());
                 passes.push(pass);
@@ -277,6 +278,7 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lanes::image_in_f64;
     use super::super::layers::layers;
     use super::super::simd::InstructionSet;
     use super::super::PopulationEngine;
@@ -290,12 +292,9 @@ mod tests {
     const BATCH: usize = 3;
 
     /// Image `sample` of a split as the networks see it, channels last.
-    fn image(data: &Dataset, split: Split, sample: usize) -> Vec<f32> {
-        let [channels, height, width] = data.shape;
+    fn image(layers: &[Layer], data: &Dataset, split: Split, sample: usize) -> Vec<f64> {
         let pixels = &data.split(split).images[sample * data.image_len()..][..data.image_len()];
-        let tables = data.normalization();
-        let value = |i: usize| tables[i % channels][usize::from(pixels[i % channels * height * width + i / channels])];
-        (0..data.image_len()).map(|i| value(i) as f32).collect()
+        image_in_f64(&layers[0], pixels, &data.normalization())
     }
 
     fn bits(values: impl IntoIterator<Item = f64>) -> Vec<u64> {
@@ -321,11 +320,13 @@ mod tests {
         for (step, batch) in order.chunks(BATCH).enumerate() {
             let of = |&s: &u32| {
                 let s = s as usize;
-                (image(data, Split::Train, s), usize::from(data.split(Split::Train).labels[s]))
+                (image(&model.layers, data, Split::Train, s), usize::from(data.split(Split::Train).labels[s]))
             };
-            model.train(&batch.iter().map(of).collect::<Vec<_>>(), 1, step as u32);
+            let batch: Vec<_> = batch.iter().map(of).collect();
+            model.train(&batch, 1, step as u32);
         }
-        let logits = model.logits(&image(data, Split::Test, 1));
+        let test: Vec<f32> = image(&model.layers, data, Split::Test, 1).iter().map(|&x| x as f32).collect();
+        let logits = model.logits(&test);
         (model, logits)
     }
 

@@ -169,8 +169,8 @@ impl Simd for Avx2 {
         intrinsic!(_mm256_or_ps(a, b))
     }
     #[inline(always)]
-    fn any(self, mask: __m256) -> bool {
-        intrinsic!(_mm256_movemask_ps(mask)) != 0
+    fn bits(self, mask: __m256) -> u32 {
+        intrinsic!(_mm256_movemask_ps(mask)) as u32
     }
     #[inline(always)]
     fn select(self, mask: __m256, a: __m256, b: __m256) -> __m256 {

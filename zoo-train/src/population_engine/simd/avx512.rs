@@ -136,8 +136,8 @@ impl Simd for Avx512 {
         a | b
     }
     #[inline(always)]
-    fn any(self, mask: __mmask16) -> bool {
-        mask != 0
+    fn bits(self, mask: __mmask16) -> u32 {
+        mask.into()
     }
     #[inline(always)]
     fn select(self, mask: __mmask16, a: __m512, b: __m512) -> __m512 {

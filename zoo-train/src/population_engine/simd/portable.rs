@@ -107,8 +107,8 @@ impl<const N: usize> Simd for Portable<N> {
         zip(a, b, |a, b| a || b)
     }
     #[inline(always)]
-    fn any(self, mask: Self::M) -> bool {
-        mask.contains(&true)
+    fn bits(self, mask: Self::M) -> u32 {
+        mask.iter().enumerate().map(|(lane, &on)| u32::from(on) << lane).sum()
     }
     #[inline(always)]
     fn select(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F {
