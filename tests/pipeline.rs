@@ -136,15 +136,16 @@ fn neither_threads_nor_shards_nor_kills_change_a_byte() {
     assert_same(&work.path("one"), &work.path("two"));
 
     // Shards into one directory, and into directories of their own that are merged.
-    for shard in ["2/3", "1/3", "3/3"] {
+    // The models make two cohorts, so that the third shard has nothing to do.
+    for shard in ["3/3", "2/3", "1/3"] {
         assert!(!work.path("shared/zoo.json").exists());
         work.ok(&format!("{train} shared --shard {shard}"));
     }
     assert_same(&work.path("one"), &work.path("shared"));
-    for shard in 1..=3 {
+    for shard in [3, 2, 1] {
         work.ok(&format!("{train} part{shard} --shard {shard}/3"));
-        if shard < 3 {
-            work.fails("train merge part1 part2 -o early", if work.path("part2").exists() { 2 } else { 1 });
+        if shard > 1 {
+            work.fails("train merge part3 part2 -o early", if work.path("part2").exists() { 2 } else { 1 });
         }
     }
     work.ok("train merge part1 part2 part3 -o merged");

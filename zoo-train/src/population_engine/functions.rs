@@ -11,7 +11,7 @@ use super::simd::Simd;
 /// e^r - 1 for |r| <= ln 2 / 2: r + r^2 q(r), relative error of e^r below 4e-9.
 #[inline(always)]
 fn expm1_reduced<S: Simd>(s: S, r: S::F) -> S::F {
-    let q = s.splat(0.001_381_454_1);
+    let q = s.splat(0.001_381_454);
     let q = s.fma(q, r, s.splat(0.008_368_745));
     let q = s.fma(q, r, s.splat(0.041_668_39));
     let q = s.fma(q, r, s.splat(0.166_665_21));
@@ -79,7 +79,7 @@ pub fn erf<S: Simd>(s: S, x: S::F) -> S::F {
     let g = s.fma(g, t, s.splat(0.003_229_045_5));
     let g = s.fma(g, t, s.splat(-0.022_934_745));
     let g = s.fma(g, t, s.splat(0.105_331_01));
-    let g = s.fma(g, t, s.splat(0.635_666_37));
+    let g = s.fma(g, t, s.splat(0.635_666_4));
     let g = s.fma(g, t, s.splat(1.128_529_5));
     let (n, r) = reduce(s, s.mul(s.sub(s.splat(0.0), t), g));
     let power = s.pow2(n);

@@ -310,8 +310,8 @@ impl<S: Simd> DenseBackward<'_, S> {
         for (position, corner) in corners(layer) {
             let unit = position * layer.outputs + self.block.first;
             let g: [S::F; B] = std::array::from_fn(|o| self.gradient[unit + o]);
-            for o in 0..B {
-                self.bias_gradient[o] = s.add(self.bias_gradient[o], g[o]);
+            for (sum, &g) in self.bias_gradient.iter_mut().zip(&g) {
+                *sum = s.add(*sum, g);
             }
             for ky in 0..layer.kernel[0] {
                 let at = corner + ky * layer.input_row();
@@ -841,7 +841,7 @@ impl<S: Simd> Kernel<S> for FromRows<'_, S> {
     #[inline(always)]
     fn run(self, s: S) {
         for (i, vectors) in self.vectors.chunks_mut(ROW).enumerate() {
-            let turned = s.from_rows(&self.rows[i * ROW..], self.stride);
+            let turned = s.turn_rows(&self.rows[i * ROW..], self.stride);
             vectors.copy_from_slice(&turned[..vectors.len()]);
         }
     }

@@ -82,6 +82,8 @@ struct Sample<'a> {
 
 /// What deciding windows exactly takes.
 struct Context {
+    /// Models; the winners of lanes to spare do not matter.
+    models: usize,
     /// One a lane.
     hyperparameters: Vec<Hyperparameters>,
     /// For each value of the parameter vector its place in PyTorch's flat vector.
@@ -105,7 +107,7 @@ impl Context {
     ) {
         let (layer, lanes) = (&layers[index], self.hyperparameters.len());
         let columns = layer.output_map()[1];
-        for (lane, h) in self.hyperparameters.iter().enumerate() {
+        for (lane, h) in self.hyperparameters.iter().take(self.models).enumerate() {
             let mut units =
                 undecided.iter().filter(|(_, bits)| bits >> lane & 1 == 1).map(|&(unit, _)| unit).peekable();
             if units.peek().is_none() {
@@ -148,7 +150,6 @@ pub struct Lanes<S: Simd> {
     layers: Vec<Layer>,
     placements: Vec<Placement>,
     context: Context,
-    models: usize,
     optimizer: Optimizer,
     learning_rates: Vec<f64>,
     learning_rate: S::F,
@@ -205,7 +206,6 @@ impl<S: Simd> Lanes<S> {
         let scratch = (0..layers.len()).map(|i| Scratch::new(s, &layers, i)).collect();
         let mut lanes = Self {
             s,
-            models: tasks.len(),
             optimizer,
             learning_rates: hyperparameters.iter().map(|h| h.learning_rate).collect(),
             learning_rate: per_lane(&|h| h.learning_rate),
@@ -216,6 +216,7 @@ impl<S: Simd> Lanes<S> {
             gradients: vec![s.splat(0.0); parameters.len()],
             undecided: Vec::new(),
             context: Context {
+                models: tasks.len(),
                 hyperparameters: hyperparameters.iter().map(|&h| h.clone()).collect(),
                 places,
                 normalization: data.normalization(),
@@ -236,7 +237,7 @@ impl<S: Simd> Lanes<S> {
 
     /// Models, the lanes to spare left out.
     pub fn models(&self) -> usize {
-        self.models
+        self.context.models
     }
 
     /// One optimiser step on a mini-batch: of each model the samples `batches[model]` of the train
@@ -286,12 +287,12 @@ impl<S: Simd> Lanes<S> {
             parameters: wide(parameters.next().expect("one a model")),
             moments: moments.iter_mut().map(|m| wide(m.next().expect("one a model"))).collect(),
         };
-        (0..self.models).map(&mut next).collect()
+        (0..self.context.models).map(&mut next).collect()
     }
 
     /// PyTorch's flat vectors of the models.
     fn flat(&self, vector: &[S::F]) -> Vec<Vec<f32>> {
-        let mut flat = vec![vec![0.0; vector.len()]; self.models];
+        let mut flat = vec![vec![0.0; vector.len()]; self.context.models];
         for (lanes, &place) in S::values(vector).chunks_exact(S::LANES).zip(&self.context.places) {
             for (flat, &value) in flat.iter_mut().zip(lanes) {
                 flat[place as usize] = value;
@@ -316,9 +317,10 @@ impl<S: Simd> Lanes<S> {
         }
         let size = batches[0].len();
         let train = data.split(Split::Train);
+        let spare = batches.iter().copied().chain(std::iter::repeat(batches[0]));
+        let lanes: Vec<&[u32]> = spare.take(S::LANES).collect();
         for sample in 0..size {
-            let of = |lane: usize| batches[if lane < self.models { lane } else { 0 }][sample] as usize;
-            let samples: Vec<usize> = (0..S::LANES).map(of).collect();
+            let samples: Vec<usize> = lanes.iter().map(|batch| batch[sample] as usize).collect();
             let labels: Vec<u16> = samples.iter().map(|&i| train.labels[i]).collect();
             self.load_images(&train.images, &samples);
             self.forward::<true>(Some(Sample {
@@ -404,7 +406,7 @@ impl<S: Simd> Lanes<S> {
         let logits = &self.scratch.last().expect("there are layers").output;
         let lanes = S::values(logits);
         let mut row = vec![0.0; logits.len()];
-        for model in 0..self.models {
+        for model in 0..self.context.models {
             for (value, lanes) in row.iter_mut().zip(lanes.chunks_exact(S::LANES)) {
                 *value = f64::from(lanes[model]);
             }

@@ -234,7 +234,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn from_rows(self, rows: &[f32], stride: usize) -> [__m256; ROW] {
+    fn turn_rows(self, rows: &[f32], stride: usize) -> [__m256; ROW] {
         let loaded = std::array::from_fn(|lane| self.load(&rows[lane * stride..]));
         intrinsic!(transpose(loaded))
     }

@@ -205,7 +205,7 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn from_rows(self, rows: &[f32], stride: usize) -> [__m512; ROW] {
+    fn turn_rows(self, rows: &[f32], stride: usize) -> [__m512; ROW] {
         let half = |first: usize| {
             let loaded = std::array::from_fn(|lane| {
                 let row: &[f32; ROW] = rows[(first + lane) * stride..].first_chunk().expect("a row a lane");

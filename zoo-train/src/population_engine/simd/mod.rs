@@ -144,7 +144,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Of [`ROW`] vectors, every lane's values side by side: lane l's at `rows[l * stride..]`.
     fn to_rows(self, vectors: &[Self::F; ROW], rows: &mut [f32], stride: usize);
     /// The inverse of [`to_rows`](Self::to_rows).
-    fn from_rows(self, rows: &[f32], stride: usize) -> [Self::F; ROW];
+    fn turn_rows(self, rows: &[f32], stride: usize) -> [Self::F; ROW];
 }
 
 /// The instruction sets that the engine knows, best first.
@@ -298,7 +298,7 @@ mod tests {
         let rows: Vec<f32> = (0..S::LANES * stride + ROW).map(|i| i as f32).collect();
         let mut again = vec![-1.0; rows.len()];
         let mut lanes = vec![0.0; S::LANES];
-        let vectors = s.from_rows(&rows, stride);
+        let vectors = s.turn_rows(&rows, stride);
         s.store(vectors[3], &mut lanes);
         s.to_rows(&vectors, &mut again, stride);
         assert_eq!(S::values(&vectors)[3 * S::LANES..][..S::LANES], lanes);

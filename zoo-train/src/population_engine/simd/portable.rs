@@ -165,7 +165,7 @@ impl<const N: usize> Simd for Portable<N> {
         }
     }
     #[inline(always)]
-    fn from_rows(self, rows: &[f32], stride: usize) -> [Self::F; ROW] {
+    fn turn_rows(self, rows: &[f32], stride: usize) -> [Self::F; ROW] {
         std::array::from_fn(|i| std::array::from_fn(|lane| rows[lane * stride + i]))
     }
 }
