@@ -11,7 +11,8 @@ use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Init, Optimizer, Split};
 use zoo_stage::Interrupt;
 use zoo_train::population_engine::kernels::{
-    Activate, Adam, Below, Block, DenseBackward, DenseForward, FromRows, PooledBackward, PooledForward, VariedWindows,
+    Activate, Adam, Below, Block, DenseBackward, DenseForward, EqualPatches, FromRows, PooledBackward, PooledForward,
+    PAIRS,
 };
 use zoo_train::population_engine::layers::{layers, Layer};
 use zoo_train::population_engine::rows::Rows;
@@ -101,8 +102,10 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
     let mut rows = Vec::new();
     if layer.pooled {
         let (mut varied, mut undecided) = (vectors(layer.positions()), Vec::new());
-        let time = seconds(|| s.vectorize(VariedWindows { layer, input: &input, varied: &mut varied }));
-        rows.push(Row { name: "varied windows".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
+        let mut equal = vectors(layer.positions() * PAIRS.len());
+        let time =
+            seconds(|| s.vectorize(EqualPatches { layer, input: &input, varied: &mut varied, equal: &mut equal }));
+        rows.push(Row { name: "equal patches".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
         let time = seconds(|| {
             undecided.clear();
             for &block in &blocks {
@@ -114,6 +117,7 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
                     bias: &bias[b],
                     input: &input,
                     varied: &varied,
+                    equal: &equal,
                     output: &mut output,
                     winners: &mut winners,
                     undecided: &mut undecided,

@@ -81,8 +81,10 @@ pub struct PooledForward<'a, S: Simd, const TRAINING: bool> {
     pub bias: &'a [S::F],
     /// Input of the layer.
     pub input: &'a [S::F],
-    /// As [`VariedWindows`] has it, if training.
+    /// As [`EqualPatches`] has it, if training.
     pub varied: &'a [S::F],
+    /// As [`EqualPatches`] has it, if training.
+    pub equal: &'a [S::F],
     /// Output of the layer, (positions, outputs).
     pub output: &'a mut [S::F],
     /// If training: where the winning patch begins in the input, as the bits of a u32, for each
@@ -149,15 +151,33 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
                 });
                 if TRAINING && s.bits(s.and(close, s.lt(s.splat(0.0), self.varied[y * columns + x]))) != 0 {
                     let varied = s.lt(s.splat(0.0), self.varied[y * columns + x]);
+                    let equal = &self.equal[(y * columns + x) * PAIRS.len()..][..PAIRS.len()];
                     unrolled!(B, |o| {
-                        let candidates = [a[o], b[o], c[o], d[o]];
-                        let close = s.and(varied, are_close(s, candidates, largest(s, candidates, corners).0));
-                        self.undecided.push((unit + o, s.bits(close)));
+                        let close =
+                            s.bits(s.and(varied, unequal_are_close(s, [a[o], b[o], c[o], d[o]], output[o], equal)));
+                        if close != 0 {
+                            self.undecided.push((unit + o, close));
+                        }
                     });
                 }
             }
         }
     }
+}
+
+/// Pairs of a window's candidates.
+pub const PAIRS: [(usize, usize); 6] = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)];
+
+/// Where two candidates are close to the best one whose patches are not equal.
+#[inline(always)]
+fn unequal_are_close<S: Simd>(s: S, candidates: [S::F; 4], best: S::F, equal: &[S::F]) -> S::M {
+    let bound = s.sub(best, s.fma(s.abs(best), s.splat(CLOSE), s.splat(CLOSE)));
+    let mut close = s.lt(bound, bound);
+    for (&(p, q), &equal) in PAIRS.iter().zip(equal) {
+        let both = s.and(s.lt(bound, candidates[p]), s.lt(bound, candidates[q]));
+        close = s.or(close, s.and(both, s.lt(equal, s.splat(1.0))));
+    }
+    close
 }
 
 /// Where at least two candidates for a window's maximum are close to the best one.
@@ -168,45 +188,73 @@ fn are_close<S: Simd>(s: S, [a, b, c, d]: [S::F; 4], best: S::F) -> S::M {
     s.or(s.or(s.and(a, b), s.and(c, d)), s.and(s.or(a, b), s.or(c, d)))
 }
 
-/// Which windows of a pooled convolution's input are not of one colour, lanes: those that are, such
-/// as an image's background, have four equal candidates, about which there is nothing to decide.
-pub struct VariedWindows<'a, S: Simd> {
+/// Which candidates of a pooled convolution's windows have equal patches, lanes: about those, as in
+/// an image's background or along a straight edge, there is nothing to decide.
+pub struct EqualPatches<'a, S: Simd> {
     /// The layer.
     pub layer: &'a Layer,
     /// Input of the layer.
     pub input: &'a [S::F],
-    /// 1 or 0 for each position of the output.
+    /// (positions): 0 where the window is of one colour, else 1.
     pub varied: &'a mut [S::F],
+    /// (positions, pairs), where not all lanes are of one colour: 1 where the two are equal, else 0.
+    pub equal: &'a mut [S::F],
 }
 
-impl<S: Simd> Kernel<S> for VariedWindows<'_, S> {
+impl<S: Simd> Kernel<S> for EqualPatches<'_, S> {
     type Output = ();
 
     #[inline(always)]
     fn run(self, s: S) {
         let layer = self.layer;
         let [rows, columns] = layer.output_map();
+        let (right, below, tap_row) = (layer.channels, layer.input_row(), layer.tap_row());
         let (zero, one) = (s.splat(0.0), s.splat(1.0));
+        let all = s.le(zero, zero);
         for y in 0..rows {
             for x in 0..columns {
-                let corner = 2 * (y * layer.input_row() + x * layer.channels);
-                let colour = &self.input[corner..][..layer.channels];
-                let mut same = s.le(zero, zero);
+                let (position, corner) = (y * columns + x, 2 * (y * below + x * right));
+                let colour = &self.input[corner..][..right];
+                let mut same = all;
                 for row in 0..=layer.kernel[0] {
-                    let patch = &self.input[corner + row * layer.input_row()..][..layer.tap_row() + layer.channels];
-                    for pixel in patch.chunks_exact(layer.channels) {
-                        for (&value, &first) in pixel.iter().zip(colour) {
-                            same = s.and(same, s.and(s.le(value, first), s.le(first, value)));
-                        }
+                    let patch = &self.input[corner + row * below..][..tap_row + right];
+                    for pixel in patch.chunks_exact(right) {
+                        same = s.and(same, are_equal(s, pixel, colour));
                     }
                     if s.bits(same) == 0 {
                         break;
                     }
                 }
-                self.varied[y * columns + x] = s.select(same, zero, one);
+                self.varied[position] = s.select(same, zero, one);
+                if s.bits(same) == s.bits(all) {
+                    continue;
+                }
+                let corners = [corner, corner + right, corner + below, corner + below + right];
+                let pairs = self.equal[position * PAIRS.len()..][..PAIRS.len()].iter_mut();
+                for (equal, &(p, q)) in pairs.zip(&PAIRS) {
+                    let mut same = all;
+                    for row in 0..layer.kernel[0] {
+                        let patch = |corner: usize| &self.input[corner + row * below..][..tap_row];
+                        same = s.and(same, are_equal(s, patch(corners[p]), patch(corners[q])));
+                        if s.bits(same) == 0 {
+                            break;
+                        }
+                    }
+                    *equal = s.select(same, one, zero);
+                }
             }
         }
     }
+}
+
+/// Where all values are equal.
+#[inline(always)]
+fn are_equal<S: Simd>(s: S, a: &[S::F], b: &[S::F]) -> S::M {
+    let mut equal = s.le(s.splat(0.0), s.splat(0.0));
+    for (&a, &b) in a.iter().zip(b) {
+        equal = s.and(equal, s.and(s.le(a, b), s.le(b, a)));
+    }
+    equal
 }
 
 /// The largest of a window's values, and the bits of its corner. The first of equals wins.

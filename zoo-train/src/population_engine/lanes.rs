@@ -9,8 +9,8 @@ use zoo_model::{Dataset, Hyperparameters, Optimizer, Split};
 use super::dropout::{Draw, Drop, Dropout};
 use super::exact::{Exact, WINDOW};
 use super::kernels::{
-    Activate, Adam, ApplyMask, Below, Block, CrossEntropyGradient, DenseBackward, DenseForward, FromRows,
-    PooledBackward, PooledForward, Scale, Sgd, VariedWindows,
+    Activate, Adam, ApplyMask, Below, Block, CrossEntropyGradient, DenseBackward, DenseForward, EqualPatches, FromRows,
+    PooledBackward, PooledForward, Scale, Sgd, PAIRS,
 };
 use super::layers::Layer;
 use super::rows::Rows;
@@ -48,8 +48,9 @@ struct Scratch<S: Simd> {
     /// Derivative of the output by the sum before the activation.
     derivative: Vec<S::F>,
     winners: Vec<S::F>,
-    /// (positions): which windows of the input are not of one colour.
+    /// See [`EqualPatches`].
     varied: Vec<S::F>,
+    equal: Vec<S::F>,
     /// Gradient of the sums before the activation (positions, outputs).
     gradient: Vec<S::F>,
     rows: Option<PooledRows>,
@@ -355,10 +356,10 @@ impl<S: Simd> Lanes<S> {
         let s = self.s;
         for (i, (layer, placement)) in self.layers.iter().zip(&self.placements).enumerate() {
             let (before, here) = self.scratch.split_at_mut(i);
-            let Scratch { output, derivative, winners, varied, rows, .. } = &mut here[0];
+            let Scratch { output, derivative, winners, varied, equal, rows, .. } = &mut here[0];
             let input = before.last().map_or(&self.image, |b| &b.output);
             if TRAINING && layer.pooled {
-                s.vectorize(VariedWindows { layer, input, varied });
+                s.vectorize(EqualPatches { layer, input, varied, equal });
             }
             for &block in &placement.blocks {
                 let weight = &self.parameters[placement.weight_of(layer, block)];
@@ -372,6 +373,7 @@ impl<S: Simd> Lanes<S> {
                         bias,
                         input,
                         varied,
+                        equal,
                         output,
                         winners,
                         undecided: &mut self.undecided,
@@ -564,6 +566,7 @@ impl<S: Simd> Scratch<S> {
             derivative: vec![s.splat(1.0); layer.units()],
             winners: units(layer.pooled),
             varied: vec![s.splat(0.0); if layer.pooled { layer.positions() } else { 0 }],
+            equal: vec![s.splat(0.0); if layer.pooled { layer.positions() * PAIRS.len() } else { 0 }],
             gradient: units(true),
             rows: layer.pooled.then(|| PooledRows {
                 input: rows(layer.inputs()),

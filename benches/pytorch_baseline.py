@@ -1,0 +1,111 @@
+"""Model-samples per second of the same work in PyTorch: eager, one model after the other as the
+published scripts do it, and torch.func.vmap over populations.
+
+    pip install torch numpy
+    python benches/pytorch_baseline.py [--seconds 5] [--threads N]
+
+Batch 10, dropout 0, training only; one process a core. Prints one line a case.
+"""
+import argparse
+import multiprocessing
+import time
+
+import torch
+from torch import nn
+
+BATCH = 10
+ACTIVATIONS = dict(tanh=nn.Tanh, relu=nn.ReLU, sigmoid=nn.Sigmoid, gelu=nn.GELU)
+
+
+def network(architecture, channels, activation):
+    act = ACTIVATIONS[activation]
+    if architecture == "cnn-s":
+        return nn.Sequential(
+            nn.Conv2d(channels, 8, 5), nn.MaxPool2d(2), act(), nn.Conv2d(8, 6, 5), nn.MaxPool2d(2), act(),
+            nn.Conv2d(6, 4, 2), act(), nn.Flatten(), nn.Linear(36, 20), act(), nn.Linear(20, 10))
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3), nn.MaxPool2d(2), act(), nn.Conv2d(16, 32, 3), nn.MaxPool2d(2), act(),
+        nn.Conv2d(32, 15, 3), nn.MaxPool2d(2), act(), nn.Flatten(), nn.Linear(60, 20), act(), nn.Linear(20, 10))
+
+
+def data(architecture, channels):
+    side = 28 if architecture == "cnn-s" else 32
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(500, channels, side, side, generator=generator) * 2 - 1
+    return images, torch.randint(0, 10, (500,), generator=generator)
+
+
+def rate_of(step, samples, seconds):
+    """Samples a second of `step`, called again and again for so long."""
+    for _ in range(3):
+        step(0)
+    started, steps = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        step(steps)
+        steps += 1
+    return steps * samples / (time.perf_counter() - started)
+
+
+def eager(architecture, channels, activation, optimizer, seconds):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = network(architecture, channels, activation)
+    images, labels = data(architecture, channels)
+    kind = torch.optim.Adam if optimizer == "adam" else lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9)
+    optimizer = kind(model.parameters(), lr=1e-3)
+
+    def step(number):
+        at = number * BATCH % 500
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images[at:at + BATCH]), labels[at:at + BATCH]).backward()
+        optimizer.step()
+
+    return rate_of(step, BATCH, seconds)
+
+
+def vmapped(architecture, channels, activation, models, threads, seconds):
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    base = network(architecture, channels, activation).to("meta")
+    parameters, _ = torch.func.stack_module_state([network(architecture, channels, activation) for _ in range(models)])
+    parameters = {name: p.detach() for name, p in parameters.items()}
+    images, labels = data(architecture, channels)
+
+    def loss(parameters, images, labels):
+        return nn.functional.cross_entropy(torch.func.functional_call(base, parameters, (images,)), labels)
+
+    gradient = torch.func.vmap(torch.func.grad(loss))
+    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
+
+    def step(number):
+        pick = torch.randint(0, 500, (models, BATCH))
+        with torch.no_grad():
+            for name, g in gradient(parameters, images[pick], labels[pick]).items():
+                mean, square = moments[name]
+                mean.lerp_(g, 0.1)
+                square.mul_(0.999).addcmul_(g, g, value=0.001)
+                parameters[name].addcdiv_(mean, square.sqrt().add_(1e-8), value=-1e-3)
+
+    return rate_of(step, BATCH * models, seconds)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--seconds", type=float, default=5)
+    arguments.add_argument("--threads", type=int, default=multiprocessing.cpu_count())
+    arguments = arguments.parse_args()
+    print(f"PyTorch {torch.__version__}, batch {BATCH}")
+    context = multiprocessing.get_context("spawn")
+    for architecture, channels in (("cnn-s", 1), ("cnn-s", 3), ("cnn-m", 3)):
+        case = (architecture, channels, "tanh", "adam", arguments.seconds)
+        print(f"eager, {architecture}, {channels} channels, one core: {eager(*case):.0f}/s", flush=True)
+        with context.Pool(arguments.threads) as pool:
+            total = sum(pool.starmap(eager, [case] * arguments.threads))
+        print(f"eager, {architecture}, {channels} channels, {arguments.threads} processes: {total:.0f}/s", flush=True)
+        for models in (32, 128):
+            rate = vmapped(architecture, channels, "tanh", models, arguments.threads, arguments.seconds)
+            print(f"vmap over {models}, {architecture}, {channels} channels, {arguments.threads} threads: {rate:.0f}/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
