@@ -118,6 +118,7 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
                     input: &input,
                     varied: &varied,
                     equal: &equal,
+                    pruned: s.splat(0.0),
                     output: &mut output,
                     winners: &mut winners,
                     undecided: &mut undecided,

@@ -24,12 +24,17 @@ pub const WINDOW: [(usize, usize); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 
 /// The winner of a window by its sums in f32: the first of the largest, NaN being larger than any
 /// number; `None` if another sum is close, so that [`Exact`] must decide.
-pub fn winner(sums: [f32; 4]) -> Option<usize> {
+///
+/// In a pruned model another sum that is equal is not close: few weights are left in a kernel, and
+/// what they see is often the same.
+pub fn winner(sums: [f32; 4], pruned: bool) -> Option<usize> {
     let better = |a: f32, b: f32| a > b || (a.is_nan() && !b.is_nan());
     let first = (1..4).fold(0, |w, p| if better(sums[p], sums[w]) { p } else { w });
     let best = sums[first];
     let bound = best - best.abs().mul_add(CLOSE, CLOSE);
-    (sums.iter().filter(|&&sum| bound < sum).count() < 2).then_some(first)
+    let close = |sum: f32| bound < sum && (sum < best || !pruned);
+    let others = (0..4).filter(|&p| p != first && close(sums[p])).count();
+    (others == 0).then_some(first)
 }
 
 /// One model's pooled layers on one sample, in f64, computed as far as asked for.
@@ -158,10 +163,12 @@ mod tests {
 
     #[test]
     fn only_close_windows_are_left_undecided() {
-        assert_eq!(winner([1.0, 3.0, 2.0, 0.0]), Some(1));
-        assert_eq!(winner([1.0, 1.0 + 1e-6, 0.0, 0.0]), None);
-        assert_eq!(winner([1.0, 0.0, 1.0, 0.0]), None);
-        assert_eq!(winner([1.0, f32::NAN, 2.0, f32::NAN]), Some(1));
-        assert_eq!(winner([1e9, 1e9 - 512.0, 0.0, 0.0]), None);
+        assert_eq!(winner([1.0, 3.0, 2.0, 0.0], false), Some(1));
+        assert_eq!(winner([1.0, 1.0 + 1e-6, 0.0, 0.0], false), None);
+        assert_eq!(winner([1.0, 0.0, 1.0, 0.0], false), None);
+        assert_eq!(winner([1.0, f32::NAN, 2.0, f32::NAN], false), Some(1));
+        assert_eq!(winner([1e9, 1e9 - 512.0, 0.0, 0.0], false), None);
+        assert_eq!(winner([1.0, 0.0, 1.0, 0.0], true), Some(0));
+        assert_eq!(winner([1.0, 1.0 + 1e-6, 0.0, 0.0], true), None);
     }
 }

@@ -85,6 +85,8 @@ pub struct PooledForward<'a, S: Simd, const TRAINING: bool> {
     pub varied: &'a [S::F],
     /// As [`EqualPatches`] has it, if training.
     pub equal: &'a [S::F],
+    /// 1 where the model is pruned, else 0.
+    pub pruned: S::F,
     /// Output of the layer, (positions, outputs).
     pub output: &'a mut [S::F],
     /// If training: where the winning patch begins in the input, as the bits of a u32, for each
@@ -153,8 +155,9 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
                     let varied = s.lt(s.splat(0.0), self.varied[y * columns + x]);
                     let equal = &self.equal[(y * columns + x) * PAIRS.len()..][..PAIRS.len()];
                     unrolled!(B, |o| {
-                        let close =
-                            s.bits(s.and(varied, unequal_are_close(s, [a[o], b[o], c[o], d[o]], output[o], equal)));
+                        let candidates = [a[o], b[o], c[o], d[o]];
+                        let close = unequal_are_close(s, candidates, output[o], equal, self.pruned);
+                        let close = s.bits(s.and(varied, close));
                         if close != 0 {
                             self.undecided.push((unit + o, close));
                         }
@@ -168,14 +171,18 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
 /// Pairs of a window's candidates.
 pub const PAIRS: [(usize, usize); 6] = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)];
 
-/// Where two candidates are close to the best one whose patches are not equal.
+/// Where the winner is open: two candidates are close to the best one whose patches are not equal.
+/// In a pruned model equal sums are not open: most of them are of the few weights that are left.
 #[inline(always)]
-fn unequal_are_close<S: Simd>(s: S, candidates: [S::F; 4], best: S::F, equal: &[S::F]) -> S::M {
+fn unequal_are_close<S: Simd>(s: S, candidates: [S::F; 4], best: S::F, equal: &[S::F], pruned: S::F) -> S::M {
+    let one = s.splat(1.0);
     let bound = s.sub(best, s.fma(s.abs(best), s.splat(CLOSE), s.splat(CLOSE)));
     let mut close = s.lt(bound, bound);
     for (&(p, q), &equal) in PAIRS.iter().zip(equal) {
-        let both = s.and(s.lt(bound, candidates[p]), s.lt(bound, candidates[q]));
-        close = s.or(close, s.and(both, s.lt(equal, s.splat(1.0))));
+        let (a, b) = (candidates[p], candidates[q]);
+        let both = s.and(s.and(s.lt(bound, a), s.lt(bound, b)), s.lt(equal, one));
+        let differ = s.or(s.lt(pruned, one), s.or(s.lt(a, b), s.lt(b, a)));
+        close = s.or(close, s.and(both, differ));
     }
     close
 }

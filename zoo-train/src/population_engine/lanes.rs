@@ -166,6 +166,8 @@ pub struct Lanes<S: Simd> {
     /// 1 where a parameter may differ from zero, else 0.
     mask: Option<Vec<S::F>>,
     image: Vec<S::F>,
+    /// 1 where a model has a mask, else 0.
+    pruned: S::F,
     scratch: Vec<Scratch<S>>,
     /// Units whose winners are to be decided exactly, and in which lanes.
     undecided: Vec<(usize, u32)>,
@@ -216,6 +218,7 @@ impl<S: Simd> Lanes<S> {
             step: from.map_or(0, |f| f[0].step),
             gradients: vec![s.splat(0.0); parameters.len()],
             undecided: Vec::new(),
+            pruned: s.load(&lane_tasks.iter().map(|t| f32::from(t.mask.is_some())).collect::<Vec<f32>>()),
             context: Context {
                 models: tasks.len(),
                 hyperparameters: hyperparameters.iter().map(|&h| h.clone()).collect(),
@@ -374,6 +377,7 @@ impl<S: Simd> Lanes<S> {
                         input,
                         varied,
                         equal,
+                        pruned: self.pruned,
                         output,
                         winners,
                         undecided: &mut self.undecided,

@@ -66,7 +66,13 @@ pub struct Parameters {
 /// The forward pass of a layer.
 ///
 /// `decide` tells which of a unit's four candidates wins where f32 leaves it open.
-pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32], mut decide: impl FnMut(usize) -> usize) -> Pass {
+pub fn forward(
+    layer: &Layer,
+    parameters: &[f32],
+    input: &[f32],
+    pruned: bool,
+    mut decide: impl FnMut(usize) -> usize,
+) -> Pass {
     let [rows, columns] = layer.output_map();
     let mut pass = Pass::default();
     for row in 0..rows {
@@ -77,7 +83,7 @@ pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32], mut decide: imp
                     let sums = corners.map(|corner| convolve(layer, parameters, input, output, corner));
                     let largest = sums.iter().fold(sums[0], |m, &sum| if exceeds(sum, m) { sum } else { m });
                     let unit = (row * columns + column) * layer.outputs + output;
-                    (largest, corners[winner(sums).unwrap_or_else(|| decide(unit))])
+                    (largest, corners[winner(sums, pruned).unwrap_or_else(|| decide(unit))])
                 } else {
                     let corner = corner(layer, row, column);
                     (convolve(layer, parameters, input, output, corner), corner)
@@ -215,7 +221,7 @@ impl Model {
     pub fn logits(&self, image: &[f32]) -> Vec<f32> {
         self.layers.iter().fold(image.to_vec(), |x, layer| {
             // Which one wins makes no difference to the maximum.
-            forward(layer, &self.parameters.values, &x, |_| 0).output
+            forward(layer, &self.parameters.values, &x, false, |_| 0).output
         })
     }
 
@@ -231,7 +237,7 @@ impl Model {
             let mut passes = Vec::new();
             for (i, layer) in self.layers.iter().enumerate() {
                 let input = inputs.last().expect("the image");
-                let mut pass = forward(layer, values, input, |unit| exact.winner(i, unit));
+                let mut pass = forward(layer, values, input, self.mask.is_some(), |unit| exact.winner(i, unit));
                 drop_units(layer, &self.hyperparameters, epoch, step, sample, &mut pass);
                 inputs.push(pass.output.clone());
                 passes.push(pass);
