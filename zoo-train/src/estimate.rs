@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use zoo_model::init::initial_parameters;
 use zoo_model::synthetic::noise_dataset;
-use zoo_model::{Activation, Architecture, Hyperparameters, Init, Network, Plan, Split};
+use zoo_model::{Activation, Architecture, Hyperparameters, Init, Network, Optimizer, Plan, Split};
 use zoo_stage::Interrupt;
 
 use crate::engine::{Engine, Task};
@@ -13,7 +13,7 @@ use crate::engine::{Engine, Task};
 /// Time spent measuring one kind of model.
 const CALIBRATION: Duration = Duration::from_millis(150);
 
-/// Seconds that one thread needs.
+/// Seconds that one thread needs for one model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rates {
     /// To train on one sample.
@@ -22,19 +22,28 @@ pub struct Rates {
     pub evaluate: f64,
 }
 
+type Kind = (Architecture, Activation, Optimizer, bool, [usize; 3], usize, usize);
+
 /// Measured rates by what they depend on.
 #[derive(Debug, Default)]
-pub struct Calibration(HashMap<(Architecture, Activation, bool, [usize; 3], usize), Rates>);
+pub struct Calibration(HashMap<Kind, Rates>);
 
 impl Calibration {
-    /// Rates for models like `h`, measured once for each kind.
-    pub fn rates(&mut self, engine: &dyn Engine, h: &Hyperparameters, shape: [usize; 3], classes: usize) -> Rates {
-        let kind = (h.architecture, h.activation, h.dropout > 0.0, shape, h.batch_size);
-        *self.0.entry(kind).or_insert_with(|| measure(engine, h, shape, classes))
+    /// Rates of one model of a cohort of `models` like `h`, measured once for each kind.
+    pub fn rates(
+        &mut self,
+        engine: &dyn Engine,
+        h: &Hyperparameters,
+        models: usize,
+        shape: [usize; 3],
+        classes: usize,
+    ) -> Rates {
+        let kind = (h.architecture, h.activation, h.optimizer, h.dropout > 0.0, shape, h.batch_size, models);
+        *self.0.entry(kind).or_insert_with(|| measure(engine, h, models, shape, classes))
     }
 
     /// Seconds that `threads` threads need to train a plan on splits of these sizes (train, val,
-    /// test), metrics included.
+    /// test), metrics included: each takes the next cohort when it is done with one.
     pub fn seconds(
         &mut self,
         engine: &dyn Engine,
@@ -47,22 +56,24 @@ impl Calibration {
         let kept = plan.train.kept_epochs();
         let evaluated = kept.len() * (val + test) + if kept.first() == Some(&0) { train } else { 0 };
         let trained = plan.train.epochs as usize * train;
-        let model = |h: &Hyperparameters| {
-            let rates = self.rates(engine, h, shape, classes);
-            trained as f64 * rates.train + evaluated as f64 * rates.evaluate
-        };
-        let total: f64 = plan.models.iter().map(|m| &m.hyperparameters).map(model).sum();
-        total / threads.clamp(1, plan.models.len().max(1)) as f64
+        let models: Vec<&Hyperparameters> = plan.models.iter().map(|m| &m.hyperparameters).collect();
+        let mut busy = vec![0f64; threads.max(1)];
+        for cohort in engine.cohorts(&models) {
+            let rates = self.rates(engine, models[cohort[0]], cohort.len(), shape, classes);
+            let seconds = trained as f64 * rates.train + evaluated as f64 * rates.evaluate;
+            let first_free = busy.iter_mut().min_by(|a, b| a.total_cmp(b)).expect("at least one thread");
+            *first_free += seconds * cohort.len() as f64;
+        }
+        busy.into_iter().fold(0.0, f64::max)
     }
 }
 
-fn measure(engine: &dyn Engine, h: &Hyperparameters, shape: [usize; 3], classes: usize) -> Rates {
+fn measure(engine: &dyn Engine, h: &Hyperparameters, models: usize, shape: [usize; 3], classes: usize) -> Rates {
     let Ok(network) = Network::new(h.architecture, h.activation, h.dropout, shape, classes) else {
         return Rates::default();
     };
     let batches = 4;
     let data = noise_dataset(shape, classes, batches * h.batch_size);
-    let models = engine.cohorts(&[h; 16]).first().map_or(1, Vec::len);
     // Weights of ordinary size: calibrating on saturated ones would time denormal numbers.
     let initial = initial_parameters(&network, Init::KaimingUniform, 0);
     let task = Task { initial, network, hyperparameters: h.clone(), mask: None, epochs_before: 0 };

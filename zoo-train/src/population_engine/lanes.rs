@@ -7,7 +7,7 @@ use std::ops::Range;
 use zoo_model::{Dataset, Hyperparameters, Optimizer, Split};
 
 use super::dropout::{Draw, Drop, Dropout};
-use super::exact::{Exact, WINDOW};
+use super::exact::{Exact, MOST_OPEN, WINDOW};
 use super::kernels::{
     Activate, Adam, ApplyMask, Below, Block, CrossEntropyGradient, DenseBackward, DenseForward, EqualPatches, FromRows,
     PooledBackward, PooledForward, Scale, Sgd, PAIRS,
@@ -109,9 +109,9 @@ impl Context {
         let (layer, lanes) = (&layers[index], self.hyperparameters.len());
         let columns = layer.output_map()[1];
         for (lane, h) in self.hyperparameters.iter().take(self.models).enumerate() {
-            let mut units =
-                undecided.iter().filter(|(_, bits)| bits >> lane & 1 == 1).map(|&(unit, _)| unit).peekable();
-            if units.peek().is_none() {
+            let units = undecided.iter().filter(|(_, bits)| bits >> lane & 1 == 1);
+            let units: Vec<usize> = units.map(|&(unit, _)| unit).collect();
+            if units.is_empty() || units.len() > MOST_OPEN {
                 continue;
             }
             let mut flat = vec![0.0; self.places.len()];

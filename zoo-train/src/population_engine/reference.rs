@@ -10,7 +10,7 @@ use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::{Hyperparameters, Optimizer};
 
 use super::dropout::Draw;
-use super::exact::{winner, Exact, WINDOW};
+use super::exact::{is_open, largest_of, Exact, MOST_OPEN, WINDOW};
 use super::functions::{activate, exp};
 use super::kernels::{take, Block, OUTPUTS_AT_ONCE};
 use super::layers::Layer;
@@ -65,16 +65,17 @@ pub struct Parameters {
 
 /// The forward pass of a layer.
 ///
-/// `decide` tells which of a unit's four candidates wins where f32 leaves it open.
+/// `decide` may tell which of a unit's four candidates wins where f32 leaves it open.
 pub fn forward(
     layer: &Layer,
     parameters: &[f32],
     input: &[f32],
     pruned: bool,
-    mut decide: impl FnMut(usize) -> usize,
+    mut decide: impl FnMut(usize) -> Option<usize>,
 ) -> Pass {
     let [rows, columns] = layer.output_map();
     let mut pass = Pass::default();
+    let mut open = Vec::new();
     for row in 0..rows {
         for column in 0..columns {
             for output in 0..layer.outputs {
@@ -83,7 +84,14 @@ pub fn forward(
                     let sums = corners.map(|corner| convolve(layer, parameters, input, output, corner));
                     let largest = sums.iter().fold(sums[0], |m, &sum| if exceeds(sum, m) { sum } else { m });
                     let unit = (row * columns + column) * layer.outputs + output;
-                    (largest, corners[winner(sums, pruned).unwrap_or_else(|| decide(unit))])
+                    let value = |corner: usize, tap: usize| input[corner + tap_offset(layer, tap)];
+                    let equal = |p: usize, q: usize| {
+                        (0..layer.taps()).all(|tap| value(corners[p], tap) == value(corners[q], tap))
+                    };
+                    if is_open(sums, pruned, equal) {
+                        open.push((unit, corners));
+                    }
+                    (largest, corners[largest_of(sums)])
                 } else {
                     let corner = corner(layer, row, column);
                     (convolve(layer, parameters, input, output, corner), corner)
@@ -98,6 +106,13 @@ pub fn forward(
                 pass.output.push(value);
                 pass.derivative.push(derivative);
                 pass.corners.push(winner);
+            }
+        }
+    }
+    if open.len() <= MOST_OPEN {
+        for (unit, corners) in open {
+            if let Some(winner) = decide(unit) {
+                pass.corners[unit] = corners[winner];
             }
         }
     }
@@ -221,7 +236,7 @@ impl Model {
     pub fn logits(&self, image: &[f32]) -> Vec<f32> {
         self.layers.iter().fold(image.to_vec(), |x, layer| {
             // Which one wins makes no difference to the maximum.
-            forward(layer, &self.parameters.values, &x, false, |_| 0).output
+            forward(layer, &self.parameters.values, &x, false, |_| None).output
         })
     }
 
@@ -237,7 +252,7 @@ impl Model {
             let mut passes = Vec::new();
             for (i, layer) in self.layers.iter().enumerate() {
                 let input = inputs.last().expect("the image");
-                let mut pass = forward(layer, values, input, self.mask.is_some(), |unit| exact.winner(i, unit));
+                let mut pass = forward(layer, values, input, self.mask.is_some(), |unit| Some(exact.winner(i, unit)));
                 drop_units(layer, &self.hyperparameters, epoch, step, sample, &mut pass);
                 inputs.push(pass.output.clone());
                 passes.push(pass);
