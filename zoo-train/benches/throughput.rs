@@ -66,7 +66,10 @@ impl<S: Simd> Kernel<S> for Peak {
 /// Multiply-adds a second on one core.
 fn peak<S: Simd>(s: S) -> f64 {
     let rounds = 10_000;
-    f64::from(rounds) * (CHAINS * S::LANES) as f64 / seconds(|| drop(black_box(s.vectorize(Peak(rounds)))))
+    f64::from(rounds) * (CHAINS * S::LANES) as f64
+        / seconds(|| {
+            black_box(s.vectorize(Peak(rounds)));
+        })
 }
 
 struct Row {
