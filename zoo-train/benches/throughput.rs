@@ -11,8 +11,8 @@ use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Init, Optimizer, Split};
 use zoo_stage::Interrupt;
 use zoo_train::population_engine::kernels::{
-    Activate, Adam, Below, Block, DenseBackward, DenseForward, EqualPatches, FromRows, PooledBackward, PooledForward,
-    PAIRS,
+    Activate, Adam, Below, Block, DenseBackward, DenseForward, EqualPatches, FindEqualPatches, FromRows,
+    PooledBackward, PooledForward,
 };
 use zoo_train::population_engine::layers::{layers, Layer};
 use zoo_train::population_engine::rows::Rows;
@@ -104,10 +104,8 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
     let of = |b: Block| (b.first * layer.taps()..(b.first + b.size) * layer.taps(), b.first..b.first + b.size);
     let mut rows = Vec::new();
     if layer.pooled {
-        let (mut varied, mut undecided) = (vectors(layer.positions()), Vec::new());
-        let mut equal = vectors(layer.positions() * PAIRS.len());
-        let time =
-            seconds(|| s.vectorize(EqualPatches { layer, input: &input, varied: &mut varied, equal: &mut equal }));
+        let (mut equal, mut undecided) = (EqualPatches::new(layer), Vec::new());
+        let time = seconds(|| s.vectorize(FindEqualPatches { layer, input: &input, equal: &mut equal }));
         rows.push(Row { name: "equal patches".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
         let time = seconds(|| {
             undecided.clear();
@@ -119,9 +117,7 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
                     weight: &weight[w],
                     bias: &bias[b],
                     input: &input,
-                    varied: &varied,
                     equal: &equal,
-                    pruned: s.splat(0.0),
                     output: &mut output,
                     winners: &mut winners,
                     undecided: &mut undecided,

@@ -6,7 +6,7 @@
 //! to which what rounding took from them is added back; of the network below, only what the window
 //! sees is computed.
 
-use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use zoo_model::random::{dropout_threshold, philox, Purpose};
@@ -28,52 +28,67 @@ pub fn largest_of(sums: [f32; 4]) -> usize {
     (1..4).fold(0, |w, p| if better(sums[p], sums[w]) { p } else { w })
 }
 
-/// Whether rounding may have decided a window: of two candidates that are close to the largest, the
-/// patches are not `equal`.
+/// Pairs of a window's candidates.
+pub const PAIRS: [(usize, usize); 6] = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)];
+
+/// Whether rounding may have decided a window: of a pair of candidates that are close to the
+/// largest, the patches are unequal.
 ///
 /// In a pruned model equal sums are no such candidates: few weights are left in a kernel, and what
 /// they see is often the same.
-pub fn is_open(sums: [f32; 4], pruned: bool, equal: impl Fn(usize, usize) -> bool) -> bool {
+pub fn is_open(sums: [f32; 4], pruned: bool, unequal: [bool; 6]) -> bool {
     let best = sums[largest_of(sums)];
     let bound = best - best.abs().mul_add(CLOSE, CLOSE);
-    let mut pairs = (0..4).flat_map(|q| (0..q).map(move |p| (p, q)));
-    pairs.any(|(p, q)| bound < sums[p] && bound < sums[q] && (sums[p] != sums[q] || !pruned) && !equal(p, q))
+    let close = |p: usize, q: usize| bound < sums[p] && bound < sums[q] && (sums[p] != sums[q] || !pruned);
+    PAIRS.iter().zip(unequal).any(|(&(p, q), unequal)| unequal && close(p, q))
 }
 
-/// Most open units of a layer and sample that are decided exactly. Saturated models, whose maps
-/// hardly vary, leave more open than it is worth to decide; they keep the winners of f32.
+/// A window is open only where the derivative of its output is at least this: through a saturated
+/// or dropped unit hardly any gradient passes to the winner.
+pub const SIGNIFICANT: f32 = 1.0 / (1 << 12) as f32;
+
+/// Most open units of a layer and sample that are decided exactly. Models whose maps hardly vary
+/// leave more open than it is worth to decide; they keep the winners of f32.
 pub const MOST_OPEN: usize = 4;
 
-/// One model's pooled layers on one sample, in f64, computed as far as asked for.
-pub struct Exact<'a> {
-    layers: &'a [Layer],
-    /// For each pooled layer (taps, outputs).
-    weights: Vec<Vec<f64>>,
-    biases: Vec<Vec<f64>>,
-    /// (height, width, channels).
-    image: Vec<f64>,
-    dropout: Option<(&'a Hyperparameters, Draw, usize)>,
-    /// Outputs at a layer's position.
-    known: HashMap<(usize, usize, usize), Rc<[f64]>>,
+/// Weights of some outputs of a layer, (taps, outputs), and their biases.
+struct Kernels {
+    weights: Vec<f64>,
+    biases: Vec<f64>,
 }
 
-impl<'a> Exact<'a> {
-    /// `parameter(place)` is the value at a place of PyTorch's flat vector; `dropout` is the place
-    /// of the sample in the random draws.
+/// The input of a layer, (height, width, channels), as far as it is known.
+struct Map {
+    values: Vec<f64>,
+    /// (height, width)
+    known: Vec<bool>,
+}
+
+/// One model's pooled layers on one sample, in f64, computed as far as asked for.
+pub struct Exact<'a, P> {
+    layers: &'a [Layer],
+    parameter: P,
+    dropout: Option<(&'a Hyperparameters, Draw, usize)>,
+    /// One a layer, of all outputs, of those that lie below a window that was asked for.
+    kernels: Vec<Option<Rc<Kernels>>>,
+    /// One a layer.
+    inputs: Vec<Map>,
+}
+
+impl<'a, P: Fn(usize) -> f64> Exact<'a, P> {
+    /// `parameter(place)` is the value at a place of PyTorch's flat vector, `image` the input
+    /// (height, width, channels); `dropout` is the place of the sample in the random draws.
     pub fn new(
         layers: &'a [Layer],
-        parameter: impl Fn(usize) -> f64,
+        parameter: P,
         image: Vec<f64>,
         dropout: Option<(&'a Hyperparameters, Draw, usize)>,
     ) -> Self {
-        let pooled = layers.iter().filter(|l| l.pooled);
-        let weights = pooled.clone().map(|layer| {
-            let taps = (0..layer.taps()).flat_map(|tap| (0..layer.outputs).map(move |o| (tap, o)));
-            taps.map(|(tap, o)| parameter(layer.weight_place(o, tap))).collect()
-        });
-        let biases = pooled.map(|layer| layer.bias.clone().map(&parameter).collect());
-        let (weights, biases) = (weights.collect(), biases.collect());
-        Self { layers, weights, biases, image, dropout, known: HashMap::new() }
+        let unknown = |l: &Layer| Map { values: vec![0.0; l.inputs()], known: vec![false; l.height * l.width] };
+        let pooled = layers.iter().take_while(|l| l.pooled).skip(1);
+        let known = Map { values: image, known: vec![true; layers[0].height * layers[0].width] };
+        let inputs: Vec<Map> = std::iter::once(known).chain(pooled.map(unknown)).collect();
+        Self { layers, parameter, dropout, kernels: vec![None; inputs.len()], inputs }
     }
 
     /// Which candidate wins the window of a unit (position x outputs + output): the first of the
@@ -81,25 +96,37 @@ impl<'a> Exact<'a> {
     pub fn winner(&mut self, layer: usize, unit: usize) -> usize {
         let (outputs, [_, columns]) = (self.layers[layer].outputs, self.layers[layer].output_map());
         let (position, output) = (unit / outputs, unit % outputs);
-        let sums = self.window(layer, position / columns, position % columns);
-        (1..4).fold(0, |w, p| if sums[p][output] > sums[w][output] { p } else { w })
+        let kernels = self.kernels(layer, output..output + 1);
+        let sums = self.window(layer, &kernels, position / columns, position % columns);
+        (1..4).fold(0, |w, p| if sums[p][0] > sums[w][0] { p } else { w })
     }
 
-    /// The sums (outputs) of a window's four positions.
-    fn window(&mut self, layer: usize, row: usize, column: usize) -> [Vec<f64>; 4] {
-        WINDOW.map(|(down, right)| self.sums(layer, 2 * row + down, 2 * column + right))
+    fn kernels(&self, layer: usize, outputs: Range<usize>) -> Kernels {
+        let layer = &self.layers[layer];
+        let of_tap = |tap| outputs.clone().map(move |o| layer.weight_place(o, tap));
+        Kernels {
+            weights: (0..layer.taps()).flat_map(of_tap).map(&self.parameter).collect(),
+            biases: layer.bias.clone().skip(outputs.start).take(outputs.len()).map(&self.parameter).collect(),
+        }
     }
 
-    /// Bias + sum of weight x input (outputs), before pooling.
-    fn sums(&mut self, layer: usize, row: usize, column: usize) -> Vec<f64> {
-        let [rows, columns] = self.layers[layer].kernel;
-        let (outputs, channels) = (self.layers[layer].outputs, self.layers[layer].channels);
-        let mut sums = self.biases[layer].clone();
+    /// The sums (outputs of the kernels) of a window's four positions.
+    fn window(&mut self, layer: usize, kernels: &Kernels, row: usize, column: usize) -> [Vec<f64>; 4] {
+        WINDOW.map(|(down, right)| self.sums(layer, kernels, 2 * row + down, 2 * column + right))
+    }
+
+    /// Bias + sum of weight x input (outputs of the kernels), before pooling.
+    fn sums(&mut self, layer: usize, kernels: &Kernels, row: usize, column: usize) -> Vec<f64> {
+        let here = &self.layers[layer];
+        let [rows, columns] = here.kernel;
         for (y, x) in (0..rows).flat_map(|y| (0..columns).map(move |x| (y, x))) {
-            let input = self.input(layer, row + y, column + x);
-            let taps = (y * columns + x) * channels;
-            let weights = self.weights[layer][taps * outputs..].chunks_exact(outputs);
-            for (value, weights) in input.iter().zip(weights) {
+            self.know(layer, row + y, column + x);
+        }
+        let mut sums = kernels.biases.clone();
+        let mut weights = kernels.weights.chunks_exact(sums.len());
+        for y in 0..rows {
+            let start = (row + y) * here.input_row() + column * here.channels;
+            for (value, weights) in self.inputs[layer].values[start..][..here.tap_row()].iter().zip(&mut weights) {
                 for (sum, weight) in sums.iter_mut().zip(weights) {
                     *sum += weight * value;
                 }
@@ -108,27 +135,24 @@ impl<'a> Exact<'a> {
         sums
     }
 
-    /// The layer's input (channels) at a position.
-    fn input(&mut self, layer: usize, row: usize, column: usize) -> Rc<[f64]> {
-        let (width, channels) = (self.layers[layer].width, self.layers[layer].channels);
-        let position = row * width + column;
-        if layer == 0 {
-            return self.image[position * channels..][..channels].into();
+    /// Computes the layer's input (channels) at a position, if it is not known.
+    fn know(&mut self, layer: usize, row: usize, column: usize) {
+        let position = row * self.layers[layer].width + column;
+        if self.inputs[layer].known[position] {
+            return;
         }
-        let key = (layer, row, column);
-        if let Some(known) = self.known.get(&key) {
-            return known.clone();
-        }
-        let sums = self.window(layer - 1, row, column);
         let before = &self.layers[layer - 1];
-        let output = |o: usize| {
+        let kernels = self.kernels[layer - 1].clone();
+        let kernels = kernels.unwrap_or_else(|| Rc::new(self.kernels(layer - 1, 0..before.outputs)));
+        self.kernels[layer - 1] = Some(kernels.clone());
+        let sums = self.window(layer - 1, &kernels, row, column);
+        for o in 0..before.outputs {
             let sum = (1..4).fold(sums[0][o], |m, p| if sums[p][o] > m { sums[p][o] } else { m });
             let value = before.activation.map_or(sum, |activation| activate(activation, sum));
-            value * self.dropout_factor(before, position * before.outputs + o)
-        };
-        let outputs: Rc<[f64]> = (0..before.outputs).map(output).collect();
-        self.known.insert(key, outputs.clone());
-        outputs
+            let unit = position * before.outputs + o;
+            self.inputs[layer].values[unit] = value * self.dropout_factor(before, unit);
+        }
+        self.inputs[layer].known[position] = true;
     }
 
     fn dropout_factor(&self, layer: &Layer, unit: usize) -> f64 {
@@ -170,15 +194,15 @@ mod tests {
 
     #[test]
     fn only_close_and_unequal_candidates_leave_a_window_open() {
-        let open = |sums| is_open(sums, false, |_, _| false);
+        let open = |sums| is_open(sums, false, [true; 6]);
         assert!(!open([1.0, 3.0, 2.0, 0.0]));
         assert!(open([1.0, 1.0 + 1e-6, 0.0, 0.0]));
         assert!(open([1.0, 0.0, 1.0, 0.0]));
         assert!(!open([1.0, f32::NAN, 2.0, f32::NAN]));
         assert!(open([1e9, 1e9 - 512.0, 0.0, 0.0]));
-        assert!(!is_open([1.0, 0.0, 1.0, 0.0], false, |p, q| (p, q) == (0, 2)));
-        assert!(!is_open([1.0, 0.0, 1.0, 0.0], true, |_, _| false));
-        assert!(is_open([1.0, 1.0 + 1e-6, 0.0, 0.0], true, |_, _| false));
+        assert!(!is_open([1.0, 0.0, 1.0, 0.0], false, PAIRS.map(|pair| pair != (0, 2))));
+        assert!(!is_open([1.0, 0.0, 1.0, 0.0], true, [true; 6]));
+        assert!(is_open([1.0, 1.0 + 1e-6, 0.0, 0.0], true, [true; 6]));
         assert_eq!(largest_of([1.0, f32::NAN, 2.0, f32::NAN]), 1);
     }
 }

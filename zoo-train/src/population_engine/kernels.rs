@@ -13,6 +13,8 @@ use std::ops::Range;
 
 use zoo_model::Activation;
 
+#[cfg(doc)]
+use super::exact::is_open;
 use super::exact::CLOSE;
 use super::functions::{activate, exp};
 use super::layers::Layer;
@@ -81,19 +83,15 @@ pub struct PooledForward<'a, S: Simd, const TRAINING: bool> {
     pub bias: &'a [S::F],
     /// Input of the layer.
     pub input: &'a [S::F],
-    /// As [`EqualPatches`] has it, if training.
-    pub varied: &'a [S::F],
-    /// As [`EqualPatches`] has it, if training.
-    pub equal: &'a [S::F],
-    /// 1 where the model is pruned, else 0.
-    pub pruned: S::F,
+    /// Of the input, if training.
+    pub equal: &'a EqualPatches,
     /// Output of the layer, (positions, outputs).
     pub output: &'a mut [S::F],
     /// If training: where the winning patch begins in the input, as the bits of a u32, for each
     /// output.
     pub winners: &'a mut [S::F],
-    /// If training, added to: units whose winners rounding may have decided, and in which lanes.
-    pub undecided: &'a mut Vec<(usize, u32)>,
+    /// If training, added to: units whose winners rounding may have decided, see [`is_open`].
+    pub undecided: &'a mut Vec<Undecided<S>>,
 }
 
 impl<S: Simd, const TRAINING: bool> Kernel<S> for PooledForward<'_, S, TRAINING> {
@@ -141,127 +139,127 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
                 }
                 let unit = (y * columns + x) * layer.outputs + self.block.first;
                 let output = &mut self.output[unit..unit + B];
-                let mut close = s.lt(s.splat(0.0), s.splat(0.0));
+                let unequal = if TRAINING { self.equal.unequal(layer, y * columns + x) } else { [0; 6] };
                 unrolled!(B, |o| {
                     let candidates = [a[o], b[o], c[o], d[o]];
                     let (best, winner) = largest(s, candidates, corners);
                     output[o] = best;
                     if TRAINING {
                         self.winners[unit + o] = winner;
-                        close = s.or(close, are_close(s, candidates, best));
+                        let lanes = open_lanes(s, candidates, best, unequal);
+                        if lanes != 0 {
+                            self.undecided.push(Undecided { unit: unit + o, lanes, candidates });
+                        }
                     }
                 });
-                if TRAINING && s.bits(s.and(close, s.lt(s.splat(0.0), self.varied[y * columns + x]))) != 0 {
-                    let varied = s.lt(s.splat(0.0), self.varied[y * columns + x]);
-                    let equal = &self.equal[(y * columns + x) * PAIRS.len()..][..PAIRS.len()];
-                    unrolled!(B, |o| {
-                        let candidates = [a[o], b[o], c[o], d[o]];
-                        let close = unequal_are_close(s, candidates, output[o], equal, self.pruned);
-                        let close = s.bits(s.and(varied, close));
-                        if close != 0 {
-                            self.undecided.push((unit + o, close));
-                        }
-                    });
-                }
             }
         }
     }
 }
 
-/// Pairs of a window's candidates.
-pub const PAIRS: [(usize, usize); 6] = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)];
+/// A unit of a pooled convolution whose window is open in some lanes.
+pub struct Undecided<S: Simd> {
+    /// The unit.
+    pub unit: usize,
+    /// The lanes.
+    pub lanes: u32,
+    /// Sums of the window's four positions.
+    pub candidates: [S::F; 4],
+}
 
-/// Where the winner is open: two candidates are close to the best one whose patches are not equal.
-/// In a pruned model equal sums are not open: most of them are of the few weights that are left.
+/// Lanes in which a window is open as [`is_open`] has it of models that are not pruned.
 #[inline(always)]
-fn unequal_are_close<S: Simd>(s: S, candidates: [S::F; 4], best: S::F, equal: &[S::F], pruned: S::F) -> S::M {
-    let one = s.splat(1.0);
+fn open_lanes<S: Simd>(s: S, [a, b, c, d]: [S::F; 4], best: S::F, unequal: [u32; 6]) -> u32 {
     let bound = s.sub(best, s.fma(s.abs(best), s.splat(CLOSE), s.splat(CLOSE)));
-    let mut close = s.lt(bound, bound);
-    for (&(p, q), &equal) in PAIRS.iter().zip(equal) {
-        let (a, b) = (candidates[p], candidates[q]);
-        let both = s.and(s.and(s.lt(bound, a), s.lt(bound, b)), s.lt(equal, one));
-        let differ = s.or(s.lt(pruned, one), s.or(s.lt(a, b), s.lt(b, a)));
-        close = s.or(close, s.and(both, differ));
+    let (a, b) = (s.bits(s.lt(bound, a)), s.bits(s.lt(bound, b)));
+    let (c, d) = (s.bits(s.lt(bound, c)), s.bits(s.lt(bound, d)));
+    let [ab, ac, ad, bc, bd, cd] = unequal;
+    a & (b & ab | c & ac | d & ad) | b & (c & bc | d & bd) | c & d & cd
+}
+
+/// Which of the patches of an input that are next to each other are equal, by lane: about those, as
+/// in an image's background, there is nothing to decide.
+#[derive(Debug, Clone, Default)]
+pub struct EqualPatches {
+    /// (height, width): lanes in which the patch that begins there equals the one to its right.
+    right: Vec<u16>,
+    /// The one below it.
+    below: Vec<u16>,
+}
+
+impl EqualPatches {
+    /// For a layer's input; none are.
+    pub fn new(layer: &Layer) -> Self {
+        let none = vec![0; layer.height * layer.width];
+        Self { right: none.clone(), below: none }
     }
-    close
+
+    /// Lanes in which the candidates of a window, at `position` of the layer's output, have unequal
+    /// patches, in the order of [`PAIRS`](super::exact::PAIRS). Patches on a diagonal are held to
+    /// be equal where both equal a third one.
+    #[inline(always)]
+    pub fn unequal(&self, layer: &Layer, position: usize) -> [u32; 6] {
+        let columns = layer.output_map()[1];
+        let corner = 2 * (position / columns * layer.width + position % columns);
+        let (ab, cd) = (u32::from(self.right[corner]), u32::from(self.right[corner + layer.width]));
+        let (ac, bd) = (u32::from(self.below[corner]), u32::from(self.below[corner + 1]));
+        [!ab, !ac, !(ab & bd | ac & cd), !(ab & ac | bd & cd), !bd, !cd]
+    }
 }
 
-/// Where at least two candidates for a window's maximum are close to the best one.
-#[inline(always)]
-fn are_close<S: Simd>(s: S, [a, b, c, d]: [S::F; 4], best: S::F) -> S::M {
-    let bound = s.sub(best, s.fma(s.abs(best), s.splat(CLOSE), s.splat(CLOSE)));
-    let (a, b, c, d) = (s.lt(bound, a), s.lt(bound, b), s.lt(bound, c), s.lt(bound, d));
-    s.or(s.or(s.and(a, b), s.and(c, d)), s.and(s.or(a, b), s.or(c, d)))
-}
-
-/// Which candidates of a pooled convolution's windows have equal patches, lanes: about those, as in
-/// an image's background or along a straight edge, there is nothing to decide.
-pub struct EqualPatches<'a, S: Simd> {
+/// Fills [`EqualPatches`] from a layer's input, lanes.
+pub struct FindEqualPatches<'a, S: Simd> {
     /// The layer.
     pub layer: &'a Layer,
-    /// Input of the layer.
+    /// Its input.
     pub input: &'a [S::F],
-    /// (positions): 0 where the window is of one colour, else 1.
-    pub varied: &'a mut [S::F],
-    /// (positions, pairs), where not all lanes are of one colour: 1 where the two are equal, else 0.
-    pub equal: &'a mut [S::F],
+    /// What is found.
+    pub equal: &'a mut EqualPatches,
 }
 
-impl<S: Simd> Kernel<S> for EqualPatches<'_, S> {
+impl<S: Simd> Kernel<S> for FindEqualPatches<'_, S> {
     type Output = ();
 
     #[inline(always)]
     fn run(self, s: S) {
-        let layer = self.layer;
-        let [rows, columns] = layer.output_map();
-        let (right, below, tap_row) = (layer.channels, layer.input_row(), layer.tap_row());
-        let (zero, one) = (s.splat(0.0), s.splat(1.0));
-        let all = s.le(zero, zero);
-        for y in 0..rows {
-            for x in 0..columns {
-                let (position, corner) = (y * columns + x, 2 * (y * below + x * right));
-                let colour = &self.input[corner..][..right];
-                let mut same = all;
-                for row in 0..=layer.kernel[0] {
-                    let patch = &self.input[corner + row * below..][..tap_row + right];
-                    for pixel in patch.chunks_exact(right) {
-                        same = s.and(same, are_equal(s, pixel, colour));
-                    }
-                    if s.bits(same) == 0 {
-                        break;
-                    }
+        let Layer { width, channels, kernel: [rows, columns], .. } = *self.layer;
+        let EqualPatches { right, below } = self.equal;
+        // First single pixels. What is found across the map's edges, no patch contains.
+        for (map, distance) in [(&mut *right, channels), (&mut *below, width * channels)] {
+            let pixels = self.input.chunks_exact(channels).zip(self.input[distance..].chunks_exact(channels));
+            for (equal, (pixel, other)) in map.iter_mut().zip(pixels) {
+                let mut lanes = s.eq(pixel[0], other[0]);
+                for (&a, &b) in pixel.iter().zip(other).skip(1) {
+                    lanes = s.and(lanes, s.eq(a, b));
                 }
-                self.varied[position] = s.select(same, zero, one);
-                if s.bits(same) == s.bits(all) {
-                    continue;
-                }
-                let corners = [corner, corner + right, corner + below, corner + below + right];
-                let pairs = self.equal[position * PAIRS.len()..][..PAIRS.len()].iter_mut();
-                for (equal, &(p, q)) in pairs.zip(&PAIRS) {
-                    let mut same = all;
-                    for row in 0..layer.kernel[0] {
-                        let patch = |corner: usize| &self.input[corner + row * below..][..tap_row];
-                        same = s.and(same, are_equal(s, patch(corners[p]), patch(corners[q])));
-                        if s.bits(same) == 0 {
-                            break;
-                        }
-                    }
-                    *equal = s.select(same, one, zero);
-                }
+                *equal = s.bits(lanes) as u16;
+            }
+        }
+        for map in [right, below] {
+            for distance in std::iter::repeat_n(1, columns - 1).chain(std::iter::repeat_n(width, rows - 1)) {
+                and_with_later(map, distance);
             }
         }
     }
 }
 
-/// Where all values are equal.
+/// `map[i] &= map[i + distance]`, from the front on.
 #[inline(always)]
-fn are_equal<S: Simd>(s: S, a: &[S::F], b: &[S::F]) -> S::M {
-    let mut equal = s.le(s.splat(0.0), s.splat(0.0));
-    for (&a, &b) in a.iter().zip(b) {
-        equal = s.and(equal, s.and(s.le(a, b), s.le(b, a)));
+fn and_with_later(map: &mut [u16], distance: usize) {
+    const AT_ONCE: usize = 16;
+    let count = map.len() - distance;
+    let whole = count / AT_ONCE * AT_ONCE;
+    for start in (0..whole).step_by(AT_ONCE) {
+        // Copied, so that the compiler may compute all of them at once.
+        let mut later = [0; AT_ONCE];
+        later.copy_from_slice(&map[start + distance..][..AT_ONCE]);
+        for (here, later) in map[start..][..AT_ONCE].iter_mut().zip(later) {
+            *here &= later;
+        }
     }
-    equal
+    for i in whole..count {
+        map[i] &= map[i + distance];
+    }
 }
 
 /// The largest of a window's values, and the bits of its corner. The first of equals wins.

@@ -7,10 +7,10 @@ use std::ops::Range;
 use zoo_model::{Dataset, Hyperparameters, Optimizer, Split};
 
 use super::dropout::{Draw, Drop, Dropout};
-use super::exact::{Exact, MOST_OPEN, WINDOW};
+use super::exact::{is_open, Exact, MOST_OPEN, SIGNIFICANT, WINDOW};
 use super::kernels::{
-    Activate, Adam, ApplyMask, Below, Block, CrossEntropyGradient, DenseBackward, DenseForward, EqualPatches, FromRows,
-    PooledBackward, PooledForward, Scale, Sgd, PAIRS,
+    Activate, Adam, ApplyMask, Below, Block, CrossEntropyGradient, DenseBackward, DenseForward, EqualPatches,
+    FindEqualPatches, FromRows, PooledBackward, PooledForward, Scale, Sgd, Undecided,
 };
 use super::layers::Layer;
 use super::rows::Rows;
@@ -48,9 +48,9 @@ struct Scratch<S: Simd> {
     /// Derivative of the output by the sum before the activation.
     derivative: Vec<S::F>,
     winners: Vec<S::F>,
-    /// See [`EqualPatches`].
-    varied: Vec<S::F>,
-    equal: Vec<S::F>,
+    /// Of the input, if pooled.
+    equal: EqualPatches,
+    undecided: Vec<Undecided<S>>,
     /// Gradient of the sums before the activation (positions, outputs).
     gradient: Vec<S::F>,
     rows: Option<PooledRows>,
@@ -87,51 +87,59 @@ struct Context {
     models: usize,
     /// One a lane.
     hyperparameters: Vec<Hyperparameters>,
+    /// One a lane: whether the model has a mask.
+    pruned: Vec<bool>,
     /// For each value of the parameter vector its place in PyTorch's flat vector.
     places: Vec<u32>,
+    /// The inverse.
+    indices: Vec<u32>,
     /// The network's input for every pixel value, by channel.
     normalization: Vec<[f64; 256]>,
 }
 
 impl Context {
-    /// Decides the `undecided` units of a layer, lane by lane. `parameters` are the values and
-    /// residuals of the parameter vector, `winners` (units), both with a value a lane.
+    /// Decides the open ones of a layer's undecided units, lane by lane. `parameters` are the
+    /// values and residuals of the parameter vector, with a value a lane.
     #[cold]
-    fn decide(
+    fn decide<S: Simd>(
         &self,
         layers: &[Layer],
         index: usize,
-        undecided: &[(usize, u32)],
+        here: &mut Scratch<S>,
         [values, residuals]: [&[f32]; 2],
         sample: Sample,
-        winners: &mut [f32],
     ) {
-        let (layer, lanes) = (&layers[index], self.hyperparameters.len());
-        let columns = layer.output_map()[1];
-        for (lane, h) in self.hyperparameters.iter().take(self.models).enumerate() {
-            let units = undecided.iter().filter(|(_, bits)| bits >> lane & 1 == 1);
-            let units: Vec<usize> = units.map(|&(unit, _)| unit).collect();
-            if units.is_empty() || units.len() > MOST_OPEN {
+        let layer = &layers[index];
+        let Scratch { derivative, winners, equal, undecided, .. } = here;
+        let (derivative, winners) = (S::values(derivative), S::values_mut(winners));
+        for lane in 0..self.models {
+            let of_lane = |u: &&Undecided<S>| {
+                u.lanes >> lane & 1 == 1
+                    && derivative[u.unit * S::LANES + lane].abs() >= SIGNIFICANT
+                    && (!self.pruned[lane] || {
+                        let unequal = equal.unequal(layer, u.unit / layer.outputs).map(|lanes| lanes >> lane & 1 == 1);
+                        is_open(u.candidates.map(|sum| S::values(&[sum])[lane]), true, unequal)
+                    })
+            };
+            let open: Vec<usize> = undecided.iter().filter(of_lane).map(|u| u.unit).collect();
+            if open.is_empty() || open.len() > MOST_OPEN {
                 continue;
             }
-            let mut flat = vec![0.0; self.places.len()];
-            for (i, &place) in self.places.iter().enumerate() {
-                let at = i * lanes + lane;
-                flat[place as usize] = f64::from(values[at]) + f64::from(residuals[at]);
-            }
+            let parameter = |place: usize| {
+                let at = self.indices[place] as usize * S::LANES + lane;
+                f64::from(values[at]) + f64::from(residuals[at])
+            };
             let length = layers[0].inputs();
             let pixels = &sample.images[sample.indices[lane] * length..][..length];
             let image = image_in_f64(&layers[0], pixels, &self.normalization);
-            let dropout = sample.draw.map(|(draw, sample)| (h, draw, sample));
-            let mut exact = Exact::new(layers, |place| flat[place], image, dropout);
-            for unit in units {
-                let position = unit / layer.outputs;
-                let (down, right) = WINDOW[exact.winner(index, unit)];
-                let (row, column) = (2 * (position / columns) + down, 2 * (position % columns) + right);
-                let corner = row * layer.input_row() + column * layer.channels;
-                winners[unit * lanes + lane] = f32::from_bits(corner as u32);
+            let dropout = sample.draw.map(|(draw, sample)| (&self.hyperparameters[lane], draw, sample));
+            let mut exact = Exact::new(layers, parameter, image, dropout);
+            for unit in open {
+                let corner = layer.candidate(unit, WINDOW[exact.winner(index, unit)]);
+                winners[unit * S::LANES + lane] = f32::from_bits(corner as u32);
             }
         }
+        undecided.clear();
     }
 }
 
@@ -166,11 +174,7 @@ pub struct Lanes<S: Simd> {
     /// 1 where a parameter may differ from zero, else 0.
     mask: Option<Vec<S::F>>,
     image: Vec<S::F>,
-    /// 1 where a model has a mask, else 0.
-    pruned: S::F,
     scratch: Vec<Scratch<S>>,
-    /// Units whose winners are to be decided exactly, and in which lanes.
-    undecided: Vec<(usize, u32)>,
     /// The network's input for every pixel value, by channel.
     normalization: Vec<[f32; 256]>,
 }
@@ -217,11 +221,11 @@ impl<S: Simd> Lanes<S> {
             dropout: Dropout::new(s, &hyperparameters),
             step: from.map_or(0, |f| f[0].step),
             gradients: vec![s.splat(0.0); parameters.len()],
-            undecided: Vec::new(),
-            pruned: s.load(&lane_tasks.iter().map(|t| f32::from(t.mask.is_some())).collect::<Vec<f32>>()),
             context: Context {
                 models: tasks.len(),
                 hyperparameters: hyperparameters.iter().map(|&h| h.clone()).collect(),
+                pruned: lane_tasks.iter().map(|t| t.mask.is_some()).collect(),
+                indices: inverse(&places),
                 places,
                 normalization: data.normalization(),
             },
@@ -359,37 +363,31 @@ impl<S: Simd> Lanes<S> {
         let s = self.s;
         for (i, (layer, placement)) in self.layers.iter().zip(&self.placements).enumerate() {
             let (before, here) = self.scratch.split_at_mut(i);
-            let Scratch { output, derivative, winners, varied, equal, rows, .. } = &mut here[0];
+            let here = &mut here[0];
+            let Scratch { output, derivative, winners, equal, undecided, .. } = &mut *here;
             let input = before.last().map_or(&self.image, |b| &b.output);
             if TRAINING && layer.pooled {
-                s.vectorize(EqualPatches { layer, input, varied, equal });
+                s.vectorize(FindEqualPatches { layer, input, equal });
             }
             for &block in &placement.blocks {
                 let weight = &self.parameters[placement.weight_of(layer, block)];
                 let bias = &self.parameters[placement.bias_of(block)];
                 if layer.pooled {
-                    let (output, winners) = (&mut *output, &mut *winners);
+                    let (output, winners, undecided) = (&mut *output, &mut *winners, &mut *undecided);
                     s.vectorize(PooledForward::<S, TRAINING> {
                         layer,
                         block,
                         weight,
                         bias,
                         input,
-                        varied,
                         equal,
-                        pruned: self.pruned,
                         output,
                         winners,
-                        undecided: &mut self.undecided,
+                        undecided,
                     });
                 } else {
                     s.vectorize(DenseForward { layer, block, weight, bias, input, output });
                 }
-            }
-            if let (Some(sample), false) = (sample, self.undecided.is_empty()) {
-                let parameters = [S::values(&self.parameters), S::values(&self.residuals)];
-                self.context.decide(&self.layers, i, &self.undecided, parameters, sample, S::values_mut(winners));
-                self.undecided.clear();
             }
             if let Some(activation) = layer.activation {
                 s.vectorize(Activate::<S, TRAINING> { activation, output, derivative });
@@ -397,12 +395,16 @@ impl<S: Simd> Lanes<S> {
             if let (Some(module), Some((draw, sample))) = (layer.dropout, sample.and_then(|s| s.draw)) {
                 s.vectorize(Drop { dropout: &self.dropout, layer, module, draw, sample, output, derivative });
             }
-            if let (Some(rows), true) = (rows, TRAINING) {
-                rows.winners.load(s, winners);
-                if let Some(before) = before.last() {
-                    rows.input.load(s, &before.output);
-                    rows.input_derivative.load(s, &before.derivative);
-                }
+            let Some(sample) = sample else { continue };
+            if !undecided.is_empty() {
+                let parameters = [S::values(&self.parameters), S::values(&self.residuals)];
+                self.context.decide(&self.layers, i, here, parameters, sample);
+            }
+            let Some(rows) = &mut here.rows else { continue };
+            rows.winners.load(s, &here.winners);
+            if let Some(before) = before.last() {
+                rows.input.load(s, &before.output);
+                rows.input_derivative.load(s, &before.derivative);
             }
         }
     }
@@ -569,8 +571,8 @@ impl<S: Simd> Scratch<S> {
             // Stays 1 where no activation follows.
             derivative: vec![s.splat(1.0); layer.units()],
             winners: units(layer.pooled),
-            varied: vec![s.splat(0.0); if layer.pooled { layer.positions() } else { 0 }],
-            equal: vec![s.splat(0.0); if layer.pooled { layer.positions() * PAIRS.len() } else { 0 }],
+            equal: if layer.pooled { EqualPatches::new(layer) } else { EqualPatches::default() },
+            undecided: Vec::new(),
             gradient: units(true),
             rows: layer.pooled.then(|| PooledRows {
                 input: rows(layer.inputs()),
@@ -602,4 +604,12 @@ fn place<S: Simd>(layers: &[Layer]) -> (Vec<Placement>, Vec<u32>) {
         Placement { blocks, weight, bias }
     });
     (placements.collect(), places)
+}
+
+fn inverse(places: &[u32]) -> Vec<u32> {
+    let mut indices = vec![0; places.len()];
+    for (index, &place) in places.iter().enumerate() {
+        indices[place as usize] = index as u32;
+    }
+    indices
 }

@@ -94,6 +94,13 @@ impl Layer {
         self.weight.start + (output * self.channels + channel) * positions + position
     }
 
+    /// Where the patch of a pooled unit's candidate begins in the input: the one that is `(rows,
+    /// columns)` from the window's corner.
+    pub fn candidate(&self, unit: usize, (down, right): (usize, usize)) -> usize {
+        let (position, columns) = (unit / self.outputs, self.output_map()[1]);
+        (2 * (position / columns) + down) * self.input_row() + (2 * (position % columns) + right) * self.channels
+    }
+
     /// [`ROW`]s that cover a kernel row, and so the weight gradient of one output.
     pub fn segments(&self) -> usize {
         self.kernel[0] * self.tap_row().div_ceil(ROW)

@@ -153,6 +153,10 @@ impl Simd for Avx2 {
         intrinsic!(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b))
     }
     #[inline(always)]
+    fn eq(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b))
+    }
+    #[inline(always)]
     fn le(self, a: __m256, b: __m256) -> __m256 {
         intrinsic!(_mm256_cmp_ps::<_CMP_LE_OQ>(a, b))
     }
@@ -163,10 +167,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn and(self, a: __m256, b: __m256) -> __m256 {
         intrinsic!(_mm256_and_ps(a, b))
-    }
-    #[inline(always)]
-    fn or(self, a: __m256, b: __m256) -> __m256 {
-        intrinsic!(_mm256_or_ps(a, b))
     }
     #[inline(always)]
     fn bits(self, mask: __m256) -> u32 {

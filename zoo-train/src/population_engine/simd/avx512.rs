@@ -119,6 +119,10 @@ impl Simd for Avx512 {
         intrinsic!(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b))
     }
     #[inline(always)]
+    fn eq(self, a: __m512, b: __m512) -> __mmask16 {
+        intrinsic!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b))
+    }
+    #[inline(always)]
     fn le(self, a: __m512, b: __m512) -> __mmask16 {
         intrinsic!(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b))
     }
@@ -130,10 +134,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn and(self, a: __mmask16, b: __mmask16) -> __mmask16 {
         a & b
-    }
-    #[inline(always)]
-    fn or(self, a: __mmask16, b: __mmask16) -> __mmask16 {
-        a | b
     }
     #[inline(always)]
     fn bits(self, mask: __mmask16) -> u32 {

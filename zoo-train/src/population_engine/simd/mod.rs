@@ -88,14 +88,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn pow2(self, n: Self::F) -> Self::F;
     /// a < b; false for NaN.
     fn lt(self, a: Self::F, b: Self::F) -> Self::M;
+    /// a = b; false for NaN.
+    fn eq(self, a: Self::F, b: Self::F) -> Self::M;
     /// a <= b; false for NaN.
     fn le(self, a: Self::F, b: Self::F) -> Self::M;
     /// a > b, or a is NaN and b is not: whether a takes the maximum from b, as in PyTorch.
     fn exceeds(self, a: Self::F, b: Self::F) -> Self::M;
     /// Where both hold.
     fn and(self, a: Self::M, b: Self::M) -> Self::M;
-    /// Where one of them holds.
-    fn or(self, a: Self::M, b: Self::M) -> Self::M;
     /// Bit l is set where it holds in lane l.
     fn bits(self, mask: Self::M) -> u32;
     /// `a` where `mask`, else `b`.
@@ -252,11 +252,11 @@ mod tests {
             each(&|a, _, _| s.abs(a)),
             each(&|a, b, _| s.copysign(a, b)),
             each(&|a, b, _| mask(s.lt(a, b))),
+            each(&|a, b, _| mask(s.eq(a, b))),
             each(&|a, b, _| mask(s.le(a, b))),
             each(&|a, b, _| mask(s.exceeds(a, b))),
             each(&|a, b, c| s.select(s.lt(a, b), c, a)),
             each(&|a, b, c| mask(s.and(s.lt(a, b), s.lt(b, c)))),
-            each(&|a, b, c| mask(s.or(s.lt(a, b), s.lt(b, c)))),
             each(&|_, _, _| s.splat_bits(0x3f80_0001)),
         ];
         let powers: Vec<f32> = (0..256).map(|n| (n % 254) as f32 - 126.0).collect();

@@ -91,6 +91,10 @@ impl<const N: usize> Simd for Portable<N> {
         zip(a, b, |a, b| a < b)
     }
     #[inline(always)]
+    fn eq(self, a: Self::F, b: Self::F) -> Self::M {
+        zip(a, b, |a, b| a == b)
+    }
+    #[inline(always)]
     fn le(self, a: Self::F, b: Self::F) -> Self::M {
         zip(a, b, |a, b| a <= b)
     }
@@ -101,10 +105,6 @@ impl<const N: usize> Simd for Portable<N> {
     #[inline(always)]
     fn and(self, a: Self::M, b: Self::M) -> Self::M {
         zip(a, b, |a, b| a && b)
-    }
-    #[inline(always)]
-    fn or(self, a: Self::M, b: Self::M) -> Self::M {
-        zip(a, b, |a, b| a || b)
     }
     #[inline(always)]
     fn bits(self, mask: Self::M) -> u32 {
