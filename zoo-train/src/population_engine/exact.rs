@@ -147,7 +147,7 @@ impl<'a, P: Fn(usize) -> f64> Exact<'a, P> {
         self.kernels[layer - 1] = Some(kernels.clone());
         let sums = self.window(layer - 1, &kernels, row, column);
         for o in 0..before.outputs {
-            let sum = (1..4).fold(sums[0][o], |m, p| if sums[p][o] > m { sums[p][o] } else { m });
+            let sum = sums.iter().map(|sums| sums[o]).fold(f64::NEG_INFINITY, |m, sum| if sum > m { sum } else { m });
             let value = before.activation.map_or(sum, |activation| activate(activation, sum));
             let unit = position * before.outputs + o;
             self.inputs[layer].values[unit] = value * self.dropout_factor(before, unit);
