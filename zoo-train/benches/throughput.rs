@@ -1,11 +1,14 @@
 //! Model-samples per second of the population engine, beside the processor's measured
 //! fused-multiply-add peak, layer by layer and whole: `cargo bench -p zoo-train --bench throughput`.
 //!
-//! Filters, as words after `--`: `layers`, `rates`, `threads`. `ZOO_SIMD=avx2` forces AVX2.
+//! Filters, as words after `--`: `layers`, `rates`, `threads`. `ZOO_SIMD=avx2` forces AVX2. Images
+//! are noise, but in `threads` those of the prepared dataset that `ZOO_DATA` names.
 
 use std::hint::black_box;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use zoo_model::dataset::Samples;
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Init, Optimizer, Split};
@@ -61,6 +64,64 @@ impl<S: Simd> Kernel<S> for Peak {
         }
         [a, b, c, d, e, f, g, h, i, j, k, l].into_iter().fold(s.splat(0.0), |a, b| s.add(a, b))
     }
+}
+
+/// The first convolution's weight gradient with a model a lane throughout, for comparison with
+/// [`PooledBackward`]: each value under a tap is blended from the window's four candidates.
+struct BlendedWeights<'a, S: Simd> {
+    layer: &'a Layer,
+    input: &'a [S::F],
+    /// (positions, outputs)
+    gradient: &'a [S::F],
+    /// (positions, outputs, 3): where the second, third and fourth candidate wins.
+    wins: &'a [S::M],
+    /// (outputs, taps)
+    weight_gradient: &'a mut [S::F],
+}
+
+const KERNEL: usize = 5;
+
+impl<S: Simd> Kernel<S> for BlendedWeights<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        let (layer, [rows, columns]) = (self.layer, self.layer.output_map());
+        assert!(layer.kernel == [KERNEL; 2] && layer.channels == 1);
+        for (output, gradient) in self.weight_gradient.chunks_exact_mut(KERNEL * KERNEL).enumerate() {
+            for (kernel_row, sums) in gradient.chunks_exact_mut(KERNEL).enumerate() {
+                let mut kept: [S::F; KERNEL] = [sums[0], sums[1], sums[2], sums[3], sums[4]];
+                for (y, x) in (0..rows).flat_map(|y| (0..columns).map(move |x| (y, x))) {
+                    let unit = (y * columns + x) * layer.outputs + output;
+                    let g = self.gradient[unit];
+                    let [b, c, d] = [self.wins[3 * unit], self.wins[3 * unit + 1], self.wins[3 * unit + 2]];
+                    let at = (2 * y + kernel_row) * layer.width + 2 * x;
+                    let (upper, lower) =
+                        (&self.input[at..][..KERNEL + 1], &self.input[at + layer.width..][..KERNEL + 1]);
+                    for tap in 0..KERNEL {
+                        let value = s.select(b, upper[tap + 1], upper[tap]);
+                        let value = s.select(d, lower[tap + 1], s.select(c, lower[tap], value));
+                        kept[tap] = s.fma(g, value, kept[tap]);
+                    }
+                }
+                sums.copy_from_slice(&kept);
+            }
+        }
+    }
+}
+
+/// Nanoseconds a model-sample of [`BlendedWeights`].
+fn blended_weights<S: Simd>(s: S, layer: &Layer) -> f64 {
+    let vector = |i: usize| s.splat((i * 7919 % 251) as f32 / 251.0 - 0.5);
+    let input: Vec<S::F> = (0..layer.inputs()).map(vector).collect();
+    let gradient: Vec<S::F> = (0..layer.units()).map(vector).collect();
+    let wins: Vec<S::M> = (0..3 * layer.units()).map(|i| s.lt(vector(i), vector(i + 1))).collect();
+    let mut weight_gradient = vec![s.splat(0.0); layer.outputs * layer.taps()];
+    let time = seconds(|| {
+        let weight_gradient = &mut weight_gradient;
+        s.vectorize(BlendedWeights { layer, input: &input, gradient: &gradient, wins: &wins, weight_gradient });
+    });
+    time * 1e9 / S::LANES as f64
 }
 
 /// Multiply-adds a second on one core.
@@ -151,6 +212,11 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
             let (what, times) = if with_below { ("backward, both", 2) } else { ("backward, weights", 1) };
             rows.push(Row { name: name(what), multiply_adds: times * sparse, nanoseconds: time * 1e9 });
         }
+        if index == 0 && layer.kernel == [KERNEL; 2] && layer.channels == 1 {
+            // In brackets: it does not count in the sum.
+            let nanoseconds = blended_weights(s, layer);
+            rows.push(Row { name: "(weights by blending)".into(), multiply_adds: sparse, nanoseconds });
+        }
         let time = seconds(|| picked.load(s, &output));
         rows.push(Row { name: "to rows".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
         let (turned, stride) = (picked.values(), picked.stride());
@@ -225,7 +291,7 @@ fn layer_table<S: Simd>(s: S, architecture: Architecture, channels: usize) {
         let rows = layer_rows(s, layer, i);
         let both = rows.iter().any(|r| r.name.ends_with("both"));
         for row in rows {
-            if !(both && row.name.ends_with("weights")) {
+            if !(both && row.name.ends_with("weights")) && !row.name.starts_with('(') {
                 total += row.nanoseconds;
             }
             let share = row.multiply_adds as f64 / row.nanoseconds * 1e9 / peak;
@@ -313,11 +379,29 @@ fn multiply_adds(layer: &Layer, has_below: bool) -> usize {
     sparse * if layer.pooled { 4 } else { 1 } + sparse * if has_below { 2 } else { 1 }
 }
 
+/// The first samples of the dataset that `ZOO_DATA` names, or noise.
+fn headline_dataset() -> Dataset {
+    let Some(path) = std::env::var_os("ZOO_DATA") else { return noise_dataset([1, 28, 28], 10, 500) };
+    // Benchmarks run in their package's folder; a relative path is meant from the workspace's.
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    let data = Dataset::read(&path).unwrap_or_else(|e| panic!("{e}"));
+    let first = |split: Split| {
+        let samples = data.split(split);
+        let count = samples.labels.len().min(2_000);
+        Samples {
+            images: samples.images[..count * data.image_len()].to_vec(),
+            labels: samples.labels[..count].to_vec(),
+        }
+    };
+    Dataset::new(data.info.clone(), data.shape, Split::ALL.map(first)).expect("a part of a well-formed dataset")
+}
+
 /// The headline on 1, 2, ... threads.
 fn thread_table(engine: &PopulationEngine) {
-    let data = noise_dataset([1, 28, 28], 10, 500);
+    let data = headline_dataset();
     let h = hyperparameters(Architecture::CnnS);
-    println!("\nThreads, each with a cohort of its own: cnn-s, tanh, Adam\n| threads | training/s | times one |\n| --- | --- | --- |");
+    println!("\nThreads, each with a cohort of its own: cnn-s, tanh, Adam, {}", data.info.dataset);
+    println!("| threads | training/s | times one |\n| --- | --- | --- |");
     let mut one = None;
     for threads in 1..=std::thread::available_parallelism().map_or(1, usize::from) {
         let all: Vec<f64> = std::thread::scope(|scope| {

@@ -108,7 +108,7 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
     fn of_block<const B: usize>(self, s: S) {
         let layer = self.layer;
         let [rows, columns] = layer.output_map();
-        let (right, below, tap_row) = (layer.channels, layer.input_row(), layer.tap_row());
+        let (right, below) = (layer.channels, layer.input_row());
         let bias: [S::F; B] = std::array::from_fn(|o| self.bias[o]);
         assert!(layer.pooled && self.weight.len() == layer.taps() * B && self.input.len() >= layer.inputs());
         for y in 0..rows {
@@ -116,42 +116,50 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
                 let corner = 2 * (y * below + x * right);
                 let corners = [corner, corner + right, corner + below, corner + below + right];
                 let (mut a, mut b, mut c, mut d) = (bias, bias, bias, bias);
-                for ky in 0..layer.kernel[0] {
-                    // SAFETY: the window's last patch ends within the input, since output_map()
-                    // gives 2 * rows <= height - kernel rows + 1, and likewise columns; there are
-                    // taps() * B weights.
-                    unsafe {
-                        let weight = self.weight.as_ptr().add(ky * tap_row * B);
-                        let patches = corners.map(|c| self.input.as_ptr().add(c + ky * below));
-                        for tap in 0..tap_row {
-                            // All weights and one value at a time are in registers, beside the sums.
-                            let w: [S::F; B] = std::array::from_fn(|o| *weight.add(tap * B + o));
-                            let value = *patches[0].add(tap);
-                            unrolled!(B, |o| { a[o] = s.fma(w[o], value, a[o]) });
-                            let value = *patches[1].add(tap);
-                            unrolled!(B, |o| { b[o] = s.fma(w[o], value, b[o]) });
-                            let value = *patches[2].add(tap);
-                            unrolled!(B, |o| { c[o] = s.fma(w[o], value, c[o]) });
-                            let value = *patches[3].add(tap);
-                            unrolled!(B, |o| { d[o] = s.fma(w[o], value, d[o]) });
-                        }
+                // SAFETY: the window's last patch ends within the input, since output_map() gives
+                // 2 * rows <= height - kernel rows + 1, and likewise columns; there are taps() * B
+                // weights.
+                unsafe {
+                    let patches = corners.map(|c| self.input.as_ptr().add(c));
+                    let mut weight = self.weight.as_ptr();
+                    // One loop over all taps: two nested ones would spill sums between the rows.
+                    for &offset in &layer.tap_offsets {
+                        // All weights and one value at a time are in registers, beside the sums.
+                        let w: [S::F; B] = std::array::from_fn(|o| *weight.add(o));
+                        let value = *patches[0].add(offset);
+                        unrolled!(B, |o| { a[o] = s.fma(w[o], value, a[o]) });
+                        let value = *patches[1].add(offset);
+                        unrolled!(B, |o| { b[o] = s.fma(w[o], value, b[o]) });
+                        let value = *patches[2].add(offset);
+                        unrolled!(B, |o| { c[o] = s.fma(w[o], value, c[o]) });
+                        let value = *patches[3].add(offset);
+                        unrolled!(B, |o| { d[o] = s.fma(w[o], value, d[o]) });
+                        weight = weight.add(B);
                     }
                 }
                 let unit = (y * columns + x) * layer.outputs + self.block.first;
                 let output = &mut self.output[unit..unit + B];
-                let unequal = if TRAINING { self.equal.unequal(layer, y * columns + x) } else { [0; 6] };
+                let distinct = if TRAINING { self.equal.distinct(layer, y * columns + x) } else { [0; 3] };
+                let distinct = [s.mask(distinct[0]), s.mask(distinct[1]), s.mask(distinct[2])];
+                let mut open = s.mask(0);
                 unrolled!(B, |o| {
                     let candidates = [a[o], b[o], c[o], d[o]];
                     let (best, winner) = largest(s, candidates, corners);
                     output[o] = best;
                     if TRAINING {
                         self.winners[unit + o] = winner;
-                        let lanes = open_lanes(s, candidates, best, unequal);
+                        open = s.or(open, is_open_in(s, candidates, best, distinct));
+                    }
+                });
+                if TRAINING && s.bits(open) != 0 {
+                    unrolled!(B, |o| {
+                        let candidates = [a[o], b[o], c[o], d[o]];
+                        let lanes = s.bits(is_open_in(s, candidates, output[o], distinct));
                         if lanes != 0 {
                             self.undecided.push(Undecided { unit: unit + o, lanes, candidates });
                         }
-                    }
-                });
+                    });
+                }
             }
         }
     }
@@ -167,14 +175,14 @@ pub struct Undecided<S: Simd> {
     pub candidates: [S::F; 4],
 }
 
-/// Lanes in which a window is open as [`is_open`] has it of models that are not pruned.
+/// Where a window is open as [`is_open`] has it of models that are not pruned: two of the candidates
+/// that are `distinct` from those before them are close to the best one.
 #[inline(always)]
-fn open_lanes<S: Simd>(s: S, [a, b, c, d]: [S::F; 4], best: S::F, unequal: [u32; 6]) -> u32 {
+fn is_open_in<S: Simd>(s: S, [a, b, c, d]: [S::F; 4], best: S::F, distinct: [S::M; 3]) -> S::M {
     let bound = s.sub(best, s.fma(s.abs(best), s.splat(CLOSE), s.splat(CLOSE)));
-    let (a, b) = (s.bits(s.lt(bound, a)), s.bits(s.lt(bound, b)));
-    let (c, d) = (s.bits(s.lt(bound, c)), s.bits(s.lt(bound, d)));
-    let [ab, ac, ad, bc, bd, cd] = unequal;
-    a & (b & ab | c & ac | d & ad) | b & (c & bc | d & bd) | c & d & cd
+    let (a, b) = (s.lt(bound, a), s.and(s.lt(bound, b), distinct[0]));
+    let (c, d) = (s.and(s.lt(bound, c), distinct[1]), s.and(s.lt(bound, d), distinct[2]));
+    s.or(s.or(s.and(a, b), s.and(c, d)), s.and(s.or(a, b), s.or(c, d)))
 }
 
 /// Which of the patches of an input that are next to each other are equal, by lane: about those, as
@@ -194,16 +202,16 @@ impl EqualPatches {
         Self { right: none.clone(), below: none }
     }
 
-    /// Lanes in which the candidates of a window, at `position` of the layer's output, have unequal
-    /// patches, in the order of [`PAIRS`](super::exact::PAIRS). Patches on a diagonal are held to
-    /// be equal where both equal a third one.
+    /// Lanes in which the patches of the second, third and fourth candidate of a window, at
+    /// `position` of the layer's output, equal none before them. Equality on a diagonal goes by a
+    /// third patch.
     #[inline(always)]
-    pub fn unequal(&self, layer: &Layer, position: usize) -> [u32; 6] {
+    pub fn distinct(&self, layer: &Layer, position: usize) -> [u32; 3] {
         let columns = layer.output_map()[1];
         let corner = 2 * (position / columns * layer.width + position % columns);
-        let (ab, cd) = (u32::from(self.right[corner]), u32::from(self.right[corner + layer.width]));
-        let (ac, bd) = (u32::from(self.below[corner]), u32::from(self.below[corner + 1]));
-        [!ab, !ac, !(ab & bd | ac & cd), !(ab & ac | bd & cd), !bd, !cd]
+        let (ab, cd) = (self.right[corner], self.right[corner + layer.width]);
+        let (ac, bd) = (self.below[corner], self.below[corner + 1]);
+        [!ab, !(ac | bd & cd), !(bd | cd)].map(u32::from)
     }
 }
 

@@ -117,8 +117,9 @@ impl Context {
                 u.lanes >> lane & 1 == 1
                     && derivative[u.unit * S::LANES + lane].abs() >= SIGNIFICANT
                     && (!self.pruned[lane] || {
-                        let unequal = equal.unequal(layer, u.unit / layer.outputs).map(|lanes| lanes >> lane & 1 == 1);
-                        is_open(u.candidates.map(|sum| S::values(&[sum])[lane]), true, unequal)
+                        let distinct = equal.distinct(layer, u.unit / layer.outputs);
+                        let sums = u.candidates.map(|sum| S::values(&[sum])[lane]);
+                        is_open(sums, true, distinct.map(|lanes| lanes >> lane & 1 == 1))
                     })
             };
             let open: Vec<usize> = undecided.iter().filter(of_lane).map(|u| u.unit).collect();

@@ -33,9 +33,35 @@ pub struct Layer {
     pub weight: Range<usize>,
     /// Where the bias lies in it.
     pub bias: Range<usize>,
+    /// Where each tap's value lies in the input, from where its patch begins.
+    pub tap_offsets: Vec<usize>,
 }
 
 impl Layer {
+    /// A layer that nothing follows yet, on maps of (height, width, channels).
+    fn new(
+        [height, width, channels]: [usize; 3],
+        kernel: [usize; 2],
+        outputs: usize,
+        [weight, bias]: [Range<usize>; 2],
+    ) -> Self {
+        let tap_row = kernel[1] * channels;
+        let row = |y: usize| (0..tap_row).map(move |tap| y * width * channels + tap);
+        Self {
+            height,
+            width,
+            channels,
+            kernel,
+            outputs,
+            pooled: false,
+            activation: None,
+            dropout: None,
+            weight,
+            bias,
+            tap_offsets: (0..kernel[0]).flat_map(row).collect(),
+        }
+    }
+
     /// Weights of one output: kernel rows x columns x channels, in this order ("taps").
     pub fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1] * self.channels
@@ -117,19 +143,8 @@ pub fn layers(network: &Network) -> Option<Vec<Layer>> {
     for module in network.modules() {
         match *module {
             Module::Conv2d { kernel, output, .. } => {
-                let (weight, bias) = (parameters.next()?.range.clone(), parameters.next()?.range.clone());
-                let layer = Layer {
-                    height,
-                    width,
-                    channels,
-                    kernel: [kernel, kernel],
-                    outputs: output,
-                    pooled: false,
-                    activation: None,
-                    dropout: None,
-                    weight,
-                    bias,
-                };
+                let parameters = [parameters.next()?, parameters.next()?].map(|p| p.range.clone());
+                let layer = Layer::new([height, width, channels], [kernel; 2], output, parameters);
                 [height, width] = layer.output_map();
                 channels = output;
                 layers.push(layer);
@@ -151,19 +166,8 @@ pub fn layers(network: &Network) -> Option<Vec<Layer>> {
             }
             Module::Flatten => {}
             Module::Linear { output, .. } => {
-                let (weight, bias) = (parameters.next()?.range.clone(), parameters.next()?.range.clone());
-                layers.push(Layer {
-                    height,
-                    width,
-                    channels,
-                    kernel: [height, width],
-                    outputs: output,
-                    pooled: false,
-                    activation: None,
-                    dropout: None,
-                    weight,
-                    bias,
-                });
+                let parameters = [parameters.next()?, parameters.next()?].map(|p| p.range.clone());
+                layers.push(Layer::new([height, width, channels], [height, width], output, parameters));
                 (height, width, channels) = (1, 1, output);
             }
         }

@@ -85,7 +85,7 @@ impl Engine for PopulationEngine {
     }
 
     fn version(&self) -> String {
-        "1".into()
+        "2".into()
     }
 
     fn cohorts(&self, models: &[&Hyperparameters]) -> Vec<Vec<usize>> {

@@ -39,11 +39,6 @@ fn corner(layer: &Layer, row: usize, column: usize) -> usize {
     row * layer.input_row() + column * layer.channels
 }
 
-/// Where tap `tap` of a patch lies, from the patch's beginning.
-fn tap_offset(layer: &Layer, tap: usize) -> usize {
-    tap / layer.tap_row() * layer.input_row() + tap % layer.tap_row()
-}
-
 /// PyTorch's maximum: NaN is larger than any number, the first of equals wins.
 fn exceeds(a: f32, b: f32) -> bool {
     a > b || (a.is_nan() && !b.is_nan())
@@ -53,7 +48,7 @@ fn exceeds(a: f32, b: f32) -> bool {
 fn convolve(layer: &Layer, parameters: &[f32], input: &[f32], output: usize, corner: usize) -> f32 {
     let bias = parameters[layer.bias.start + output];
     (0..layer.taps()).fold(bias, |sum, tap| {
-        parameters[layer.weight_place(output, tap)].mul_add(input[corner + tap_offset(layer, tap)], sum)
+        parameters[layer.weight_place(output, tap)].mul_add(input[corner + layer.tap_offsets[tap]], sum)
     })
 }
 
@@ -78,7 +73,7 @@ pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32], pruned: bool) -
                     let corners = WINDOW.map(|candidate| layer.candidate(unit, candidate));
                     let sums = corners.map(|corner| convolve(layer, parameters, input, output, corner));
                     let largest = sums.iter().fold(sums[0], |m, &sum| if exceeds(sum, m) { sum } else { m });
-                    if is_open(sums, pruned, unequal_patches(layer, input, corners)) {
+                    if is_open(sums, pruned, distinct_patches(layer, input, corners)) {
                         pass.open.push(unit);
                     }
                     (largest, corners[largest_of(sums)])
@@ -102,15 +97,13 @@ pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32], pruned: bool) -
     pass
 }
 
-/// Which of a window's candidates have unequal patches, in the order of [`PAIRS`].
-///
-/// [`PAIRS`]: super::exact::PAIRS
-fn unequal_patches(layer: &Layer, input: &[f32], corners: [usize; 4]) -> [bool; 6] {
-    let value = |candidate: usize, tap: usize| input[corners[candidate] + tap_offset(layer, tap)];
+/// Whether the patches of a window's second, third and fourth candidate equal none before them.
+fn distinct_patches(layer: &Layer, input: &[f32], corners: [usize; 4]) -> [bool; 3] {
+    let value = |candidate: usize, tap: usize| input[corners[candidate] + layer.tap_offsets[tap]];
     let equal = |p: usize, q: usize| (0..layer.taps()).all(|tap| value(p, tap) == value(q, tap));
     let (ab, ac, bd, cd) = (equal(0, 1), equal(0, 2), equal(1, 3), equal(2, 3));
     // Diagonals by a third patch, which spares the engine two comparisons a pixel.
-    [!ab, !ac, !(ab && bd || ac && cd), !(ab && ac || bd && cd), !bd, !cd]
+    [!ab, !(ac || bd && cd), !(bd || cd)]
 }
 
 /// Lets `winner` tell which of the candidates wins where f32 leaves it open and it matters.
@@ -165,7 +158,7 @@ pub fn backward(
         parameter_gradient[layer.bias.start + output] += g;
         for tap in 0..layer.taps() {
             let weight = &mut parameter_gradient[layer.weight_place(output, tap)];
-            *weight = g.mul_add(input[pass.corners[unit] + tap_offset(layer, tap)], *weight);
+            *weight = g.mul_add(input[pass.corners[unit] + layer.tap_offsets[tap]], *weight);
         }
     }
     let mut input_gradient = vec![0.0; layer.inputs()];
@@ -178,7 +171,7 @@ pub fn backward(
                 for tap in 0..layer.taps() {
                     for output in block.first..block.first + block.size {
                         let unit = position * layer.outputs + output;
-                        let sum = &mut input_gradient[pass.corners[unit] + tap_offset(layer, tap)];
+                        let sum = &mut input_gradient[pass.corners[unit] + layer.tap_offsets[tap]];
                         *sum = parameters[layer.weight_place(output, tap)].mul_add(gradient[unit], *sum);
                     }
                 }
@@ -201,7 +194,7 @@ fn pooled_input_gradient(layer: &Layer, parameters: &[f32], pass: &Pass, gradien
                     for &output in outputs {
                         let unit = (row * columns + column) * layer.outputs + output;
                         let weight = (0..layer.taps())
-                            .find(|&tap| pass.corners[unit] + tap_offset(layer, tap) == place)
+                            .find(|&tap| pass.corners[unit] + layer.tap_offsets[tap] == place)
                             .map_or(0.0, |tap| parameters[layer.weight_place(output, tap)]);
                         input_gradient[place] = gradient[unit].mul_add(weight, input_gradient[place]);
                     }

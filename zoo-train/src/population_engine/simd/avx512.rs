@@ -136,6 +136,14 @@ impl Simd for Avx512 {
         a & b
     }
     #[inline(always)]
+    fn or(self, a: __mmask16, b: __mmask16) -> __mmask16 {
+        a | b
+    }
+    #[inline(always)]
+    fn mask(self, bits: u32) -> __mmask16 {
+        bits as __mmask16
+    }
+    #[inline(always)]
     fn bits(self, mask: __mmask16) -> u32 {
         mask.into()
     }

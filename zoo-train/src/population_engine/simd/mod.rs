@@ -96,6 +96,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn exceeds(self, a: Self::F, b: Self::F) -> Self::M;
     /// Where both hold.
     fn and(self, a: Self::M, b: Self::M) -> Self::M;
+    /// Where one of them holds.
+    fn or(self, a: Self::M, b: Self::M) -> Self::M;
+    /// Holds in lane l where bit l is set.
+    fn mask(self, bits: u32) -> Self::M;
     /// Bit l is set where it holds in lane l.
     fn bits(self, mask: Self::M) -> u32;
     /// `a` where `mask`, else `b`.
@@ -254,6 +258,8 @@ mod tests {
             each(&|a, b, _| mask(s.lt(a, b))),
             each(&|a, b, _| mask(s.eq(a, b))),
             each(&|a, b, _| mask(s.le(a, b))),
+            each(&|a, b, c| mask(s.or(s.lt(a, b), s.lt(b, c)))),
+            each(&|a, b, _| mask(s.mask(s.bits(s.lt(a, b))))),
             each(&|a, b, _| mask(s.exceeds(a, b))),
             each(&|a, b, c| s.select(s.lt(a, b), c, a)),
             each(&|a, b, c| mask(s.and(s.lt(a, b), s.lt(b, c)))),
