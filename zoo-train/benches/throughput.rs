@@ -291,7 +291,8 @@ fn layer_table<S: Simd>(s: S, architecture: Architecture, channels: usize) {
         let rows = layer_rows(s, layer, i);
         let both = rows.iter().any(|r| r.name.ends_with("both"));
         for row in rows {
-            if !(both && row.name.ends_with("weights")) && !row.name.starts_with('(') {
+            let counted_elsewhere = both && row.name.ends_with("weights");
+            if !counted_elsewhere && !row.name.starts_with('(') {
                 total += row.nanoseconds;
             }
             let share = row.multiply_adds as f64 / row.nanoseconds * 1e9 / peak;
