@@ -9,9 +9,13 @@ use std::process::{Command, Output};
 
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use proptest::prelude::*;
 use safetensors::SafeTensors;
+use zoo_data::parts::{Parts, Source};
+use zoo_data::{DatasetName, Origin, TransformSection};
 use zoo_model::files::sha256;
 use zoo_model::{Dataset, Split};
+use zoo_stage::Stage;
 
 const BIRDS: &str = "folder = \"image-folder\"\nclasses = [\"wren\", \"crane\", \"owl\"]\ntest = 3\n";
 /// Dataset, training images in its small files, further keys.
@@ -441,4 +445,56 @@ fn keys_of_image_folder_are_checked() {
     assert!(message(&format!("{own}folder = \"x\"\nclasses = [\"../a\"]")).contains("different names of folders"));
     let whole = "dataset = \"image-folder\"\ntest = 1\nfolder = \"x\"\nclasses = [\"a\"]";
     assert!(message(whole).contains("make all pictures one size"));
+}
+
+/// Reads a dataset's files; whether they were taken.
+fn taken(name: DatasetName, contents: &[Vec<u8>]) -> bool {
+    let Origin::Files { read, .. } = &name.description().origin else { unreachable!("all have files") };
+    let dir = tempfile::tempdir().unwrap();
+    let source = |(i, content): (usize, &Vec<u8>)| {
+        let path = dir.path().join(i.to_string());
+        fs::write(&path, content).unwrap();
+        Source { path, remedy: String::new() }
+    };
+    let sources: Vec<Source> = contents.iter().enumerate().map(source).collect();
+    let stage = Stage::silent();
+    let mut parts = Parts::new(&TransformSection::NONE, name.description().shape, Vec::new(), &stage);
+    read(&sources, &mut parts).is_ok()
+}
+
+proptest! {
+    #[test]
+    fn no_damage_makes_a_reader_panic(
+        choice in 0usize..7,
+        at in any::<prop::sample::Index>(),
+        bytes in prop::collection::vec(any::<u8>(), 1..6),
+        cut in any::<prop::sample::Index>(),
+        headers in any::<bool>(),
+    ) {
+        let datasets = [
+            (DatasetName::Svhn, vec!["train_32x32.mat", "test_32x32.mat"]),
+            (DatasetName::Usps, vec!["usps.bz2", "usps.t.bz2"]),
+            (DatasetName::Cifar10, vec!["cifar-10-binary.tar.gz"]),
+            (DatasetName::Cifar100, vec!["cifar-100-binary.tar.gz"]),
+            (DatasetName::Stl10, vec!["stl10_binary.tar.gz"]),
+            (DatasetName::TinyImagenet, vec!["tiny-imagenet-200.zip"]),
+            (DatasetName::EuroSat, vec!["EuroSAT.zip"]),
+        ];
+        let (name, files) = &datasets[choice];
+        let content = |file: &&str| fs::read(published().join(name.name()).join(file)).unwrap();
+        let mut contents: Vec<Vec<u8>> = files.iter().map(content).collect();
+        if contents[0].starts_with(&[0x1f, 0x8b]) {
+            // Plain tar archives are taken too, and damage in them is not found by a checksum.
+            contents[0] = gunzip(&contents[0]);
+        }
+        assert!(taken(*name, &contents));
+        let length = contents[0].len();
+        // Often near the beginning, where sizes and types stand.
+        let at = if headers { at.index(256) } else { at.index(length) };
+        bytes.iter().enumerate().for_each(|(i, b)| contents[0][(at + i) % length] = *b);
+        let _ = taken(*name, &contents);
+        contents[0].truncate(cut.index(length));
+        // A tar archive ends with up to ten kilobytes of zeros.
+        assert!(!taken(*name, &contents) || contents[0].len() + 10_240 > length);
+    }
 }
