@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(idx) = zoo_data::idx::parse(bytes) {
+    if let Ok(idx) = zoo_data::formats::idx::parse(bytes) {
         assert_eq!(idx.data.len(), idx.shape.iter().product::<usize>());
     }
 });

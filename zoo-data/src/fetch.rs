@@ -5,22 +5,15 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use zoo_model::files::{sha256_file, sync_dir, FileError};
+use zoo_model::files::{sync_dir, FileError};
 use zoo_stage::Stage;
 
-use crate::Error;
+use crate::{Error, PublishedFile};
 
 /// Most bytes that one file may have.
 const SIZE_LIMIT: u64 = 4 << 30;
-
-/// A file to download.
-#[derive(Debug, Clone, Copy)]
-pub struct Download<'a> {
-    /// Its name, on the mirrors and here.
-    pub name: &'a str,
-    /// The SHA-256 that it must have.
-    pub sha256: &'a str,
-}
+/// Unit in which progress is shown.
+const MEGABYTE: u64 = 1_000_000;
 
 /// Downloads files into `folder`; those that are there with the right checksum are left alone.
 /// Returns how many were downloaded.
@@ -29,29 +22,27 @@ pub struct Download<'a> {
 ///
 /// # Errors
 /// No mirror gave the right bytes: the message says what each one did.
-pub fn fetch(files: &[Download], mirrors: &[String], folder: &Path, stage: &Stage) -> Result<usize, Error> {
+pub fn fetch(files: &[PublishedFile], mirrors: &[String], folder: &Path, stage: &Stage) -> Result<usize, Error> {
     fs::create_dir_all(folder).map_err(FileError::io("create the folder", folder))?;
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_connect(Some(Duration::from_secs(20)))
         .timeout_recv_response(Some(Duration::from_secs(60)))
         .build()
         .into();
-    let progress = stage.progress("fetching", files.len() as u64);
     let mut downloaded = 0;
     for file in files {
         let target = folder.join(file.name);
-        if !(target.is_file() && sha256_file(&target)? == file.sha256) {
+        if !(target.is_file() && file.checksum.matches(&target)?) {
             download(&agent, file, mirrors, folder, stage)?;
             downloaded += 1;
         }
-        progress.advance(1);
     }
     Ok(downloaded)
 }
 
 fn download(
     agent: &ureq::Agent,
-    file: &Download,
+    file: &PublishedFile,
     mirrors: &[String],
     folder: &Path,
     stage: &Stage,
@@ -75,8 +66,8 @@ fn download(
                 }
                 Ok(()) => {}
             }
-            let found = sha256_file(&part)?;
-            if found == file.sha256 {
+            let found = file.checksum.of(&part)?;
+            if found == file.checksum.to_string() {
                 let target = folder.join(file.name);
                 fs::rename(&part, &target).map_err(FileError::io("write", &target))?;
                 sync_dir(folder);
@@ -84,7 +75,7 @@ fn download(
             }
             fs::remove_file(&part).map_err(FileError::io("remove", &part))?;
             if !resumed {
-                attempts.push(format!("{address}: SHA-256 is {found}, expected {}", file.sha256));
+                attempts.push(format!("{address}: {} is {found}, expected {}", file.checksum.kind(), file.checksum));
                 break;
             }
         }
@@ -114,16 +105,27 @@ fn transfer(agent: &ureq::Agent, address: &str, part: &Path, stage: &Stage) -> R
         Err(ureq::Error::StatusCode(416)) => return Ok(()),
         Err(error) => return Err(Transfer::Failed(error.to_string())),
     };
-    if response.status() != 206 {
+    let resumed = response.status() == 206;
+    if !resumed {
         file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(disk)?;
     }
+    let done = if resumed { have } else { 0 };
+    let total = done + response.body().content_length().unwrap_or(0);
+    let progress = stage.progress("fetching MB", total / MEGABYTE);
+    progress.already(done / MEGABYTE);
+    let mut unshown = 0;
     let mut body = response.body_mut().as_reader().take(SIZE_LIMIT);
     let mut buffer = vec![0; 1 << 16];
     loop {
         stage.interrupt.check().map_err(|e| Transfer::Fatal(e.into()))?;
         match body.read(&mut buffer) {
             Ok(0) => break,
-            Ok(n) => file.write_all(&buffer[..n]).map_err(disk)?,
+            Ok(n) => {
+                file.write_all(&buffer[..n]).map_err(disk)?;
+                unshown += n as u64;
+                progress.advance(unshown / MEGABYTE);
+                unshown %= MEGABYTE;
+            }
             Err(error) => return Err(Transfer::Failed(format!("broke off: {error}"))),
         }
     }

@@ -12,9 +12,11 @@
 //! # Ok::<(), zoo_data::Error>(())
 //! ```
 
-pub mod digits;
+pub mod checksum;
+pub mod datasets;
 pub mod fetch;
-pub mod idx;
+pub mod formats;
+pub mod parts;
 mod published;
 mod section;
 pub mod transform;
@@ -29,9 +31,8 @@ use zoo_model::random::{Purpose, Stream};
 use zoo_model::{Dataset, Manifest, ManifestError, Split, FORMAT_VERSION};
 use zoo_stage::{Interrupted, Stage, UsageError};
 
-pub use published::{DatasetName, Published, PublishedFile};
+pub use published::{DatasetName, Description, Origin, Published, PublishedFile};
 pub use section::{DataSection, NormalizeSection, TransformSection};
-use transform::Image;
 
 /// Why a dataset could not be prepared or fetched.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +114,7 @@ enum Command {
 pub const EXAMPLES: &str = "\
 Examples:
   zoo-data configs/quickstart.toml -o data/quickstart.safetensors
-  zoo-data fetch fashion-mnist --root .
+  zoo-data fetch cifar10 --root .
   zoo-data configs/fashion-mnist-small.toml --root . -o data/fashion-mnist-small.safetensors
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 130 interrupted.";
@@ -159,15 +160,22 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
 pub fn fetch_dataset(dataset: DatasetName, root: &Path, mirrors: &[String], stage: &Stage) -> Result<Summary, Error> {
     let folder = dataset.folder(root);
     let summary = |up_to_date, output| Summary { dataset: dataset.name(), output, up_to_date, samples: None };
-    if dataset.files().is_empty() {
-        stage.say(format!("{} is embedded in this program: there is nothing to download", dataset.name()));
-        return Ok(summary(true, folder));
+    match &dataset.description().origin {
+        Origin::Embedded { .. } => {
+            stage.say(format!("{} is embedded in this program: there is nothing to download", dataset.name()));
+            Ok(summary(true, folder))
+        }
+        Origin::Folder => {
+            let message = format!("{} is made of your own pictures: there is nothing to download", dataset.name());
+            Err(UsageError(message).into())
+        }
+        Origin::Files { files, mirrors: known, .. } => {
+            let known = || known.iter().map(|&m| m.to_owned()).collect();
+            let mirrors = if mirrors.is_empty() { known() } else { mirrors.to_vec() };
+            let downloaded = fetch::fetch(files, &mirrors, &folder, stage)?;
+            Ok(summary(downloaded == 0, folder))
+        }
     }
-    let known = || dataset.mirrors().iter().map(|&m| m.to_owned()).collect();
-    let mirrors = if mirrors.is_empty() { known() } else { mirrors.to_vec() };
-    let files: Vec<_> = dataset.files().iter().map(|f| fetch::Download { name: f.name, sha256: f.sha256 }).collect();
-    let downloaded = fetch::fetch(&files, &mirrors, &folder, stage)?;
-    Ok(summary(downloaded == 0, folder))
 }
 
 /// What a manifest's prepared dataset will be like; known without reading any data.
@@ -186,21 +194,24 @@ pub struct Expected {
 /// # Errors
 /// The section asks for the impossible.
 pub fn expected(manifest: &Manifest) -> Result<Expected, ManifestError> {
-    let section: DataSection = manifest.required("data")?;
-    let [available, test] = section.dataset.sizes();
-    let samples = [section.train as usize, section.val as usize, test];
-    check_split(manifest, &section, available)?;
+    let section = DataSection::of(manifest)?;
+    let [available, test] = section.dataset.description().sizes;
+    let test = section.test.map_or(test, |n| n as usize);
+    if section.folder.is_none() {
+        check_split(manifest, &section, available)?;
+    }
     let shape = transformed_shape(manifest, &section)?;
     per_channel(manifest, "data.normalize", &section.normalize.mean, shape[0])?;
     per_channel(manifest, "data.normalize", &section.normalize.std, shape[0])?;
-    Ok(Expected { shape, classes: section.dataset.class_names().len(), samples })
+    let samples = [section.train as usize, section.val as usize, test];
+    Ok(Expected { shape, classes: section.class_count(), samples })
 }
 
 /// Prepares the dataset of a manifest, from files under `root`, as `output`.
 ///
 /// Does nothing if the output is up to date, and replaces no file that is not a prepared dataset.
 pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -> Result<Summary, Error> {
-    let section: DataSection = manifest.required("data")?;
+    let section = DataSection::of(manifest)?;
     let expected = expected(manifest)?;
     let summary = |up_to_date, samples| Summary {
         dataset: section.dataset.name(),
@@ -218,25 +229,23 @@ pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -
         return Err(UsageError(message).into());
     }
     stage.interrupt.check()?;
-    let published = section.dataset.load(root)?;
+    let published = published::load(&section, expected.shape, root, stage)?;
     check_split(manifest, &section, published.train.labels.len())?;
+    if section.test.is_some_and(|n| n as usize != published.test.labels.len()) {
+        let message = format!("is not the number of pictures for testing, {}", published.test.labels.len());
+        return Err(manifest.error("data.test", message).into());
+    }
     let [train, val] = split(&section, published.train.labels.len());
-    let transform = |samples: &Samples, indices: &mut dyn Iterator<Item = usize>| {
-        stage.interrupt.check().map(|()| transformed(&section, published.shape, samples, indices))
-    };
-    let splits = [
-        transform(&published.train, &mut train.into_iter())?,
-        transform(&published.train, &mut val.into_iter())?,
-        transform(&published.test, &mut (0..published.test.labels.len()))?,
-    ];
+    let val = selected(&published.train, &val);
+    let splits = [all_or_selected(published.train, &train), val, published.test];
     let channels = expected.shape[0];
     let info = DatasetInfo {
         dataset: section.dataset.name().to_owned(),
-        class_names: section.dataset.class_names(),
+        class_names: published.class_names,
         mean: per_channel(manifest, "data.normalize", &section.normalize.mean, channels)?,
         std: per_channel(manifest, "data.normalize", &section.normalize.std, channels)?,
         fingerprint: inputs_fingerprint(&section, &published.sources),
-        sources: published.sources.clone(),
+        sources: published.sources,
     };
     let wrong = |m| FileError::format(output, m);
     let dataset = Dataset::new(info, expected.shape, splits).map_err(wrong)?;
@@ -246,10 +255,10 @@ pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -
 
 /// Whether `output` is there and made of today's section and files.
 pub fn is_up_to_date(manifest: &Manifest, root: &Path, output: &Path) -> Result<bool, Error> {
-    let section: DataSection = manifest.required("data")?;
+    let section = DataSection::of(manifest)?;
     // A damaged output is not up to date.
     let Some(info) = output.is_file().then(|| read_info(output).ok()).flatten() else { return Ok(false) };
-    Ok(info.fingerprint == inputs_fingerprint(&section, &section.dataset.sources(root)?))
+    Ok(info.fingerprint == inputs_fingerprint(&section, &published::sources(&section, root)?))
 }
 
 fn inputs_fingerprint(section: &DataSection, sources: &std::collections::BTreeMap<String, String>) -> String {
@@ -278,18 +287,14 @@ fn per_channel(manifest: &Manifest, key: &str, values: &[f64], channels: usize) 
     }
 }
 
-fn transforms(section: &DataSection) -> TransformSection {
-    section.transform.clone().unwrap_or_else(|| section.dataset.default_transform())
-}
-
 fn transformed_shape(manifest: &Manifest, section: &DataSection) -> Result<[usize; 3], ManifestError> {
-    let [mut channels, mut height, mut width] = section.dataset.shape();
-    let transform = transforms(section);
+    let [mut channels, mut height, mut width] = section.dataset.description().shape;
+    let transform = section.transforms();
     if transform.grayscale {
         channels = 1;
     }
     if let Some(side) = transform.center_crop {
-        if side > height.min(width) {
+        if side > height.min(width) && section.folder.is_none() {
             let message = format!("is {side}, but the images have {height}x{width} pixels");
             return Err(manifest.error("data.transform.center-crop", message));
         }
@@ -312,31 +317,21 @@ fn split(section: &DataSection, available: usize) -> [Vec<usize>; 2] {
     [order, val]
 }
 
-fn transformed(
-    section: &DataSection,
-    [channels, height, width]: [usize; 3],
-    samples: &Samples,
-    indices: &mut dyn Iterator<Item = usize>,
-) -> Samples {
-    let transform = transforms(section);
-    let length = channels * height * width;
-    let mut out = Samples::default();
+fn selected(samples: &Samples, indices: &[usize]) -> Samples {
+    let length = samples.images.len() / samples.labels.len().max(1);
+    let mut images = Vec::with_capacity(indices.len() * length);
     for index in indices {
-        let pixels = samples.images[index * length..][..length].to_vec();
-        let mut image = Image { channels, height, width, pixels };
-        if transform.grayscale {
-            image = transform::grayscale(image);
-        }
-        if let Some(side) = transform.center_crop {
-            image = transform::center_crop(&image, side).expect("checked against the shape");
-        }
-        if let Some(side) = transform.resize {
-            image = transform::resize(image, side);
-        }
-        out.images.extend(image.pixels);
-        out.labels.push(samples.labels[index]);
+        images.extend_from_slice(&samples.images[index * length..][..length]);
     }
-    out
+    Samples { images, labels: indices.iter().map(|&i| samples.labels[i]).collect() }
+}
+
+/// Ascending indices of all samples select the samples as they are.
+fn all_or_selected(samples: Samples, indices: &[usize]) -> Samples {
+    if indices.len() == samples.labels.len() {
+        return samples;
+    }
+    selected(&samples, indices)
 }
 
 #[cfg(test)]

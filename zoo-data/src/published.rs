@@ -1,16 +1,19 @@
-//! The published datasets: where their files are found, and what must be in them.
-//!
-//! A new dataset is a variant of [`DatasetName`] and its row in each `match` here.
+//! Published datasets: what is known of them, where their files are found, and whether those are
+//! what they should be.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use zoo_model::dataset::Samples;
-use zoo_model::files::{read_limited, sha256, FileError};
+use zoo_model::files::{sha256, sha256_file, FileError};
+use zoo_stage::Stage;
 
-use crate::section::TransformSection;
-use crate::{digits, idx, Error};
+use crate::checksum::Checksum;
+use crate::datasets::{cifar, digits, eurosat, image_folder, mnist, stl10, svhn, tiny_imagenet, usps};
+use crate::parts::{Parts, Source};
+use crate::section::{DataSection, TransformSection};
+use crate::Error;
 
 /// The datasets that a manifest can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -20,19 +23,91 @@ pub enum DatasetName {
     Mnist,
     /// Fashion-MNIST (Xiao, Rasul and Vollgraf 2017).
     FashionMnist,
+    /// SVHN, cropped digits (Netzer et al. 2011).
+    Svhn,
+    /// USPS (Hull 1994).
+    Usps,
+    /// CIFAR-10 (Krizhevsky 2009).
+    #[serde(rename = "cifar10")]
+    #[value(name = "cifar10")]
+    Cifar10,
+    /// CIFAR-100 with its fine labels (Krizhevsky 2009).
+    #[serde(rename = "cifar100")]
+    #[value(name = "cifar100")]
+    Cifar100,
+    /// STL-10, the labelled part (Coates, Lee and Ng 2011).
+    #[serde(rename = "stl10")]
+    #[value(name = "stl10")]
+    Stl10,
+    /// Tiny ImageNet (Le and Yang 2015).
+    #[serde(rename = "tiny-imagenet")]
+    #[value(name = "tiny-imagenet")]
+    TinyImagenet,
+    /// EuroSAT, red, green and blue (Helber et al. 2019).
+    #[serde(rename = "eurosat")]
+    #[value(name = "eurosat")]
+    EuroSat,
     /// UCI optical digits, 8x8, embedded in this program.
     Digits,
+    /// Your own PNG and JPEG pictures, in a folder for each class.
+    ImageFolder,
 }
 
-/// A dataset as published: before splits and transforms.
-#[derive(Debug, Clone)]
-pub struct Published {
+/// What is known of a dataset without reading it.
+#[derive(Debug)]
+pub struct Description {
+    /// The name in manifests and paths.
+    pub name: &'static str,
+    /// Where its images come from.
+    pub origin: Origin,
     /// (channels, height, width) of an image.
     pub shape: [usize; 3],
-    /// The published training part.
+    /// Sizes of the training and test parts.
+    pub sizes: [usize; 2],
+    /// Number of classes.
+    pub classes: usize,
+    /// Their names; empty if its files name them.
+    pub class_names: &'static [&'static str],
+    /// The transform of a manifest that names none.
+    pub transform: TransformSection,
+}
+
+/// Where a dataset's images come from.
+#[derive(Debug)]
+pub enum Origin {
+    /// This program.
+    Embedded {
+        /// The file that is embedded.
+        name: &'static str,
+        /// Its content.
+        bytes: &'static [u8],
+        /// Reads it.
+        read: fn(&[u8], &mut Parts) -> Result<(), Error>,
+    },
+    /// Published files.
+    Files {
+        /// The files.
+        files: &'static [PublishedFile],
+        /// Addresses of folders that hold them, in the order in which they are asked.
+        mirrors: &'static [&'static str],
+        /// Other folders, absolute or below the root, in which they are looked for.
+        folders: &'static [&'static str],
+        /// Reads them, in the order of `files`.
+        read: fn(&[Source], &mut Parts) -> Result<(), Error>,
+    },
+    /// The user's folders.
+    Folder,
+}
+
+/// A dataset as published, but for the transforms: before the splits.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The training part.
     pub train: Samples,
-    /// The published test part.
+    /// The test part.
     pub test: Samples,
+    /// Names of the classes.
+    pub class_names: Vec<String>,
     /// SHA-256 of every file that it was read from, by file name.
     pub sources: BTreeMap<String, String>,
 }
@@ -42,124 +117,72 @@ pub struct Published {
 pub struct PublishedFile {
     /// Its name.
     pub name: &'static str,
-    /// SHA-256 of its published form, which downloads must have.
-    pub sha256: &'static str,
+    /// Checksum of its published form, which downloads must have.
+    pub checksum: Checksum,
+    /// Other names under which it is found.
+    pub aliases: &'static [&'static str],
     /// SHA-256 of other known forms with the same content.
     pub repacked: &'static [&'static str],
 }
 
-const fn file(name: &'static str, sha256: &'static str, repacked: &'static [&'static str]) -> PublishedFile {
-    PublishedFile { name, sha256, repacked }
+impl PublishedFile {
+    /// A file of one name and form.
+    pub const fn new(name: &'static str, checksum: Checksum) -> Self {
+        Self { name, checksum, aliases: &[], repacked: &[] }
+    }
+
+    /// Whether a file with this SHA-256 is it. Its MD5, where only that was published, is computed.
+    fn is(&self, path: &Path, sha256: &str) -> Result<bool, FileError> {
+        Ok(self.repacked.contains(&sha256)
+            || match self.checksum {
+                Checksum::Sha256(sum) => sum == sha256,
+                Checksum::Md5(_) => self.checksum.matches(path)?,
+            })
+    }
 }
 
-const MNIST: [PublishedFile; 4] = [
-    file("train-images-idx3-ubyte.gz", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609", &[]),
-    file("train-labels-idx1-ubyte.gz", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c", &[]),
-    file("t10k-images-idx3-ubyte.gz", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6", &[]),
-    file("t10k-labels-idx1-ubyte.gz", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", &[]),
-];
-
-/// The repacked forms are those of the Debian package `dataset-fashion-mnist`.
-const FASHION_MNIST: [PublishedFile; 4] = [
-    file(
-        "train-images-idx3-ubyte.gz",
-        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        &["b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7"],
-    ),
-    file(
-        "train-labels-idx1-ubyte.gz",
-        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        &["0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056"],
-    ),
-    file(
-        "t10k-images-idx3-ubyte.gz",
-        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        &["cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa"],
-    ),
-    file(
-        "t10k-labels-idx1-ubyte.gz",
-        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-        &["8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05"],
-    ),
-];
-
 impl DatasetName {
-    const ALL: [Self; 3] = [Self::Mnist, Self::FashionMnist, Self::Digits];
+    const ALL: [Self; 11] = [
+        Self::Mnist,
+        Self::FashionMnist,
+        Self::Svhn,
+        Self::Usps,
+        Self::Cifar10,
+        Self::Cifar100,
+        Self::Stl10,
+        Self::TinyImagenet,
+        Self::EuroSat,
+        Self::Digits,
+        Self::ImageFolder,
+    ];
+
+    /// What is known of it.
+    pub fn description(self) -> &'static Description {
+        match self {
+            Self::Mnist => &mnist::MNIST,
+            Self::FashionMnist => &mnist::FASHION_MNIST,
+            Self::Svhn => &svhn::SVHN,
+            Self::Usps => &usps::USPS,
+            Self::Cifar10 => &cifar::CIFAR10,
+            Self::Cifar100 => &cifar::CIFAR100,
+            Self::Stl10 => &stl10::STL10,
+            Self::TinyImagenet => &tiny_imagenet::TINY_IMAGENET,
+            Self::EuroSat => &eurosat::EUROSAT,
+            Self::Digits => &digits::DIGITS,
+            Self::ImageFolder => &image_folder::IMAGE_FOLDER,
+        }
+    }
 
     /// The name in manifests and paths.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Mnist => "mnist",
-            Self::FashionMnist => "fashion-mnist",
-            Self::Digits => "digits",
-        }
+        self.description().name
     }
 
-    /// Its files; none if it is embedded.
+    /// Its published files; none if it has none.
     pub fn files(self) -> &'static [PublishedFile] {
-        match self {
-            Self::Mnist => &MNIST,
-            Self::FashionMnist => &FASHION_MNIST,
-            Self::Digits => &[],
-        }
-    }
-
-    /// Addresses of folders that hold its files, in the order in which they are asked.
-    pub fn mirrors(self) -> &'static [&'static str] {
-        match self {
-            Self::Mnist => &[
-                "https://ossci-datasets.s3.amazonaws.com/mnist/",
-                "https://storage.googleapis.com/cvdf-datasets/mnist/",
-            ],
-            Self::FashionMnist => &[
-                "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-                "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
-            ],
-            Self::Digits => &[],
-        }
-    }
-
-    /// (channels, height, width) of a published image.
-    pub fn shape(self) -> [usize; 3] {
-        match self {
-            Self::Mnist | Self::FashionMnist => [1, 28, 28],
-            Self::Digits => [1, 8, 8],
-        }
-    }
-
-    /// Sizes of the published training and test parts.
-    pub fn sizes(self) -> [usize; 2] {
-        match self {
-            Self::Mnist | Self::FashionMnist => [60_000, 10_000],
-            Self::Digits => [digits::TRAIN, digits::TEST],
-        }
-    }
-
-    /// Names of the classes.
-    pub fn class_names(self) -> Vec<String> {
-        let names: &[&str] = match self {
-            Self::Mnist | Self::Digits => &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
-            Self::FashionMnist => &[
-                "T-shirt/top",
-                "Trouser",
-                "Pullover",
-                "Dress",
-                "Coat",
-                "Sandal",
-                "Shirt",
-                "Sneaker",
-                "Bag",
-                "Ankle boot",
-            ],
-        };
-        names.iter().map(|&n| n.to_owned()).collect()
-    }
-
-    /// The transform of a manifest that names none.
-    pub fn default_transform(self) -> TransformSection {
-        match self {
-            Self::Mnist | Self::FashionMnist => TransformSection::default(),
-            Self::Digits => TransformSection { resize: Some(28), ..TransformSection::default() },
+        match self.description().origin {
+            Origin::Files { files, .. } => files,
+            Origin::Embedded { .. } | Origin::Folder => &[],
         }
     }
 
@@ -168,73 +191,29 @@ impl DatasetName {
         root.join("data").join(self.name())
     }
 
-    /// Folders in which its files are looked for, in this order.
-    fn folders(self, root: &Path) -> Vec<PathBuf> {
-        let torchvision = match self {
-            Self::Mnist => "MNIST/raw",
-            Self::FashionMnist => "FashionMNIST/raw",
-            Self::Digits => return Vec::new(),
-        };
-        let mut folders = vec![self.folder(root), root.join(self.name())];
-        folders.extend([root.join("data").join(torchvision), root.join(torchvision)]);
-        if self == Self::FashionMnist {
-            folders.push("/usr/share/datasets/fashion-mnist".into());
-        }
-        folders
-    }
-
-    /// Reads the dataset as published.
-    ///
-    /// # Errors
-    /// A file is not found (the message says where it was looked for and how to get it), is not
-    /// what its name says, or is damaged.
-    pub fn load(self, root: &Path) -> Result<Published, Error> {
-        if self == Self::Digits {
-            return Ok(digits::load());
-        }
-        let mut sources = BTreeMap::new();
-        let mut parts = Vec::new();
-        for file in self.files() {
-            let path = self.find(root, file.name)?;
-            let bytes = read_limited(&path, 1 << 30)?;
-            let sum = sha256(&bytes);
-            self.check_identity(file, &path, &sum)?;
-            let remedy = format!("fetch it again with `zoo-data fetch {} --root {}`", self.name(), root.display());
-            let wrong = |m: String| FileError::format(&path, format!("{m}; {remedy}"));
-            parts.push((idx::parse(&bytes).map_err(wrong)?, path));
-            sources.insert(file.name.to_owned(), sum);
-        }
-        let mut parts = parts.into_iter();
-        let mut part = || {
-            let (images, labels) = (parts.next().expect("four files"), parts.next().expect("four files"));
-            self.samples(images, labels)
-        };
-        Ok(Published { shape: self.shape(), train: part()?, test: part()?, sources })
-    }
-
-    fn find(self, root: &Path, name: &str) -> Result<PathBuf, Error> {
-        let plain = name.strip_suffix(".gz").unwrap_or(name);
-        // Some copies are named train-images.idx3-ubyte.
-        let dotted = plain.replacen("-idx", ".idx", 1);
-        let folders = self.folders(root);
-        let candidates = folders.iter().flat_map(|f| [name, plain, &dotted].map(|n| f.join(n)));
-        candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| Error::NotFound {
+    fn find(self, root: &Path, file: &PublishedFile, folders: &[&str]) -> Result<PathBuf, Error> {
+        let plain = [".gz", ".bz2"].iter().find_map(|suffix| file.name.strip_suffix(suffix));
+        let names: Vec<&str> = [file.name].into_iter().chain(plain).chain(file.aliases.iter().copied()).collect();
+        let mut places = vec![self.folder(root), root.join(self.name())];
+        places.extend(folders.iter().map(|f| root.join(f)));
+        let mut candidates = places.iter().flat_map(|f| names.iter().map(|n| f.join(n)));
+        candidates.find(|path| path.is_file()).ok_or_else(|| Error::NotFound {
             dataset: self.name(),
-            file: name.to_owned(),
+            file: file.name.to_owned(),
             root: root.to_owned(),
-            looked_in: folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", "),
+            looked_in: places.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", "),
         })
     }
 
     /// A file of another dataset under this one's name is refused; an unknown one is the user's
     /// own, and is taken with a warning.
     fn check_identity(self, file: &PublishedFile, path: &Path, sum: &str) -> Result<(), FileError> {
+        if file.is(path, sum)? {
+            return Ok(());
+        }
         for other in Self::ALL {
             for known in other.files() {
-                if known.sha256 == sum || known.repacked.contains(&sum) {
-                    if (other, known.name) == (self, file.name) {
-                        return Ok(());
-                    }
+                if known.is(path, sum)? {
                     let message = format!("is {}'s {}, not {}'s {}", other.name(), known.name, self.name(), file.name);
                     return Err(FileError::format(path, message));
                 }
@@ -243,42 +222,52 @@ impl DatasetName {
         tracing::warn!("{} is not a published file of {} (SHA-256 {sum}); taken as it is", path.display(), self.name());
         Ok(())
     }
+}
 
-    fn samples(self, images: (idx::Idx, PathBuf), labels: (idx::Idx, PathBuf)) -> Result<Samples, FileError> {
-        let ((images, images_path), (labels, labels_path)) = (images, labels);
-        let [_, height, width] = self.shape();
-        if images.shape.len() != 3 || images.shape[1..] != [height, width] {
-            let message = format!("holds an array of shape {:?}, expected images (N, {height}, {width})", images.shape);
-            return Err(FileError::format(images_path, message));
+/// Reads the dataset of a section as published, its images transformed to `shape`.
+///
+/// # Errors
+/// A file is not found (the message says where it was looked for and how to get it), is not what
+/// its name says, or is damaged.
+pub fn load(section: &DataSection, shape: [usize; 3], root: &Path, stage: &Stage) -> Result<Published, Error> {
+    let name = section.dataset;
+    let transform = section.transforms();
+    let mut parts = Parts::new(&transform, shape, section.class_names(), stage);
+    let sources = sources(section, root)?;
+    match &name.description().origin {
+        Origin::Embedded { bytes, read, .. } => read(bytes, &mut parts)?,
+        Origin::Folder => image_folder::read(section, root, &mut parts)?,
+        Origin::Files { files, folders, read, .. } => {
+            let mut found = Vec::new();
+            for file in *files {
+                let path = name.find(root, file, folders)?;
+                name.check_identity(file, &path, &sources[file.name])?;
+                let remedy = format!("fetch it again with `zoo-data fetch {} --root {}`", name.name(), root.display());
+                found.push(Source { path, remedy });
+            }
+            read(&found, &mut parts)?;
+            for (part, what, file) in [(&parts.train, "training", found.first()), (&parts.test, "test", found.last())] {
+                if part.samples.labels.is_empty() {
+                    return Err(file.expect("it has files").wrong(format!("holds no {what} images")));
+                }
+            }
         }
-        if labels.shape != [images.shape[0]] {
-            let message = format!(
-                "holds an array of shape {:?}, expected one label for each of the {} images of {}",
-                labels.shape,
-                images.shape[0],
-                images_path.display()
-            );
-            return Err(FileError::format(labels_path, message));
-        }
-        let classes = self.class_names().len();
-        if let Some(label) = labels.data.iter().find(|&&l| usize::from(l) >= classes) {
-            return Err(FileError::format(
-                labels_path,
-                format!("holds the label {label}, there are {classes} classes"),
-            ));
-        }
-        Ok(Samples { images: images.data, labels: labels.data.into_iter().map(u16::from).collect() })
     }
+    let Parts { train, test, class_names } = parts;
+    Ok(Published { train: train.samples, test: test.samples, class_names, sources })
+}
 
-    /// SHA-256 of its files where they are found, by name, without parsing them.
-    pub(crate) fn sources(self, root: &Path) -> Result<BTreeMap<String, String>, Error> {
-        if self == Self::Digits {
-            return Ok(digits::load().sources);
+/// SHA-256 of the files of a section's dataset where they are found, by name, without parsing them.
+pub fn sources(section: &DataSection, root: &Path) -> Result<BTreeMap<String, String>, Error> {
+    match &section.dataset.description().origin {
+        Origin::Embedded { name, bytes, .. } => Ok([((*name).to_owned(), sha256(bytes))].into()),
+        Origin::Folder => image_folder::sources(section, root),
+        Origin::Files { files, folders, .. } => {
+            let sum = |file: &PublishedFile| {
+                let path = section.dataset.find(root, file, folders)?;
+                Ok((file.name.to_owned(), sha256_file(&path)?))
+            };
+            files.iter().map(sum).collect()
         }
-        let sum = |file: &PublishedFile| {
-            let path = self.find(root, file.name)?;
-            Ok((file.name.to_owned(), zoo_model::files::sha256_file(&path)?))
-        };
-        self.files().iter().map(sum).collect()
     }
 }

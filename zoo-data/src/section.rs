@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 use zoo_model::plan::{count, name};
+use zoo_model::{Manifest, ManifestError};
 
-use crate::DatasetName;
+use crate::{DatasetName, Origin};
 
 /// `[data]`: which dataset, how it is split and transformed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,10 +28,91 @@ pub struct DataSection {
     /// Normalisation of pixel / 255.
     #[serde(default)]
     pub normalize: NormalizeSection,
+    /// With `image-folder`: the folder of the pictures, below the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+    /// With `image-folder`: the names of the classes' folders, in the order of their labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<String>>,
+    /// With `image-folder`: the number of pictures for testing, which must be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<u32>,
+}
+
+impl DataSection {
+    /// Reads the section of a manifest.
+    ///
+    /// # Errors
+    /// A value is impossible, or does not belong to the dataset.
+    pub fn of(manifest: &Manifest) -> Result<Self, ManifestError> {
+        let section: Self = manifest.required("data")?;
+        let given = [
+            ("folder", section.folder.is_some()),
+            ("classes", section.classes.is_some()),
+            ("test", section.test.is_some()),
+        ];
+        let own = matches!(section.dataset.description().origin, Origin::Folder);
+        if let Some((key, _)) = given.iter().find(|(_, given)| *given != own) {
+            let message = match own {
+                true => format!("image-folder needs `{key}`"),
+                false => format!("`{key}` belongs to image-folder alone"),
+            };
+            return Err(
+                manifest.error(if own { "data.dataset".into() } else { format!("data.{key}") }.as_str(), message)
+            );
+        }
+        if let Some(folder) = section.folder.as_ref().filter(|f| !f.split('/').all(is_folder_name)) {
+            let message = format!("is {folder:?}, expected a folder below the root, such as \"data/birds\"");
+            return Err(manifest.error("data.folder", message));
+        }
+        if let Some(classes) = &section.classes {
+            let mut sorted = classes.clone();
+            sorted.sort_unstable();
+            sorted.dedup();
+            if sorted.is_empty() || sorted.len() < classes.len() || !classes.iter().all(|c| is_folder_name(c)) {
+                return Err(manifest.error("data.classes", "must be a list of different names of folders"));
+            }
+        }
+        let transform = section.transforms();
+        if own && transform.center_crop.or(transform.resize).is_none() {
+            let message = "image-folder needs `center-crop` or `resize`, which make all pictures one size";
+            return Err(manifest.error("data.transform", message));
+        }
+        Ok(section)
+    }
+
+    /// The transforms: its own, or those of the dataset.
+    pub fn transforms(&self) -> TransformSection {
+        self.transform.unwrap_or(self.dataset.description().transform)
+    }
+
+    /// Number of classes.
+    pub fn class_count(&self) -> usize {
+        self.classes.as_ref().map_or(self.dataset.description().classes, Vec::len)
+    }
+
+    /// Names of the classes; empty if the dataset's files name them.
+    pub fn class_names(&self) -> Vec<String> {
+        let known = || self.dataset.description().class_names.iter().map(|&n| n.to_owned()).collect();
+        self.classes.clone().unwrap_or_else(known)
+    }
+
+    /// Folder of the pictures below the root; empty but for `image-folder`.
+    pub(crate) fn folder(&self) -> &str {
+        self.folder.as_deref().unwrap_or_default()
+    }
+}
+
+fn is_folder_name(name: &str) -> bool {
+    !name.is_empty()
+        && name != "."
+        && name != ".."
+        && !name.contains(['/', '\\', ':'])
+        && !name.contains(char::is_control)
 }
 
 /// Transforms in the order in which they are applied.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct TransformSection {
     /// To one channel of luma.
@@ -42,6 +124,11 @@ pub struct TransformSection {
     /// To a square of this side.
     #[serde(default, deserialize_with = "side")]
     pub resize: Option<usize>,
+}
+
+impl TransformSection {
+    /// None at all.
+    pub const NONE: Self = Self { grayscale: false, center_crop: None, resize: None };
 }
 
 /// Mean and standard deviation per channel, or one for all.

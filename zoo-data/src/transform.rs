@@ -1,5 +1,7 @@
 //! Transforms of 8-bit images, to the bit as Pillow and torchvision do them.
 
+use crate::section::TransformSection;
+
 /// An 8-bit image, channels first: (C, H, W), row-major.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
@@ -11,6 +13,25 @@ pub struct Image {
     pub width: usize,
     /// `channels * height * width` values.
     pub pixels: Vec<u8>,
+}
+
+/// Applies the transforms that a manifest asks for, in their order.
+///
+/// # Errors
+/// The image is smaller than the central square; a sentence.
+pub fn apply(transform: &TransformSection, mut image: Image) -> Result<Image, String> {
+    if transform.grayscale {
+        image = grayscale(image);
+    }
+    if let Some(side) = transform.center_crop {
+        let [height, width] = [image.height, image.width];
+        image = center_crop(&image, side)
+            .ok_or_else(|| format!("has {height}x{width} pixels, too few for center-crop = {side}"))?;
+    }
+    if let Some(side) = transform.resize {
+        image = resize(image, side);
+    }
+    Ok(image)
 }
 
 /// To one channel: ITU-R 601-2 luma in Pillow's 16-bit fixed point. One channel stays as it is.

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-use zoo_data::fetch::{fetch, Download};
+use zoo_data::checksum::Checksum;
+use zoo_data::fetch::fetch;
+use zoo_data::PublishedFile;
 use zoo_model::files::sha256;
 use zoo_model::{Dataset, Split};
 use zoo_stage::Stage;
@@ -179,9 +181,9 @@ fn content() -> Vec<u8> {
 }
 
 fn get(folder: &Path, mirrors: &[&Server]) -> Result<usize, String> {
-    let sum = sha256(&content());
+    let sum = sha256(&content()).leak();
     let addresses: Vec<String> = mirrors.iter().map(|s| s.address.clone()).collect();
-    let file = Download { name: "file.gz", sha256: &sum };
+    let file = PublishedFile::new("file.gz", Checksum::Sha256(sum));
     fetch(&[file], &addresses, folder, &Stage::silent()).map_err(|e| e.to_string())
 }
 

@@ -23,7 +23,7 @@ pub struct Idx {
 ///
 /// ```
 /// let file = [0, 0, 8, 1, 0, 0, 0, 2, 7, 9];
-/// assert_eq!(zoo_data::idx::parse(&file).unwrap().data, [7, 9]);
+/// assert_eq!(zoo_data::formats::idx::parse(&file).unwrap().data, [7, 9]);
 /// ```
 pub fn parse(bytes: &[u8]) -> Result<Idx, String> {
     if bytes.starts_with(&[0x1f, 0x8b]) {

@@ -1,0 +1,79 @@
+//! Checksums of published files.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use md5::{Digest, Md5};
+use zoo_model::files::{sha256_file, FileError};
+
+/// A checksum, as its publisher gives it, in lower-case hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    /// SHA-256.
+    Sha256(&'static str),
+    /// MD5: it finds damage, but no forgery.
+    Md5(&'static str),
+}
+
+impl Checksum {
+    /// The same kind of checksum of a file.
+    pub fn of(self, path: &Path) -> Result<String, FileError> {
+        match self {
+            Self::Sha256(_) => sha256_file(path),
+            Self::Md5(_) => md5_file(path),
+        }
+    }
+
+    /// Whether a file has it.
+    pub fn matches(self, path: &Path) -> Result<bool, FileError> {
+        let (Self::Sha256(sum) | Self::Md5(sum)) = self;
+        Ok(self.of(path)? == sum)
+    }
+
+    /// The name of its kind.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Sha256(_) => "SHA-256",
+            Self::Md5(_) => "MD5",
+        }
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let (Self::Sha256(sum) | Self::Md5(sum)) = self;
+        f.write_str(sum)
+    }
+}
+
+fn md5_file(path: &Path) -> Result<String, FileError> {
+    let mut file = File::open(path).map_err(FileError::io("read", path))?;
+    let mut hasher = Md5::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let n = file.read(&mut buffer).map_err(FileError::io("read", path))?;
+        if n == 0 {
+            return Ok(hex::encode(hasher.finalize()));
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_abc() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"abc").unwrap();
+        let sha256 = Checksum::Sha256("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        let md5 = Checksum::Md5("900150983cd24fb0d6963f7d28e17f72");
+        assert!(sha256.matches(&path).unwrap() && md5.matches(&path).unwrap());
+        std::fs::write(&path, b"abd").unwrap();
+        assert!(!sha256.matches(&path).unwrap() && !md5.matches(&path).unwrap());
+    }
+}
