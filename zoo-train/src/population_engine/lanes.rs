@@ -332,6 +332,11 @@ impl<S: Simd> Lanes<S> {
             let samples: Vec<usize> = lanes.iter().map(|batch| batch[sample] as usize).collect();
             let labels: Vec<u16> = samples.iter().map(|&i| train.labels[i]).collect();
             self.load_images(&train.images, &samples);
+            // Of a shuffled dataset the next images are nowhere near the caches.
+            for batch in lanes.iter().filter(|batch| sample + 1 < batch.len()) {
+                let length = data.image_len();
+                s.prefetch(&train.images[batch[sample + 1] as usize * length..][..length]);
+            }
             self.forward::<true>(Some(Sample {
                 images: &train.images,
                 indices: &samples,

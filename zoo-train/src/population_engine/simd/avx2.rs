@@ -85,6 +85,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, bytes: &[u8]) {
+        for line in bytes.chunks(64) {
+            intrinsic!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
+        }
+    }
+    #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
         intrinsic!(_mm256_set1_ps(value))
     }

@@ -50,6 +50,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, bytes: &[u8]) {
+        for line in bytes.chunks(64) {
+            intrinsic!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
+        }
+    }
+    #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         intrinsic!(_mm512_set1_ps(value))
     }

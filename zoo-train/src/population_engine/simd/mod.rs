@@ -58,6 +58,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Runs a kernel, compiled for the instructions of this token.
     fn vectorize<K: Kernel<Self>>(self, kernel: K) -> K::Output;
 
+    /// Asks for bytes to be brought to the caches.
+    fn prefetch(self, _bytes: &[u8]) {}
+
     /// The same value in every lane.
     fn splat(self, value: f32) -> Self::F;
     /// The same bits in every lane, as they are.
