@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Runs tests of zoo-train's library on an emulated processor with AVX-512, for machines whose own
+# has none. Usage, on Debian or a relative, as root if packages are still to be installed:
+#
+#   tools/avx512_emulated.sh [TEST FILTER...]
+#
+# Without filters: everything that computes with vectors. Boots Debian's kernel in Bochs, with the
+# test binary as all there is to run, prints the console's output, and succeeds if all tests did.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+filters=("$@")
+((${#filters[@]})) || filters=(simd::tests functions::tests::every functions::tests::special reference::tests)
+
+packages=(bochs bochs-term bochsbios vgabios busybox-static cpio grub-common grub-pc-bin mtools xorriso)
+dpkg -s "${packages[@]}" >/dev/null 2>&1 || apt-get install -y --no-install-recommends "${packages[@]}"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# The test binary, without shared libraries.
+target=x86_64-unknown-linux-gnu
+tests=$(RUSTFLAGS="-C target-feature=+crt-static" \
+    cargo test -p zoo-train --lib --release --no-run --target $target --message-format json |
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+
+# The kernel.
+kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ { print $2; exit }')
+(cd "$work" && apt-get download -q "$kernel" && dpkg -x ./*.deb kernel)
+
+# All that it runs.
+mkdir -p "$work"/{root/{bin,proc,tmp},image/boot/grub}
+cp /bin/busybox "$work/root/bin/"
+strip -o "$work/root/tests" "$tests"
+cat >"$work/root/init" <<END
+#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+for filter in ${filters[*]}; do
+    /bin/busybox grep -q avx512dq /proc/cpuinfo && /tests --test-threads=1 \$filter || failed=1
+done
+echo "ALL DONE, failed: \${failed:-0}"
+/bin/busybox sleep 1
+/bin/busybox poweroff -f
+END
+chmod +x "$work/root/init"
+
+# XSAVES and protection keys, which Bochs 2.7 describes inconsistently, would make Linux do without
+# any vectors.
+options="console=ttyS0,115200 loglevel=1 mitigations=off nokaslr tsc=reliable nosmp noapic panic=-1"
+cat >"$work/image/boot/grub/grub.cfg" <<END
+set timeout=0
+linux /boot/vmlinuz $options clearcpuid=pku,xsaves,xsavec
+initrd /boot/initrd
+boot
+END
+cp "$work"/kernel/boot/vmlinuz-* "$work/image/boot/vmlinuz"
+(cd "$work/root" && find . | cpio -o -H newc --quiet) >"$work/image/boot/initrd"
+grub-mkrescue -o "$work/disc" "$work/image" 2>"$work/mkrescue.log"
+
+cat >"$work/bochsrc" <<END
+display_library: term
+cpu: model=corei7_skylake_x, ips=100000000, reset_on_triple_fault=0
+memory: guest=512, host=512
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=/usr/share/vgabios/vgabios.bin
+ata0-master: type=cdrom, path=$work/disc, status=inserted
+boot: cdrom
+com1: enabled=1, mode=file, dev=$work/console
+clock: sync=none
+speaker: enabled=0
+log: $work/bochs.log
+panic: action=fatal
+error: action=ignore
+END
+# Debian's Bochs stops in its debugger; powering off is a panic to it.
+echo c >"$work/debugger"
+touch "$work/console"
+tail -f "$work/console" &
+tail=$!
+TERM=xterm script -qfc "bochs -q -f $work/bochsrc -rc $work/debugger" "$work/screen" </dev/null >"$work/script.log" 2>&1 || true
+sleep 1
+kill $tail
+grep -q '^ALL DONE, failed: 0' "$work/console"
