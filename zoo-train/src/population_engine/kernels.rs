@@ -139,26 +139,27 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
                 }
                 let unit = (y * columns + x) * layer.outputs + self.block.first;
                 let output = &mut self.output[unit..unit + B];
-                let distinct = if TRAINING { self.equal.distinct(layer, y * columns + x) } else { [0; 3] };
+                let distinct = if TRAINING { self.equal.distinct(2 * (y * layer.width + x)) } else { [0; 3] };
                 let distinct = [s.mask(distinct[0]), s.mask(distinct[1]), s.mask(distinct[2])];
                 let mut open = s.mask(0);
+                let winners = if TRAINING { &mut self.winners[unit..unit + B] } else { &mut [] };
                 unrolled!(B, |o| {
                     let candidates = [a[o], b[o], c[o], d[o]];
                     let (best, winner) = largest(s, candidates, corners);
                     output[o] = best;
                     if TRAINING {
-                        self.winners[unit + o] = winner;
+                        winners[o] = winner;
                         open = s.or(open, is_open_in(s, candidates, best, distinct));
                     }
                 });
                 if TRAINING && s.bits(open) != 0 {
-                    unrolled!(B, |o| {
+                    for o in 0..B {
                         let candidates = [a[o], b[o], c[o], d[o]];
                         let lanes = s.bits(is_open_in(s, candidates, output[o], distinct));
                         if lanes != 0 {
                             self.undecided.push(Undecided { unit: unit + o, lanes, candidates });
                         }
-                    });
+                    }
                 }
             }
         }
@@ -189,6 +190,7 @@ fn is_open_in<S: Simd>(s: S, [a, b, c, d]: [S::F; 4], best: S::F, distinct: [S::
 /// in an image's background, there is nothing to decide.
 #[derive(Debug, Clone, Default)]
 pub struct EqualPatches {
+    width: usize,
     /// (height, width): lanes in which the patch that begins there equals the one to its right.
     right: Vec<u16>,
     /// The one below it.
@@ -199,17 +201,15 @@ impl EqualPatches {
     /// For a layer's input; none are.
     pub fn new(layer: &Layer) -> Self {
         let none = vec![0; layer.height * layer.width];
-        Self { right: none.clone(), below: none }
+        Self { width: layer.width, right: none.clone(), below: none }
     }
 
-    /// Lanes in which the patches of the second, third and fourth candidate of a window, at
-    /// `position` of the layer's output, equal none before them. Equality on a diagonal goes by a
-    /// third patch.
+    /// Lanes in which the patches of the second, third and fourth candidate of a window, which
+    /// begins at pixel `corner`, equal none before them. Equality on a diagonal goes by a third
+    /// patch.
     #[inline(always)]
-    pub fn distinct(&self, layer: &Layer, position: usize) -> [u32; 3] {
-        let columns = layer.output_map()[1];
-        let corner = 2 * (position / columns * layer.width + position % columns);
-        let (ab, cd) = (self.right[corner], self.right[corner + layer.width]);
+    pub fn distinct(&self, corner: usize) -> [u32; 3] {
+        let (ab, cd) = (self.right[corner], self.right[corner + self.width]);
         let (ac, bd) = (self.below[corner], self.below[corner + 1]);
         [!ab, !(ac | bd & cd), !(bd | cd)].map(u32::from)
     }
@@ -231,7 +231,7 @@ impl<S: Simd> Kernel<S> for FindEqualPatches<'_, S> {
     #[inline(always)]
     fn run(self, s: S) {
         let Layer { width, channels, kernel: [rows, columns], .. } = *self.layer;
-        let EqualPatches { right, below } = self.equal;
+        let EqualPatches { right, below, .. } = self.equal;
         // First single pixels. What is found across the map's edges, no patch contains.
         for (map, distance) in [(&mut *right, channels), (&mut *below, width * channels)] {
             let pixels = self.input.chunks_exact(channels).zip(self.input[distance..].chunks_exact(channels));

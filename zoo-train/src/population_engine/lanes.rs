@@ -117,7 +117,7 @@ impl Context {
                 u.lanes >> lane & 1 == 1
                     && derivative[u.unit * S::LANES + lane].abs() >= SIGNIFICANT
                     && (!self.pruned[lane] || {
-                        let distinct = equal.distinct(layer, u.unit / layer.outputs);
+                        let distinct = equal.distinct(layer.candidate(u.unit, WINDOW[0]) / layer.channels);
                         let sums = u.candidates.map(|sum| S::values(&[sum])[lane]);
                         is_open(sums, true, distinct.map(|lanes| lanes >> lane & 1 == 1))
                     })
