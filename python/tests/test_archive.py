@@ -55,6 +55,7 @@ def test_an_archive_is_the_zoo(noise_zoo: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+ZOO = "noise/zoo.json"
 STATES = "noise/models/000001/states.safetensors"
 
 
@@ -89,7 +90,10 @@ def added(name: str) -> Callable[[list[Entry]], list[Entry]]:
         (lambda entries: [file_entry("noise/SHA256SUMS", b"nonsense\n"), *entries[1:]], "line 1"),
         (lambda entries: [file_entry("no ise/SHA256SUMS", b""), *entries[1:]], "no name for a zoo"),
         (lambda entries: [], "is empty"),
-        (lambda entries: replaced(entries, "noise/zoo.json", [file_entry("noise/zoo.json", bytes(17 << 20))]), "claims"),
+        (
+            lambda entries: replaced(entries, "noise/zoo.json", [file_entry("noise/zoo.json", bytes(17 << 20))]),
+            "claims",
+        ),
     ],
 )
 def test_a_forged_archive_is_refused_and_leaves_nothing(
@@ -141,7 +145,7 @@ def test_packed_by_zoo_pack_whole_and_in_volumes(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(packed.index.dropna(axis=1), modelzoo.open(zoo).index.dropna(axis=1))
     assert np.array_equal(packed.weights()[0], expected)
 
-    command = [binary("zoo-pack"), zoo, "-o", tmp_path / "v" / "noise.tar.gz", "-q", "--volume-size", "1MiB"]
+    command = [binary("zoo-pack"), str(zoo), "-o", str(tmp_path / "v/noise.tar.gz"), "-q", "--volume-size", "1MiB"]
     (tmp_path / "v").mkdir()
     subprocess.run(command, check=True)
     volumes = sorted((tmp_path / "v").glob("*.tar.gz"))

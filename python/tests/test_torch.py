@@ -55,15 +55,17 @@ def test_cnn_m_has_its_published_number_of_parameters() -> None:
 
 def test_datasets_pair_weights_and_properties(real: Path) -> None:
     zoo = modelzoo.open(real / "zoos/small")
-    sets = {split: zoo.dataset(split, "last", ("test_acc", "ggap", "model::nlin")) for split in ("train", "val", "test")}
+    sets = {
+        split: zoo.dataset(split, "last", ("test_acc", "ggap", "model::nlin")) for split in ("train", "val", "test")
+    }
     assert sum(len(s) for s in sets.values()) == 12
     assert len({tuple(s.categories["model::nlin"]) for s in sets.values()}) == 1
     for dataset in sets.values():
-        weights, properties = torch.utils.data.default_collate([dataset[i] for i in range(len(dataset))])
-        assert weights.shape == (len(dataset), 2464) and properties.dtype == torch.float32
+        weights, found = torch.utils.data.default_collate([dataset[i] for i in range(len(dataset))])
+        assert weights.shape == (len(dataset), 2464) and found.dtype == torch.float32
         row = dataset.rows.iloc[0]
         expected = [row.test_acc, row.train_acc - row.test_acc, ["gelu", "relu", "tanh"].index(row["model::nlin"])]
-        assert properties[0].tolist() == pytest.approx(expected)
+        assert found[0].tolist() == pytest.approx(expected)
     layers = zoo.dataset(layout="layers", epochs=0, transform=lambda w: w["module_list.0.bias"])
     assert len(layers) == 12 and torch.equal(layers[3][0], torch.full((8,), 0.01))
     with pytest.raises(KeyError, match="no column"):

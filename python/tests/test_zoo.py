@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,11 +59,12 @@ def test_weights_are_those_that_were_written(noise_zoo: Path) -> None:
 def test_weights_of_chosen_states_come_with_their_rows(noise_zoo: Path, tmp_path: Path) -> None:
     zoo = modelzoo.open(noise_zoo)
     every, _ = zoo.weights()
-    for options in (
+    choices: tuple[dict[str, Any], ...] = (
         {"split": "train"}, {"epochs": "last"}, {"epochs": 2}, {"epochs": [0, 4]}, {"split": "test", "epochs": [0]},
         {"rows": zoo.index.sample(frac=0.5, random_state=0)}, {"rows": zoo.index.iloc[::-1]}, {"epochs": 7},
-    ):  # fmt: skip
-        weights, rows = zoo.weights(**options)  # type: ignore[call-overload]
+    )  # fmt: skip
+    for options in choices:
+        weights, rows = zoo.weights(**options)
         assert np.array_equal(weights, every[rows.index]), options
     assert zoo.select("train", "last")["epoch"].unique().tolist() == [4]
     mapped, _ = zoo.weights(epochs=2, out=tmp_path / "weights.npy")
@@ -101,7 +103,7 @@ def test_splits_stay_what_they_are() -> None:
     assert [split_models(range(10), (0.7, 0.15, 0.15), 42)[i] for i in range(10)] == PINNED
 
 
-PINNED: list[str] = "test train train train train train val train val train".split()
+PINNED: list[str] = ["test", "train", "train", "train", "train", "train", "val", "train", "val", "train"]
 
 
 def test_an_architecture_of_ones_own(noise_zoo: Path) -> None:
@@ -129,8 +131,8 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def header(claim: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(claim + path.read_bytes()[8:]) and None
+def header(claim: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(claim + path.read_bytes()[8:])
 
 
 def entry(old: bytes, new: bytes) -> Callable[[Path], None]:
@@ -170,7 +172,7 @@ def test_a_faulty_model_is_reported_and_skipped(
     assert len(faults) == 1 and message in str(faults[0]) and "000001" in faults[0].place
     assert zoo.ids == [0, 2, 3, 4]
     assert len(zoo.weights()[0]) == 12
-    with pytest.raises(KeyError, match="000001|no model 1"):
+    with pytest.raises(KeyError, match=r"no model 1"):
         zoo.states(1)
     with pytest.raises(ZooError, match="1 faults"):
         modelzoo.open(noise_zoo, strict=True)

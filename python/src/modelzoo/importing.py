@@ -19,6 +19,7 @@ from .errors import Fault, ZooError, escaped
 from .prepared import Prepared
 from .source import Source, open_source
 from .states import to_bytes
+from .zoo import METRICS
 
 #: What no published zoo says; recorded in `zoo.json`.
 UNKNOWN = ("order of the training data", "dropout masks", "version of the trainer")
@@ -217,11 +218,6 @@ class _Importer:
                 states[epoch] = checkpoint.to_state(tensors, network)
             except ValueError as error:
                 faults.append(Fault(f"{folder}/{name}", str(error)))
-        expected = range(min(states, default=0), max(states, default=-1) + 1)
-        spacing = np.diff(list(states)).min(initial=len(expected) or 1) if len(states) > 1 else 1
-        for epoch in expected[:: int(spacing)]:
-            if epoch not in paths:
-                faults.append(Fault(folder, f"has no checkpoint of epoch {epoch}"))
         return states, network
 
     def _check_alike(self, params: files.Json, network: Sequence[architectures.Parameter]) -> None:
@@ -242,11 +238,16 @@ class _Importer:
     def _lines(self, folder: str, epochs: Mapping[int, Mapping[str, Any]], faults: list[Fault]) -> list[files.Json]:
         """A line per state."""
         content = self.source.read(f"{folder}/{files.RESULT}", 1 << 30)
-        lines: dict[int, files.Json] = {}
         try:
             lines = published.to_lines(content or b"")
         except ValueError as error:
             raise ValueError(f"{files.RESULT} {error}") from error
+        reported = {fault.place for fault in faults}
+        lost = [e for e, line in lines.items() if e not in epochs and any(line[key] is not None for key in METRICS)]
+        lost = [e for e in lost if not any(p.startswith(f"{folder}/checkpoint_{e:06}/") for p in reported)]
+        if lost:
+            listed = ", ".join(map(str, lost[:10])) + (f" and {len(lost) - 10} more" if len(lost) > 10 else "")
+            faults.append(Fault(folder, f"has metrics, but no checkpoint, of epoch {listed}"))
         found = []
         for epoch, state in epochs.items():
             if epoch not in lines:

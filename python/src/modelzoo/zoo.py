@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from . import architectures, files
@@ -32,6 +31,9 @@ Epochs: TypeAlias = int | Collection[int] | Literal["last"] | None
 
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
 TWIN_METRICS = ("sparsity_ratio", "test_agreement")
+
+# Typed by some versions of NumPy only.
+_open_memmap: Any = np.lib.format.open_memmap
 
 _THREADS = min(4, os.cpu_count() or 1)
 # Below this share of a file's states, the file is mapped and only their pages are read.
@@ -347,8 +349,7 @@ class Zoo:
         else:
             path = Path(out)
             temporary = path.with_name(f".{path.name}.tmp")
-            mapped: np.memmap[Any, np.dtype[np.float32]]
-            mapped = open_memmap(temporary, "w+", np.float32, (count, size))  # type: ignore[no-untyped-call]
+            mapped = _open_memmap(temporary, "w+", np.float32, (count, size))
             self._fill([mapped[:, columns] for _, _, columns in shapes], rows)
             mapped.flush()
             os.replace(temporary, path)
