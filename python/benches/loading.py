@@ -3,9 +3,9 @@
     python benches/loading.py ZOO [--repeat 5]       # a zoo
     python benches/loading.py --make 500 FOLDER      # one of 500 cnn-s models of noise, 51 states each, for this
 
-Three rates, each the best of the repetitions: "read" reads every file into one buffer that is used again, "read, kept"
-reads them all into one fresh array, as loading has to, both with as many threads as loading uses; "weights" is
-`Zoo.weights`. Every file is read once before.
+Three rates, each the best of the repetitions: "read" reads every file into one buffer that is used again, with one
+thread, as cat does; "read, kept" reads them all into one fresh array, as loading has to, with as many threads as
+loading uses; "weights" is `Zoo.weights`. Every file is read once before.
 """
 
 from __future__ import annotations
@@ -66,23 +66,26 @@ def measure(folder: Path, repeat: int) -> None:
     sizes = [path.stat().st_size for path in paths]
     total = sum(sizes)
 
-    def read_all(memory: Callable[[int], memoryview]) -> None:
-        def read(i: int) -> None:
-            with open(paths[i], "rb", buffering=0) as file:
-                assert file.readinto(memory(i)) == sizes[i]
-
-        with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(read, range(len(paths)), chunksize=16))
+    def read(i: int, memory: memoryview) -> None:
+        with open(paths[i], "rb", buffering=0) as file:
+            assert file.readinto(memory) == sizes[i]
 
     def into_buffer() -> None:
-        buffers = [memoryview(bytearray(max(sizes))) for _ in range(_THREADS)]
-        read_all(lambda i: buffers[(i // 16) % _THREADS][: sizes[i]])
+        buffer = memoryview(bytearray(max(sizes)))
+        for i, size in enumerate(sizes):
+            read(i, buffer[:size])
 
     starts = np.cumsum([0, *sizes])
 
     def into_array() -> None:
         array = memoryview(np.empty(total, np.uint8))  # type: ignore[arg-type]
-        read_all(lambda i: array[starts[i] : starts[i + 1]])
+
+        def part(thread: int) -> None:
+            for i in range(thread, len(sizes), _THREADS):
+                read(i, array[starts[i] : starts[i + 1]])
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(part, range(_THREADS)))
 
     def weights() -> None:
         values, _ = zoo.weights()

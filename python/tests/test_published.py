@@ -53,11 +53,6 @@ def write_published(folder: Path, models: int = 3, **config: object) -> Path:
         for epoch, state in enumerate(noise(params_of(0), 3, model)):
             line: dict[str, object] = {"train_loss": 2.0 - epoch, "train_acc": 0.25 * epoch}
             line |= {"test_loss": 2.5, "test_acc": 0.125 * epoch}
-                "train_loss": 2.0 - epoch,
-                "train_acc": 0.25 * epoch,
-                "test_loss": 2.5,
-                "test_acc": 0.125 * epoch,
-            }
             line |= {"training_iteration": epoch, "config": params, "pid": 1, "hostname": "h", "date": "2021-08-26"}
             lines.append(json.dumps(line) + "\n")
             place = home / f"checkpoint_{epoch:06}"

@@ -250,6 +250,8 @@ class Zoo:
 
     def select(self, split: Split | None = None, epochs: Epochs = None, diverged: bool = True) -> pd.DataFrame:
         """Rows of the index: of one split, of some epochs (or every model's last), with or without diverged states."""
+        if split is None and epochs is None and diverged:
+            return self.index.copy()
         chosen = pd.Series(True, self.index.index)
         if split is not None:
             if split not in ("train", "val", "test"):
@@ -369,17 +371,18 @@ class Zoo:
             raise ValueError("rows must be rows of this zoo's index, under their own labels")
         places = self._places[labels]
         bounds = np.flatnonzero(np.diff(ids)) + 1
+        jumps = np.diff(places) != 1
         runs = list(zip([0, *bounds.tolist()], [*bounds.tolist(), len(ids)], strict=True)) if len(ids) else []
 
         def copy(runs: Sequence[tuple[int, int]]) -> None:
             reader = Reader()
             for start, stop in runs:
                 states = self._states[int(ids[start])]
-                chosen: Any = places[start:stop]
-                few = len(chosen) < _MAP_BELOW * states.layout.states
+                few = stop - start < _MAP_BELOW * states.layout.states
                 tensors = states.flat() if few else reader.read(states)
-                if chosen[-1] - chosen[0] + 1 == len(chosen) and (np.diff(chosen) == 1).all():
-                    chosen = slice(int(chosen[0]), int(chosen[-1]) + 1)
+                chosen: Any = places[start:stop]
+                if not jumps[start : stop - 1].any():
+                    chosen = slice(chosen[0], chosen[-1] + 1)
                 for target, tensor in zip(targets, tensors, strict=True):
                     target[start:stop] = tensor[chosen]
 
