@@ -106,6 +106,26 @@ def test_a_forged_archive_is_refused_and_leaves_nothing(
     assert {p for p in tmp_path.rglob("*")} == before | {tmp_path / "cache"}
 
 
+def test_a_name_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
+    with gzip.open(tmp_path / "noise.tar.gz", "wb") as archive:
+        archive.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
+    with pytest.raises(ZooError, match="no file of a zoo"):
+        modelzoo.open(tmp_path / "noise.tar.gz", cache=tmp_path / "cache")
+
+
+def test_an_index_of_billions_of_rows_is_not_read(noise_zoo: Path) -> None:
+    rows = 10**7
+    columns = {"id": np.zeros(rows, np.int32), "epoch": np.zeros(rows, np.int32)}
+    pd.DataFrame(columns).to_parquet(noise_zoo / "index.parquet")
+    assert (noise_zoo / "index.parquet").stat().st_size < 100_000
+    record = noise_zoo / "zoo.json"
+    record.write_text(record.read_text().replace('"states": 15', f'"states": {rows}'))
+    with pytest.warns(modelzoo.FaultWarning, match="more than the states files hold"):
+        assert len(modelzoo.open(noise_zoo)) == 15
+
+
 def test_a_bomb_is_stopped(noise_zoo: Path, tmp_path: Path) -> None:
     archive = write(tmp_path / "noise.tar.gz", entries_of(noise_zoo))
     with pytest.raises(ZooError, match="limit="):

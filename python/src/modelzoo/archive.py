@@ -54,6 +54,17 @@ class _Stream:
         return content
 
 
+class _Entry(tarfile.TarInfo):
+    """A header; what is no regular file, extended headers of any size among it, ends the reading."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
+        entry = super().frombuf(buf, encoding, errors)
+        if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise ZooError(f"its entry {entry.name!r} is no file of a zoo")
+        return entry
+
+
 def unpacked(archive: Path, cache: str | os.PathLike[str] | None = None, limit: int | None = None) -> Path:
     """The folder of the zoo in `archive`, unpacked now or earlier."""
     folder = Path(cache) if cache is not None else _cache()
@@ -104,8 +115,11 @@ def _unpack(archive: Path, target: Path, limit: int | None) -> Path:
     try:
         with gzip.open(archive) as stream:
             guarded = cast("IO[bytes]", _Stream(cast("IO[bytes]", stream), budget))
-            with tarfile.open(fileobj=guarded, mode="r|", errorlevel=2) as tar:
-                return _entries(archive, tar, target)
+            with tarfile.open(fileobj=guarded, mode="r|", tarinfo=_Entry, errorlevel=2) as tar:
+                return _entries(tar, target)
+    except ZooError as error:
+        message = str(error)
+        raise ZooError(message if message.startswith(f"{archive}: ") else f"{archive}: {escaped(message)}") from error
     except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, UnicodeError, ValueError) as error:
         raise ZooError(f"{archive}: is damaged or no archive of a zoo: {escaped(str(error))}") from error
 
@@ -126,45 +140,42 @@ def _check_sum_beside(archive: Path) -> None:
         raise ZooError(f"{archive}: does not have the SHA-256 that {beside.name} says: download it again")
 
 
-def _entries(archive: Path, tar: tarfile.TarFile, target: Path) -> Path:
+def _entries(tar: tarfile.TarFile, target: Path) -> Path:
     zoo: Path | None = None
     sums: dict[str, str] = {}
     seen: set[str] = set()
 
-    def refuse(message: str) -> ZooError:
-        return ZooError(f"{archive}: {escaped(message)}")
-
     for entry in tar:
         name, _, path = entry.name.partition("/")
-        if not entry.isreg() or entry.issparse() or not files.is_zoo_file(path):
-            raise refuse(f"its entry {entry.name!r} is no file of a zoo")
+        if not files.is_zoo_file(path):
+            raise ZooError(f"its entry {entry.name!r} is no file of a zoo")
         if zoo is None:
             zoo = target / files.check_zoo_name(name)
         if name != zoo.name:
-            raise refuse(f"its entry {entry.name!r} lies outside {zoo.name}")
+            raise ZooError(f"its entry {entry.name!r} lies outside {zoo.name}")
         if path in seen:
-            raise refuse(f"its entry {entry.name!r} is there twice")
+            raise ZooError(f"its entry {entry.name!r} is there twice")
         if not seen and path != files.CHECKSUMS:
-            raise refuse("its first entry is not SHA256SUMS")
+            raise ZooError("its first entry is not SHA256SUMS")
         if path != files.CHECKSUMS and path not in sums:
-            raise refuse(f"its entry {entry.name!r} is not listed in SHA256SUMS")
+            raise ZooError(f"its entry {entry.name!r} is not listed in SHA256SUMS")
         kind = path.rpartition("/")[2]
         if entry.size > files.LIMITS.get(kind, entry.size):
-            raise refuse(f"its entry {entry.name!r} claims {entry.size} bytes, more than such a file may have")
+            raise ZooError(f"its entry {entry.name!r} claims {entry.size} bytes, more than such a file may have")
         if entry.size > shutil.disk_usage(target.parent).free:
-            raise refuse(f"the disk has no room for its entry {entry.name!r}: choose another place with cache=")
+            raise ZooError(f"the disk has no room for its entry {entry.name!r}: choose another place with cache=")
         seen.add(path)
         found = _write(zoo / path, tar.extractfile(entry), entry.size)
         if path == files.CHECKSUMS:
             sums = files.parse_checksums((zoo / path).read_bytes())
         elif found != sums[path]:
-            raise refuse(f"its entry {entry.name!r} does not have its SHA-256: download it again")
+            raise ZooError(f"its entry {entry.name!r} does not have its SHA-256: download it again")
     if zoo is None:
-        raise refuse("is empty")
+        raise ZooError("is empty")
     volumes = files.VOLUMES in seen
     missing = [p for p in sums if p not in seen and not (volumes and files.model_of(p) is not None)]
     if missing:
-        raise refuse(f"{missing[0]!r} and {len(missing) - 1} others are listed in SHA256SUMS, but missing")
+        raise ZooError(f"{missing[0]!r} and {len(missing) - 1} others are listed in SHA256SUMS, but missing")
     return zoo
 
 

@@ -120,6 +120,12 @@ class Zoo:
         table = pq.ParquetFile(path, thrift_string_size_limit=64 << 20, thrift_container_size_limit=16 << 20)
         if table.metadata.num_rows != self.record["states"]:
             raise ZooError(f"has {table.metadata.num_rows} rows, zoo.json counts {self.record['states']} states")
+        # Encodings can make billions of rows of a small file; states cannot be made of nothing.
+        folders = (self.path / "models" / name for _, name in files.model_folders(self.path))
+        paths = (folder / files.STATES for folder in folders)
+        size = sum(path.stat().st_size for path in paths if path.is_file())
+        if 4 * max(1, self.record["parameters"]) * table.metadata.num_rows > size:
+            raise ZooError(f"has {table.metadata.num_rows} rows, more than the states files hold")
         frame: pd.DataFrame = table.read().to_pandas()
         for key in ("id", "epoch"):
             if frame[key].dtype != np.int32 or (frame[key] < 0).any():
