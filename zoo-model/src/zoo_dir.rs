@@ -39,7 +39,8 @@ pub const RECORD_LIMIT: u64 = 16 << 20;
 /// Size limit of a `SHA256SUMS`: 100 bytes for each of three files of a million models.
 pub const CHECKSUMS_LIMIT: u64 = 400 << 20;
 
-/// The dataset that a zoo was trained on.
+/// The dataset that a zoo was trained on. An imported zoo may not know it: then the checksum is
+/// empty, the splits have no samples, and there is no mean or deviation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DatasetRecord {
     /// Name of the published dataset.

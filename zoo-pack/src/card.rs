@@ -70,6 +70,15 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
     let engine =
         record.engine.as_ref().map_or("another program".into(), |e| format!("{}, version {}", e.name, e.version));
     let engine = escaped(&engine);
+    // A zoo that was imported may not know what it was trained on.
+    let samples = match (dataset.train, dataset.val, dataset.test) {
+        (0, 0, 0) => "number of samples not recorded".to_owned(),
+        (train, val, test) => format!("{train} train, {val} validation, {test} test samples"),
+    };
+    let checksum = match dataset.sha256.as_str() {
+        "" => "not recorded".to_owned(),
+        sum => format!("`{}`", escaped(sum)),
+    };
     let [channels, height, width] = dataset.shape;
     let _ = write!(
         out,
@@ -79,18 +88,14 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
          | states | {states} |\n\
          | parameters a model | {parameters} |\n\
          | diverged models | {} |\n\
-         | dataset | {}, {channels}x{height}x{width}, {} classes: {} train, {} validation, {} test samples |\n\
-         | prepared dataset, SHA-256 | `{}` |\n\
+         | dataset | {}, {channels}x{height}x{width}, {} classes: {samples} |\n\
+         | prepared dataset, SHA-256 | {checksum} |\n\
          | trained by | {engine} |\n\
          | licence | {} |\n\n\
          {}\n\n",
         record.diverged,
         escaped(&dataset.name),
         dataset.classes,
-        dataset.train,
-        dataset.val,
-        dataset.test,
-        escaped(&dataset.sha256),
         license,
         accuracies.sentence(),
     );
@@ -138,6 +143,21 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_imported_zoo_does_not_know_is_said_to_be_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut record = zoo_model::synthetic::write(&dir.path().join("z"), "z", 1, 2).unwrap().finished().unwrap();
+        record.dataset.sha256 = "0".repeat(64);
+        record.dataset.test = 500;
+        let known = card(&record, &Accuracies::default());
+        assert!(known.contains(" 500 test samples |") && !known.contains("not recorded"), "{known}");
+        let dataset = &mut record.dataset;
+        (dataset.sha256, dataset.train, dataset.val, dataset.test) = (String::new(), 0, 0, 0);
+        let unknown = card(&record, &Accuracies::default());
+        assert!(unknown.contains("10 classes: number of samples not recorded |"), "{unknown}");
+        assert!(unknown.contains("SHA-256 | not recorded |"), "{unknown}");
+    }
 
     #[test]
     fn words_become_no_lines_and_steer_no_terminal() {

@@ -24,12 +24,12 @@ const LOSS_TOLERANCE: f64 = 1e-6;
 /// # Errors
 /// A sentence that says why models of this zoo cannot be run again.
 pub fn engine(record: &ZooRecord, data: &Dataset) -> Result<Box<dyn Engine>, String> {
+    let made_by = record.engine.as_ref().ok_or("another program made the zoo; it cannot be run again here")?;
     let expected = &record.dataset.sha256;
     let found = DatasetRecord::new(data);
     if *expected != found.sha256 {
         return Err(format!("the zoo was trained on another dataset file: SHA-256 {expected}, not {}", found.sha256));
     }
-    let made_by = record.engine.as_ref().ok_or("another program made the zoo; it cannot be run again here")?;
     let name = EngineName::from_str(&made_by.name, false)
         .map_err(|_| format!("the engine `{}` that made the zoo is not in this program", made_by.name))?;
     Ok(name.engine())

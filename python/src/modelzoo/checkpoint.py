@@ -1,0 +1,105 @@
+"""PyTorch state dicts from strangers.
+
+A checkpoint is looked through before PyTorch sees it: it must be in PyTorch's zip format, its pickle may name nothing
+but what a state dict is made of, and everything it holds must lie in the file. Then `torch.load` reads it with
+`weights_only=True`, which in PyTorch before 2.6 had a hole of its own (CVE-2025-32434) that the first look closes.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from .architectures import Parameter
+from .states import Array
+
+LIMIT = 64 << 20
+"""Most bytes of a checkpoint."""
+_PICKLE_LIMIT = 1 << 20
+
+_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+_HARMLESS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
+_HARMLESS |= {f"torch {name}Storage" for name in _STORAGES}
+# Protocol 2, which PyTorch writes, calls things by GLOBAL alone.
+_OTHER_CALLS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
+
+
+def inspect(content: bytes) -> None:
+    """Raises ValueError unless the content is a state dict in PyTorch's zip format and nothing else."""
+    if not content.startswith(b"PK\x03\x04"):
+        raise ValueError("is not in the zip format of PyTorch 1.6 and newer: it is not read")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
+                raise ValueError("has compressed entries, which PyTorch does not write")
+            if sum(e.file_size for e in entries) > len(content):
+                raise ValueError("claims more data than it has")
+            names = [e.filename.partition("/")[2] for e in entries]
+            if names.count("data.pkl") != 1 or "constants.pkl" in names or any(n.startswith("code/") for n in names):
+                raise ValueError("holds no state dict, or a program")
+            entry = entries[names.index("data.pkl")]
+            if entry.file_size > _PICKLE_LIMIT:
+                raise ValueError(f"has a pickle of {entry.file_size} bytes, more than a state dict needs")
+            pickle = archive.read(entry)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"is damaged: {error}") from error
+    try:
+        for opcode, argument, _ in pickletools.genops(pickle):
+            if (opcode.name == "GLOBAL" and argument not in _HARMLESS) or opcode.name in _OTHER_CALLS:
+                asked = str(argument or opcode.name).replace(" ", ".")
+                raise ValueError(f"asks for `{asked}`, which no state dict needs: it is not loaded")
+    except ValueError as error:
+        if "no state dict needs" in str(error):
+            raise
+        raise ValueError(f"has a malformed pickle: {error}") from error
+
+
+def load(content: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict.
+
+    Raises ValueError with what is wrong with it.
+    """
+    inspect(content)
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch raises whatever its reader stumbles over.
+        message = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot be loaded: {message}") from error
+    if not isinstance(loaded, dict) or not loaded:
+        raise ValueError("holds no state dict")
+    for name, tensor in loaded.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ValueError("holds more than named tensors")
+    return dict(loaded)
+
+
+def to_state(tensors: Mapping[str, torch.Tensor], parameters: Sequence[Parameter]) -> dict[str, Array]:
+    """The parameters of a network, which the tensors must be, all of them and nothing else.
+
+    Raises ValueError with the tensor that is wrong.
+    """
+    for parameter in parameters:
+        tensor = tensors.get(parameter.name)
+        if tensor is None:
+            raise ValueError(f"has no tensor `{parameter.name}`")
+        if tensor.dtype != torch.float32 or tuple(tensor.shape) != parameter.shape:
+            found, expected = list(tensor.shape), list(parameter.shape)
+            raise ValueError(f"tensor `{parameter.name}` is {tensor.dtype} {found}, expected float32 {expected}")
+    if len(tensors) != len(parameters):
+        stray = sorted(set(tensors) - {p.name for p in parameters})[0]
+        raise ValueError(f"has a tensor `{stray}` that its network does not have")
+    return {p.name: np.ascontiguousarray(tensors[p.name].detach().numpy()) for p in parameters}
+
+
+def dump(state: Mapping[str, Array]) -> bytes:
+    """A checkpoint, as PyTorch writes the state dict of a network."""
+    buffer = io.BytesIO()
+    torch.save(OrderedDict((name, torch.from_numpy(np.array(tensor))) for name, tensor in state.items()), buffer)
+    return buffer.getvalue()

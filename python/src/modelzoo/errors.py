@@ -1,0 +1,40 @@
+"""What can be wrong with a zoo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ZooError(Exception):
+    """A file is not what it should be. The message names the file, the fault and the remedy."""
+
+
+class FaultWarning(UserWarning):
+    """Something of a zoo was skipped, and the rest was read."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that was skipped, and why."""
+
+    place: str
+    """The file or model, relative to the zoo."""
+    message: str
+    """What is wrong with it."""
+
+    def __str__(self) -> str:
+        return escaped(f"{self.place}: {self.message}")
+
+
+def escaped(text: str) -> str:
+    """`text` with its control characters escaped: a stranger's words neither steer a terminal nor forge a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def summary(faults: Sequence[Fault], shown: int = 5) -> str:
+    """The first faults, and how many more there are."""
+    lines = [f"  {fault}" for fault in faults[:shown]]
+    if len(faults) > shown:
+        lines.append(f"  and {len(faults) - shown} more")
+    return "\n".join(lines)

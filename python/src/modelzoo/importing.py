@@ -1,0 +1,360 @@
+"""A published raw zoo to a zoo directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import architectures, checkpoint, files, published
+from .errors import Fault, ZooError, escaped
+from .prepared import Prepared
+from .source import Source, open_source
+from .states import to_bytes
+from .zoo import METRICS
+
+#: What no published zoo says; recorded in `zoo.json`.
+UNKNOWN = ("order of the training data", "dropout masks", "version of the trainer")
+_WORK = ".import"
+_SHOWN_FAULTS = 1000
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a published zoo does not say of itself."""
+
+    name: str | None = None
+    """Of the zoo; by default its folder's."""
+    description: str = ""
+    license: str = "CC-BY-4.0"
+    """That of the published collection."""
+    dataset: str | None = None
+    """Name of the image dataset."""
+    data: Path | None = None
+    """The prepared dataset, if there is one: all facts about the images are taken from it."""
+    missing: Mapping[str, Any] = field(default_factory=dict)
+    """Hyperparameters for models whose configuration lacks them."""
+    strict: bool = False
+    """Refuse a zoo with faults rather than skip what is faulty."""
+
+
+@dataclass
+class Outcome:
+    """What was imported."""
+
+    models: int = 0
+    states: int = 0
+    diverged: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+
+def import_zoo(
+    source: Path, target: Path, options: Options, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Outcome:
+    """Imports the published zoo in `source`, a folder or zip, as the zoo directory `target`.
+
+    Faulty models and states are skipped and returned. Interrupted, the same call goes on where it stopped.
+    """
+    if (target / files.ZOO).exists():
+        raise ZooError(f"{target}: is a finished zoo: remove it, or import to another place")
+    name = files.check_zoo_name(options.name or target.resolve().name)
+    reader = open_source(source)
+    work = target / _WORK
+    _claim(target, work, source, options)
+    importer = _Importer(reader, target, work, options)
+    folders = reader.models()
+    if len(folders) > 1_000_000:
+        raise ZooError(f"{source}: has {len(folders)} models; a zoo has a million at most")
+    outcome = Outcome()
+    for done, (model, folder) in enumerate(importer.numbered(folders)):
+        progress(done, len(folders))
+        importer.model(model, folder, outcome)
+        if outcome.faults and options.strict:
+            raise ZooError(f"{source}: {outcome.faults[0]}")
+    progress(len(folders), len(folders))
+    if outcome.models == 0:
+        first = f"; the first: {outcome.faults[0]}" if outcome.faults else ""
+        raise ZooError(f"{source}: none of its {len(folders)} models can be imported{first}")
+    importer.finish(name, source, outcome)
+    shutil.rmtree(work)
+    return outcome
+
+
+def _claim(target: Path, work: Path, source: Path, options: Options) -> None:
+    """Makes the target, or takes it up again if it is of the same import."""
+    status = source.stat()
+    stamp = {"source": str(source.resolve()), "size": status.st_size, "mtime": status.st_mtime_ns}
+    claim = files.to_json({**stamp, "options": repr(options)})
+    ours = (work / "source.json").exists() and (work / "source.json").read_bytes() == claim
+    if target.exists() and any(target.iterdir()) and not ours:
+        raise ZooError(f"{target}: is not empty, and not an interrupted import of the same source: remove it")
+    work.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(work / "source.json", claim)
+
+
+class _Importer:
+    def __init__(self, source: Source, target: Path, work: Path, options: Options) -> None:
+        self.source = source
+        self.target = target
+        self.work = work
+        self.options = options
+        self.prepared = Prepared(options.data) if options.data else None
+        self.own = self._own_record()
+        self.first: files.Json | None = None
+        self.grid: dict[str, set[Any]] = {}
+        self.sums: dict[str, str] = {}
+
+    def _own_record(self) -> files.Json | None:
+        """The `zoo.json` and checksums of a zoo that was exported from here."""
+        base = f"{self.source.root()}/" if self.source.root() else ""
+        try:
+            record = self.source.read(base + files.ZOO, files.LIMITS[files.ZOO])
+            sums = self.source.read(base + files.CHECKSUMS, files.LIMITS[files.CHECKSUMS])
+            if record is None or sums is None:
+                return None
+            return files.parse_object(record) | {"_sums": files.parse_checksums(sums)}
+        except ValueError:
+            return None
+
+    def numbered(self, folders: Sequence[str]) -> list[tuple[int, str]]:
+        """Ids: of a zoo that was exported from here, its own; else the place among the folders' names."""
+        own = [re.search(rf"(?:^|/){published.MODEL_PREFIX}(\d{{6}})$", f, re.ASCII) for f in folders]
+        if self.own is not None and all(own):
+            return [(int(match[1]), folder) for match, folder in zip(own, folders, strict=True) if match]
+        return list(enumerate(folders))
+
+    def model(self, model: int, folder: str, outcome: Outcome) -> None:
+        """Imports a model, or takes over what an earlier run imported, and counts it."""
+        kept = self.work / f"{model:06}.json"
+        if not kept.exists():
+            faults: list[Fault] = []
+            try:
+                imported = self._import(model, folder, faults)
+            except ValueError as error:
+                imported = None
+                faults.append(Fault(folder, str(error)))
+            notes = {"faults": [[f.place, f.message] for f in faults], **(imported or {"states": 0})}
+            files.write_atomic(kept, files.to_json(notes))
+        notes = files.parse_object(kept.read_bytes())
+        outcome.faults += [Fault(place, message) for place, message in notes["faults"]]
+        if notes["states"] == 0:
+            return
+        outcome.models += 1
+        outcome.states += notes["states"]
+        outcome.diverged += notes["diverged"]
+        self.sums |= notes["sums"]
+        params = files.read_object(self._place(model) / files.PARAMS, files.LIMITS[files.PARAMS])
+        self.first = self.first or params
+        for key, value in params.items():
+            if not isinstance(value, (dict, list)):
+                self.grid.setdefault(key, set()).add(value)
+
+    def _place(self, model: int) -> Path:
+        return self.target / "models" / f"{model:06}"
+
+    def _json(self, folder: str, name: str) -> files.Json:
+        content = self.source.read(f"{folder}/{name}", files.LIMITS[name])
+        if content is None:
+            raise ValueError(f"has no {name}")
+        try:
+            return files.parse_object(content)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from error
+
+    def _import(self, model: int, folder: str, faults: list[Fault]) -> files.Json:
+        """Writes the files of a model; how many states it has, how many diverged, and the files' checksums.
+
+        Raises ValueError if nothing of it can be used.
+        """
+        config = self._json(folder, files.PARAMS)
+        own = config.get(published.OWN_PARAMS)
+        params = published.to_params(config, self.options.missing)
+        states, network = self._states(folder, params, faults)
+        if not states:
+            raise ValueError("has no state that can be read")
+        params |= {"model::o_dim": network[-1].size}
+        self._check_alike(params, network)
+        if self.own is not None and isinstance(own, dict):
+            kept = {"zoo::id": f"{model:06}", "optim::momentum": own.get("optim::momentum", 0.0)}
+            params = {**own, **params, **kept}
+        else:
+            params = {"zoo::id": f"{model:06}", **params}
+            params |= {"imported::directory": folder.rpartition("/")[2], "imported::params": config}
+        lines = self._lines(folder, states, faults)
+        content = {
+            files.PARAMS: _params_json(params),
+            files.RESULT: files.to_json_lines(lines),
+            files.STATES: to_bytes(network, list(states), list(states.values())),
+        }
+        self._write(model, content)
+        sums = {f"models/{model:06}/{name}": hashlib.sha256(data).hexdigest() for name, data in content.items()}
+        return {"states": len(states), "diverged": int(any(line["diverged"] for line in lines)), "sums": sums}
+
+    def _states(
+        self, folder: str, params: files.Json, faults: list[Fault]
+    ) -> tuple[dict[int, dict[str, Any]], list[architectures.Parameter]]:
+        """The states by epoch, ascending, and the network's parameters."""
+        paths: dict[int, str] = {}
+        for name in self.source.files(folder):
+            match = published.CHECKPOINT.fullmatch(name)
+            if match:
+                paths.setdefault(int(match[1]), name)
+        states: dict[int, dict[str, Any]] = {}
+        network: list[architectures.Parameter] = []
+        for epoch, name in sorted(paths.items()):
+            try:
+                content = self.source.read(f"{folder}/{name}", checkpoint.LIMIT)
+                tensors = checkpoint.load(content or b"")
+                if not network:
+                    network = _network(params, tensors)
+                states[epoch] = checkpoint.to_state(tensors, network)
+            except ValueError as error:
+                faults.append(Fault(f"{folder}/{name}", str(error)))
+        return states, network
+
+    def _check_alike(self, params: files.Json, network: Sequence[architectures.Parameter]) -> None:
+        """All models of a zoo take the same images and have as many parameters."""
+        shape = {key: params[key] for key in ("model::channels_in", "model::i_dim", "model::o_dim")}
+        shape["parameters"] = network[-1].stop
+        kept = self.work / "shape.json"
+        if self.prepared is not None:
+            images = [params["model::channels_in"], params["model::i_dim"], params["model::i_dim"]]
+            if images != list(self.prepared.shape):
+                raise ValueError(f"takes images of shape {images}, --data has {list(self.prepared.shape)}")
+        if not kept.exists():
+            files.write_atomic(kept, files.to_json(shape))
+        first = files.parse_object(kept.read_bytes())
+        if shape != first:
+            raise ValueError(f"is another network than the first: {shape}, not {first}")
+
+    def _lines(self, folder: str, epochs: Mapping[int, Mapping[str, Any]], faults: list[Fault]) -> list[files.Json]:
+        """A line per state."""
+        content = self.source.read(f"{folder}/{files.RESULT}", 1 << 30)
+        try:
+            lines = published.to_lines(content or b"")
+        except ValueError as error:
+            raise ValueError(f"{files.RESULT} {error}") from error
+        reported = {fault.place for fault in faults}
+        lost = [e for e, line in lines.items() if e not in epochs and any(line[key] is not None for key in METRICS)]
+        lost = [e for e in lost if not any(p.startswith(f"{folder}/checkpoint_{e:06}/") for p in reported)]
+        if lost:
+            listed = ", ".join(map(str, lost[:10])) + (f" and {len(lost) - 10} more" if len(lost) > 10 else "")
+            faults.append(Fault(folder, f"has metrics, but no checkpoint, of epoch {listed}"))
+        found = []
+        for epoch, state in epochs.items():
+            if epoch not in lines:
+                faults.append(Fault(folder, f"has no metrics of epoch {epoch}: its state is kept without"))
+            line = lines.get(epoch, published.no_metrics(epoch))
+            finite = all(np.isfinite(tensor).all() for tensor in state.values())
+            found.append(line | {"diverged": line["diverged"] or not finite})
+        return found
+
+    def _write(self, model: int, content: Mapping[str, bytes]) -> None:
+        """A model's folder, whole by renaming."""
+        staging = self.work / "staging"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        for name, data in content.items():
+            files.write_atomic(staging / name, data)
+        place = self._place(model)
+        place.parent.mkdir(exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(staging, place)
+
+    def finish(self, name: str, source: Path, outcome: Outcome) -> None:
+        """`SHA256SUMS`, then `zoo.json`, the last to appear."""
+        assert self.first is not None
+        shape = files.parse_object((self.work / "shape.json").read_bytes())
+        counts = {"models": outcome.models, "states": outcome.states, "diverged": outcome.diverged}
+        record = self._restored(counts) or self._record(name, source, shape, counts, outcome.faults)
+        content = files.to_json(record)
+        sums = dict(sorted(self.sums.items())) | {files.ZOO: hashlib.sha256(content).hexdigest()}
+        listed = "".join(f"{sum}  {path}\n" for path, sum in sums.items())
+        files.write_atomic(self.target / files.CHECKSUMS, listed.encode())
+        files.write_atomic(self.target / files.ZOO, content)
+
+    def _restored(self, counts: Mapping[str, int]) -> files.Json | None:
+        """The own record of an exported zoo, if all its states came back to the byte."""
+        if self.own is None or self.options.name is not None or self.options.data is not None:
+            return None
+        own = dict(self.own)
+        listed: dict[str, str] = own.pop("_sums")
+
+        def of_states(sums: Mapping[str, str]) -> dict[str, str]:
+            return {path: checksum for path, checksum in sums.items() if path.endswith(files.STATES)}
+
+        same = of_states(listed) == of_states(self.sums) and all(own.get(key) == n for key, n in counts.items())
+        return own if same else None
+
+    def _record(
+        self, name: str, source: Path, shape: files.Json, counts: Mapping[str, int], faults: Sequence[Fault]
+    ) -> files.Json:
+        """The record of a zoo that another program made."""
+        side = shape["model::i_dim"]
+        dataset: files.Json = {"name": "unknown", "sha256": "", "shape": [shape["model::channels_in"], side, side]}
+        dataset |= {"classes": shape["model::o_dim"], "train": 0, "val": 0, "test": 0, "mean": [], "std": []}
+        if self.prepared is not None:
+            dataset = self.prepared.record()
+        if self.options.dataset is not None:
+            dataset["name"] = self.options.dataset
+        skipped = [[escaped(f.place), escaped(f.message)] for f in faults[:_SHOWN_FAULTS]]
+        imported: files.Json = {"layout": "ModelZooDataset", "source": source.resolve().name, "unknown": list(UNKNOWN)}
+        imported |= {"given": dict(self.options.missing), "faults": len(faults), "skipped": skipped}
+        record: files.Json = {"format_version": files.FORMAT_VERSION, "name": name}
+        record |= {"description": self.options.description, "license": self.options.license}
+        record |= self._parent()
+        record |= {"manifest": self._manifest(), "dataset": dataset, "engine": None, **counts}
+        return record | {"parameters": shape["parameters"], "fingerprint": "", "imported": imported}
+
+    def _parent(self) -> files.Json:
+        parent = (self.first or {}).get("zoo::parent")
+        if not isinstance(parent, dict):
+            return {}
+        own = (self.own or {}).get("parent")
+        return {"parent": own if isinstance(own, dict) else {"name": parent.get("zoo"), "fingerprint": ""}}
+
+    def _manifest(self) -> files.Json:
+        """What the models' configurations amount to, under the manifest's names."""
+        grid = {
+            "activation": "model::nlin",
+            "init": "model::init_type",
+            "dropout": "model::dropout",
+            "optimizer": "optim::optimizer",
+            "learning-rate": "optim::lr",
+            "weight-decay": "optim::wd",
+        }
+        train = {"epochs": "training::epochs_train", "batch-size": "training::batchsize"}
+
+        def values(keys: Mapping[str, str]) -> files.Json:
+            return {name: sorted(self.grid[key]) for name, key in keys.items() if key in self.grid}
+
+        types = sorted(self.grid["model::type"])
+        single = {key: found[0] if len(found) == 1 else found for key, found in values(train).items()}
+        return {"model": {"architecture": types[0]}, "grid": values(grid), "train": single}
+
+
+def _network(params: files.Json, tensors: Mapping[str, Any]) -> list[architectures.Parameter]:
+    """The network's parameters; the last bias tells the number of classes, which some configurations get wrong."""
+    guess = architectures.parameters(params | {"model::o_dim": 1})
+    last = tensors.get(guess[-1].name)
+    if last is None or last.dim() != 1 or not 1 <= len(last) <= 65_536:
+        raise ValueError(f"has no tensor `{guess[-1].name}` with a number per class")
+    return architectures.parameters(params | {"model::o_dim": len(last)})
+
+
+def _params_json(params: files.Json) -> bytes:
+    try:
+        content = files.to_json(params)
+    except ValueError:  # A configuration that holds NaN; its hyperparameters were checked, the rest is only kept.
+        content = files.to_json(json.loads(json.dumps(params), parse_constant=str))
+    if len(content) > files.LIMITS[files.PARAMS]:
+        raise ValueError("has a configuration that is too large")
+    return content

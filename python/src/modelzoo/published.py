@@ -1,0 +1,163 @@
+"""The layout of the published collection (ModelZooDataset), both ways.
+
+A published raw zoo is a folder, or a zip of one, with a folder per model: `params.json` (the configuration),
+`result.json` (one JSON object a line and epoch, as ray tune writes it) and `checkpoint_000000/checkpoints`, ...
+(PyTorch state dicts); beside them `config.json` and `index_dict.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from . import architectures, files
+from .zoo import TWIN_METRICS
+
+#: `model::type` there, by its name here.
+TYPES = {"cnn-s": "CNN", "cnn-m": "CNN3"}
+SIDES = {"cnn-s": 28, "cnn-m": 32}
+
+MODEL_PREFIX = "NN_tune_trainable_"
+CHECKPOINT = re.compile(r"checkpoint_0*(\d{1,9})/checkpoints", re.ASCII)
+INDEX_DICT = "index_dict.json"
+CONFIG = "config.json"
+
+#: Metrics in the order in which the zoo's own stages write them.
+_ORDER = ("train_loss", "train_acc", "test_loss", "test_acc", "val_loss", "val_acc")
+
+#: Where an exported `params.json` keeps the zoo's own, whole.
+OWN_PARAMS = "zoo::params"
+
+#: What ray tune writes about itself in every line of `result.json`.
+BOOKKEEPING = {
+    *("config", "date", "done", "episodes_total", "experiment_id", "experiment_tag", "hostname"),
+    *("iterations_since_restore", "node_ip", "pid", "should_checkpoint", "time_since_restore", "time_this_iter_s"),
+    *("time_total_s", "timestamp", "timesteps_since_restore", "timesteps_total", "trial_id", "warmup_time"),
+}
+
+_HYPERPARAMETERS: dict[str, Any] = {
+    "model::nlin": str,
+    "model::init_type": str,
+    "model::dropout": (int, float),
+    "optim::optimizer": str,
+    "optim::lr": (int, float),
+    "optim::wd": (int, float),
+    "optim::momentum": (int, float),
+    "training::batchsize": int,
+    "training::epochs_train": int,
+    "seed": int,
+    "model::channels_in": int,
+}
+_WORDS = {
+    "model::nlin": ("tanh", "relu", "sigmoid", "gelu", "leakyrelu", "silu"),
+    "model::init_type": (
+        *("uniform", "normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal"),
+    ),
+    "optim::optimizer": ("adam", "sgd"),
+}
+
+
+def to_config(params: architectures.Params) -> files.Json:
+    """A model's configuration as the collection writes it, with `cuda`, which its classes ask for."""
+    config = {key: value for key, value in params.items() if not isinstance(value, (dict, list))}
+    config["model::type"] = TYPES.get(str(params.get("model::type")), params.get("model::type"))
+    return config | {"cuda": False}
+
+
+def to_params(config: Mapping[str, Any], missing: Mapping[str, Any]) -> files.Json:
+    """A model's `params.json` here, as far as the configuration says it; `missing` gives what it may lack.
+
+    `zoo::id`, `model::i_dim` and `model::o_dim` are left to be found out: published configurations have no `i_dim`,
+    and some an `o_dim` that is not the network's.
+
+    Raises ValueError with the key that is wrong.
+    """
+    config = {**missing, **config}
+    types = {theirs: ours for ours, theirs in TYPES.items()} | {ours: ours for ours in TYPES}
+    kind = config.get("model::type")
+    if not isinstance(kind, str) or kind not in types:
+        raise ValueError(f"`model::type` is {kind!r}; {', '.join(sorted(types))} can be imported")
+    params: files.Json = {"model::type": types[kind]}
+    for key, wanted in _HYPERPARAMETERS.items():
+        value = config.get(key, 0 if key == "optim::momentum" and config.get("optim::optimizer") == "adam" else None)
+        if value is None:
+            raise ValueError(f"has no `{key}`: give it with --set '{key}=VALUE'")
+        if not isinstance(value, wanted) or isinstance(value, bool) or value not in _WORDS.get(key, (value,)):
+            expected = "one of " + ", ".join(_WORDS[key]) if key in _WORDS else "a number"
+            raise ValueError(f"`{key}` is {value!r}, expected {expected}")
+        if wanted is not str and not (math.isfinite(value) and 0 <= value < 1 << 63):
+            raise ValueError(f"`{key}` is {value!r}, expected a number from 0 upwards")
+        params[key] = float(value) if wanted == (int, float) else value
+    if params["optim::optimizer"] == "adam":
+        params["optim::momentum"] = 0.0  # Published configurations name one, which Adam does not use.
+    for key, most in (("training::batchsize", 1 << 24), ("training::epochs_train", (1 << 32) - 1)):
+        if not 1 <= params[key] <= most:
+            raise ValueError(f"`{key}` is {params[key]}, expected 1 to {most}")
+    params["model::i_dim"] = SIDES[params["model::type"]]
+    return params
+
+
+def to_lines(content: bytes) -> dict[int, files.Json]:
+    """Metrics by epoch, as `result.json` holds them here; of an epoch that was run twice, the later.
+
+    Raises ValueError with the line that is wrong.
+    """
+    lines: dict[int, files.Json] = {}
+    for number, text in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+        if not text.strip():
+            continue
+        try:
+            # Older versions of ray tune write infinities as Python prints them.
+            line = files.parse_object(re.sub(r"(?<=[:\[ ])(-?)inf(?=[,\]} ])", r"\1Infinity", text))
+            epoch = line.get("training_iteration")
+            if not isinstance(epoch, int) or not 0 <= epoch < 1 << 31:
+                raise ValueError(f"`training_iteration` is {epoch!r}")
+            lines[epoch] = _metrics(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} {error}") from error
+    return lines
+
+
+def no_metrics(epoch: int) -> files.Json:
+    """The line of a state of which no metrics are known."""
+    return {"training_iteration": epoch} | dict.fromkeys(_ORDER) | {"diverged": False}
+
+
+def _metrics(line: Mapping[str, Any]) -> files.Json:
+    found: files.Json = {"training_iteration": line["training_iteration"]}
+    found |= {key: _metric(line, key) for key in _ORDER}
+    diverged = line.get("diverged") is True
+    for split in ("train", "val", "test"):
+        loss, accuracy = f"{split}_loss", f"{split}_acc"
+        if loss not in line:
+            found[accuracy] = None  # Without its loss, it cannot be told from a diverged model's.
+        diverged |= found[loss] is None and found[accuracy] is not None
+    found["diverged"] = diverged
+    found |= {key: _metric(line, key) for key in TWIN_METRICS if key in line}
+    for key, value in line.items():
+        unknown = key not in found and key not in BOOKKEEPING
+        if unknown and (isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))):
+            found[key] = value
+    return found
+
+
+def _metric(line: Mapping[str, Any], key: str) -> float | None:
+    """A metric; None if it is not finite."""
+    value = line.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"`{key}` is {value!r}, expected a number")
+    if not math.isfinite(value):
+        return None
+    if not key.endswith("_loss") and not 0 <= value <= 1:
+        raise ValueError(f"`{key}` is {value!r}, expected a share between 0 and 1")
+    return float(value)
+
+
+def dump_line(line: Mapping[str, Any]) -> str:
+    """A line of a published `result.json`."""
+    return json.dumps(line, allow_nan=False) + "\n"

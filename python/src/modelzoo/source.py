@@ -1,0 +1,144 @@
+"""A published zoo's files, in a folder or a zip. Nothing is ever unpacked."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import zipfile
+import zlib
+from collections import defaultdict
+from pathlib import Path
+from typing import Protocol
+
+from . import files
+from .errors import ZooError, escaped
+
+
+class Source(Protocol):
+    """Where a published zoo is read from. Paths are relative, with slashes."""
+
+    def models(self) -> list[str]:
+        """The folders that hold a `params.json`, sorted."""
+
+    def files(self, folder: str) -> list[str]:
+        """The files below a model's folder, relative to it."""
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        """A file's bytes, or None if there is none. Raises ValueError if it cannot be read or has more than `limit`."""
+
+    def root(self) -> str:
+        """The folder of the zoo."""
+
+
+def open_source(path: Path) -> Source:
+    """A folder or a zip."""
+    if path.is_dir():
+        return _Folder(path)
+    if path.is_file():
+        return _Zip(path)
+    raise ZooError(f"{path}: does not exist")
+
+
+def _one_root(where: Path, models: list[str]) -> str:
+    roots = sorted({model.rpartition("/")[0] for model in models})
+    if not roots:
+        raise ZooError(f"{where}: has no folder with a params.json: it is not a published zoo")
+    if len(roots) > 1:
+        listed = escaped(", ".join(roots[:5]))
+        raise ZooError(f"{where}: holds {len(roots)} zoos ({listed}): unpack it and import them one by one")
+    return roots[0]
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        nested = [""] + [f"{e.name}/" for e in sorted(os.scandir(path), key=lambda e: e.name) if _is_folder(e)]
+        found = (f"{n}{e.name}" for n in nested for e in os.scandir(path / n) if _is_folder(e))
+        self._models = sorted(model for model in found if (path / model / files.PARAMS).is_file())
+        self._root = _one_root(path, self._models)
+
+    def models(self) -> list[str]:
+        return self._models
+
+    def root(self) -> str:
+        return self._root
+
+    def files(self, folder: str) -> list[str]:
+        found: list[str] = []
+        for entry in os.scandir(self._path / folder):
+            if _is_folder(entry):
+                found += (f"{entry.name}/{e.name}" for e in os.scandir(entry) if e.is_file(follow_symlinks=False))
+            elif entry.is_file(follow_symlinks=False):
+                found.append(entry.name)
+        return sorted(found)
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        place = self._path / path
+        try:
+            if not stat.S_ISREG(place.lstat().st_mode):
+                raise ValueError("is not a regular file")
+            return files.read_limited(place, limit)
+        except FileNotFoundError:
+            return None
+        except ZooError as error:
+            raise ValueError(str(error).removeprefix(f"{place}: ")) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+            raise ZooError(f"{path}: is not a zip archive, or damaged: {error}") from error
+        self._entries: dict[str, zipfile.ZipInfo] = {}
+        self._below: dict[str, list[str]] = defaultdict(list)
+        for entry in self._archive.infolist():
+            self._add(entry)
+        self._models = sorted(name.rpartition("/")[0] for name in self._entries if name.endswith("/" + files.PARAMS))
+        self._root = _one_root(path, self._models)
+        for name in self._entries:
+            pieces = name.removeprefix(f"{self._root}/" if self._root else "").split("/", 1)
+            if len(pieces) == 2:
+                self._below[f"{self._root}/{pieces[0]}" if self._root else pieces[0]].append(pieces[1])
+
+    def _add(self, entry: zipfile.ZipInfo) -> None:
+        # `orig_filename` is the name as it stands in the file: `filename` ends at a NUL.
+        name = entry.orig_filename
+        pieces = name.removesuffix("/").split("/")
+        if re.search(r"[\\\0-\x1f]|^[A-Za-z]:", name) or any(piece in ("", ".", "..") for piece in pieces):
+            raise ZooError(f"{self._path}: its entry {name!r} leaves its folder: the archive is not read")
+        if entry.is_dir() or name.startswith("__MACOSX/") or stat.S_ISLNK(entry.external_attr >> 16):
+            return
+        if name in self._entries:
+            raise ZooError(f"{self._path}: its entry {name!r} is there twice: the archive is not read")
+        self._entries[name] = entry
+
+    def models(self) -> list[str]:
+        return self._models
+
+    def root(self) -> str:
+        return self._root
+
+    def files(self, folder: str) -> list[str]:
+        return sorted(self._below[folder])
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        entry = self._entries.get(path)
+        if entry is None:
+            return None
+        if entry.file_size > limit:
+            raise ValueError(f"claims {entry.file_size} bytes, more than the {limit} that such a file may have")
+        try:
+            with self._archive.open(entry) as file:
+                content = file.read(limit + 1)
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"is damaged: {error}") from error
+        if len(content) != entry.file_size:
+            raise ValueError(f"has {len(content)} bytes, the archive says {entry.file_size}")
+        return content
