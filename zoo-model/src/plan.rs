@@ -513,6 +513,31 @@ epochs = 50
         Plan::new(&Manifest::parse("m.toml", text.into())?)
     }
 
+    /// The counts of the paper's CNN zoos: 47,360 models with 51 states each.
+    #[test]
+    fn the_papers_manifests_make_as_many_models_and_states_as_it_counts() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/paper");
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let (mut zoos, mut models, mut states) = (0, 0, 0);
+        for path in paths.filter(|path| path.extension().is_some_and(|e| e == "toml")) {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let manifest = Manifest::parse(&name, std::fs::read_to_string(&path).unwrap()).unwrap();
+            let plan = Plan::new(&manifest).unwrap();
+            assert_eq!(plan.zoo.name, name);
+            let expected = match (name.rsplit_once("-cnn-").unwrap().0, name.ends_with("-seed")) {
+                (_, true) => 1_000,
+                ("svhn", _) => 4_320,
+                ("cifar10", _) => 1_280,
+                _ => 2_560,
+            };
+            assert_eq!(plan.models.len(), expected, "{name}");
+            zoos += 1;
+            models += plan.models.len();
+            states += plan.models.len() * plan.train.kept_epochs().len();
+        }
+        assert_eq!((zoos, models, states), (24, 47_360, 2_415_360));
+    }
+
     fn error(from: &str, to: &str) -> String {
         assert!(MANIFEST.contains(from));
         plan(&MANIFEST.replace(from, to)).unwrap_err().to_string()
