@@ -1,12 +1,10 @@
 //! Checksums of published files.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
-use md5::{Digest, Md5};
-use zoo_model::files::{sha256_file, FileError};
+use md5::Md5;
+use zoo_model::files::{digest_file, sha256_file, FileError};
 
 /// A checksum, as its publisher gives it, in lower-case hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +20,7 @@ impl Checksum {
     pub fn of(self, path: &Path) -> Result<String, FileError> {
         match self {
             Self::Sha256(_) => sha256_file(path),
-            Self::Md5(_) => md5_file(path),
+            Self::Md5(_) => digest_file::<Md5>(path),
         }
     }
 
@@ -45,19 +43,6 @@ impl fmt::Display for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let (Self::Sha256(sum) | Self::Md5(sum)) = self;
         f.write_str(sum)
-    }
-}
-
-fn md5_file(path: &Path) -> Result<String, FileError> {
-    let mut file = File::open(path).map_err(FileError::io("read", path))?;
-    let mut hasher = Md5::new();
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        let n = file.read(&mut buffer).map_err(FileError::io("read", path))?;
-        if n == 0 {
-            return Ok(hex::encode(hasher.finalize()));
-        }
-        hasher.update(&buffer[..n]);
     }
 }
 

@@ -50,7 +50,11 @@ pub enum Error {
     #[error("{0}")]
     Interrupted(#[from] Interrupted),
     /// A published file is nowhere to be found.
-    #[error("{dataset}'s {file} is in none of {looked_in}: get it with `zoo-data fetch {dataset} --root {}`{}", root.display(), debian_hint(dataset))]
+    #[error(
+        "{dataset}'s {file} is in none of {looked_in}: get it with `{}`{}",
+        fetch_command(dataset, root),
+        debian_hint(dataset)
+    )]
     NotFound {
         /// The dataset.
         dataset: &'static str,
@@ -69,6 +73,14 @@ pub enum Error {
         /// What each mirror did.
         attempts: String,
     },
+}
+
+/// The command that downloads a dataset, as a shell takes it.
+fn fetch_command(dataset: &str, root: &Path) -> String {
+    let root = root.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    let root = if root.chars().all(plain) { root } else { format!("'{}'", root.replace('\'', r"'\''")) };
+    format!("zoo-data fetch {dataset} --root {root}")
 }
 
 fn debian_hint(dataset: &str) -> &'static str {
@@ -340,6 +352,12 @@ mod tests {
 
     fn manifest(data: &str) -> Manifest {
         Manifest::parse("m.toml", format!("[data]\n{data}")).unwrap()
+    }
+
+    #[test]
+    fn commands_in_messages_quote_what_a_shell_would_split() {
+        assert_eq!(fetch_command("usps", Path::new("/a/b")), "zoo-data fetch usps --root /a/b");
+        assert_eq!(fetch_command("usps", Path::new("it's my dir")), r"zoo-data fetch usps --root 'it'\''s my dir'");
     }
 
     #[test]

@@ -242,7 +242,7 @@ pub fn load(section: &DataSection, shape: [usize; 3], root: &Path, stage: &Stage
             for file in *files {
                 let path = name.find(root, file, folders)?;
                 name.check_identity(file, &path, &sources[file.name])?;
-                let remedy = format!("fetch it again with `zoo-data fetch {} --root {}`", name.name(), root.display());
+                let remedy = format!("fetch it again with `{}`", crate::fetch_command(name.name(), root));
                 found.push(Source { path, remedy });
             }
             read(&found, &mut parts)?;

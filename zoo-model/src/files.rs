@@ -123,8 +123,13 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 /// SHA-256 of a file, in lower-case hexadecimal, read in pieces.
 pub fn sha256_file(path: &Path) -> Result<String, FileError> {
+    digest_file::<Sha256>(path)
+}
+
+/// A digest of a file, in lower-case hexadecimal, read in pieces.
+pub fn digest_file<D: Digest>(path: &Path) -> Result<String, FileError> {
     let mut file = File::open(path).map_err(FileError::io("read", path))?;
-    let mut hasher = Sha256::new();
+    let mut hasher = D::new();
     let mut buffer = vec![0; 1 << 18];
     loop {
         let n = file.read(&mut buffer).map_err(FileError::io("read", path))?;

@@ -111,14 +111,16 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
         let (right, below) = (layer.channels, layer.input_row());
         let bias: [S::F; B] = std::array::from_fn(|o| self.bias[o]);
         assert!(layer.pooled && self.weight.len() == layer.taps() * B && self.input.len() >= layer.inputs());
+        let end_of_patch = (layer.kernel[0] - 1) * below + layer.tap_row();
+        assert!(layer.tap_offsets.len() == layer.taps() && layer.tap_offsets.iter().all(|&o| o < end_of_patch));
         for y in 0..rows {
             for x in 0..columns {
                 let corner = 2 * (y * below + x * right);
                 let corners = [corner, corner + right, corner + below, corner + below + right];
                 let (mut a, mut b, mut c, mut d) = (bias, bias, bias, bias);
                 // SAFETY: the window's last patch ends within the input, since output_map() gives
-                // 2 * rows <= height - kernel rows + 1, and likewise columns; there are taps() * B
-                // weights.
+                // 2 * rows <= height - kernel rows + 1, and likewise columns; the offsets lie in a
+                // patch; there are taps() * B weights.
                 unsafe {
                     let patches = corners.map(|c| self.input.as_ptr().add(c));
                     let mut weight = self.weight.as_ptr();
