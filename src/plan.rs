@@ -7,7 +7,7 @@ use zoo_model::{states, Manifest, Plan};
 use zoo_pack::PackSection;
 use zoo_sparsify::twins;
 use zoo_train::estimate::Calibration;
-use zoo_train::{EngineName, Settings};
+use zoo_train::{check_engine, engine_for, EngineName, Settings};
 
 use crate::Manifests;
 
@@ -16,9 +16,9 @@ use crate::Manifests;
 pub struct PlanArgs {
     #[command(flatten)]
     manifests: Manifests,
-    /// What would do the arithmetic
-    #[arg(long, value_enum, default_value_t)]
-    engine: EngineName,
+    /// What would do the arithmetic; by default the fastest that trains the architecture
+    #[arg(long, value_enum)]
+    engine: Option<EngineName>,
     /// Threads that the time is estimated for; by default one a core
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
@@ -125,12 +125,13 @@ pub fn check(manifest: &Manifest) -> anyhow::Result<(Plan, zoo_data::Expected)> 
 }
 
 pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
-    let engine = args.engine.engine();
     let threads = args.threads.map_or(Settings::default().threads, |t| t as usize);
     let mut calibration = Calibration::default();
     let mut summary = PlanSummary { zoos: Vec::new(), total: Total::default() };
     for manifest in args.manifests.load()? {
         let (plan, expected) = check(&manifest)?;
+        let engine = engine_for(args.engine, &plan.models[0].hyperparameters);
+        check_engine(engine.as_ref(), &plan.models[0].hyperparameters)?;
         let twins = twins(&manifest)?;
         let models = plan.models.len();
         let kept = plan.train.kept_epochs().len();

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
-use zoo_model::{Manifest, ZooDir};
+use zoo_model::{Manifest, Plan, ZooDir};
 use zoo_pack::PackOptions;
 use zoo_sparsify::twins;
 use zoo_stage::{Stage, UsageError};
-use zoo_train::TrainingArgs;
+use zoo_train::{check_engine, engine_for, TrainingArgs};
 use zoo_verify::{verdict, verify, Options};
 
 use crate::{Manifests, Places};
@@ -60,7 +60,9 @@ pub fn run(args: &RunArgs, stage: &Stage) -> anyhow::Result<RunSummary> {
     let manifests = args.manifests.load()?;
     // Every mistake in any manifest shows before the first hour of training, not after it.
     for manifest in &manifests {
-        crate::plan::check(manifest)?;
+        let (plan, _) = crate::plan::check(manifest)?;
+        let first = &plan.models[0].hyperparameters;
+        check_engine(engine_for(args.training.engine, first).as_ref(), first)?;
         if !args.training.force {
             check_cut(manifest, &args.manifests.root)?;
         }
@@ -85,7 +87,7 @@ fn check_cut(manifest: &Manifest, root: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let message = format!(
-        "{} is finished, and not cut by these --models and --epochs: choose another --root for the cut, or replace the zoo with --force",
+        "{} is finished, and not cut by these --models, --epochs and --samples: choose another --root for the cut, or replace the zoo with --force",
         zoo.display()
     );
     Err(UsageError(message).into())
@@ -104,7 +106,7 @@ fn one(
         steps.push(Step { stage, output: output.to_owned(), up_to_date });
     };
     let failed = |what: &str, name: &str| format!("{what} {name}");
-    let engine = training.engine.engine();
+    let engine = engine_for(training.engine, &Plan::new(manifest)?.models[0].hyperparameters);
     let mut settings = training.settings();
     // What lies under the root is the driver's own: made from other inputs, it is made anew.
     settings.force = true;

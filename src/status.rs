@@ -10,7 +10,7 @@ use zoo_model::{Dataset, Manifest, ZooDir};
 use zoo_pack::PackOptions;
 use zoo_sparsify::twins;
 use zoo_train::population::read_run;
-use zoo_train::{Engine, EngineName};
+use zoo_train::{engine_for, Engine, EngineName};
 
 use crate::{Manifests, Places};
 
@@ -20,8 +20,8 @@ pub struct StatusArgs {
     #[command(flatten)]
     manifests: Manifests,
     /// The engine that the zoos are made with
-    #[arg(long, value_enum, default_value_t)]
-    engine: EngineName,
+    #[arg(long, value_enum)]
+    engine: Option<EngineName>,
 }
 
 /// State of one output.
@@ -79,10 +79,10 @@ impl fmt::Display for StatusSummary {
 }
 
 pub fn status(args: &StatusArgs) -> anyhow::Result<StatusSummary> {
-    let engine = args.engine.engine();
     let mut summary = StatusSummary { outputs: Vec::new() };
     for manifest in args.manifests.load()? {
-        crate::plan::check(&manifest)?;
+        let (plan, _) = crate::plan::check(&manifest)?;
+        let engine = engine_for(args.engine, &plan.models[0].hyperparameters);
         one(&manifest, &args.manifests.root, engine.as_ref(), &mut summary.outputs)?;
     }
     Ok(summary)

@@ -29,7 +29,7 @@ use zoo_model::dataset::{is_prepared, read_info, DatasetInfo, Samples};
 use zoo_model::files::{fingerprint, touch, FileError};
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::{Dataset, Manifest, ManifestError, Split, FORMAT_VERSION};
-use zoo_stage::{Interrupted, Stage, UsageError};
+use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
 
 pub use published::{DatasetName, Description, Origin, Published, PublishedFile};
 pub use section::{DataSection, NormalizeSection, TransformSection};
@@ -99,6 +99,8 @@ pub struct Args {
     /// Manifest (TOML)
     #[arg(value_name = "MANIFEST", required = true)]
     manifest: Option<PathBuf>,
+    #[command(flatten)]
+    reduction: ReductionArgs,
     /// Folder under which published files are looked for
     #[arg(long, value_name = "DIR", default_value = ".")]
     root: PathBuf,
@@ -164,7 +166,7 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     let (Some(manifest), Some(output)) = (&args.manifest, &args.output) else {
         return Err(UsageError("MANIFEST and --output are needed".into()).into());
     };
-    prepare(&Manifest::load(manifest)?, &args.root, output, stage)
+    prepare(&args.reduction.load(manifest)?, &args.root, output, stage)
 }
 
 /// Downloads the files of a published dataset to `root/data/NAME`, from the known mirrors or from
@@ -208,7 +210,7 @@ pub struct Expected {
 pub fn expected(manifest: &Manifest) -> Result<Expected, ManifestError> {
     let section = DataSection::of(manifest)?;
     let [available, test] = section.dataset.description().sizes;
-    let test = section.test.map_or(test, |n| n as usize);
+    let test = manifest.reduction.samples(section.test.map_or(test, |n| n as usize));
     if section.folder.is_none() {
         check_split(manifest, &section, available)?;
     }
@@ -249,7 +251,8 @@ pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -
     }
     let [train, val] = split(&section, published.train.labels.len());
     let val = selected(&published.train, &val);
-    let splits = [all_or_selected(published.train, &train), val, published.test];
+    let test = spread(published.test.labels.len(), manifest.reduction.samples(published.test.labels.len()));
+    let splits = [all_or_selected(published.train, &train), val, all_or_selected(published.test, &test)];
     let channels = expected.shape[0];
     let info = DatasetInfo {
         dataset: section.dataset.name().to_owned(),
@@ -329,6 +332,11 @@ fn split(section: &DataSection, available: usize) -> [Vec<usize>; 2] {
     [order, val]
 }
 
+/// So many indices below `available`, at equal distances, ascending.
+fn spread(available: usize, wanted: usize) -> Vec<usize> {
+    (0..wanted).map(|i| i * available / wanted).collect()
+}
+
 fn selected(samples: &Samples, indices: &[usize]) -> Samples {
     let length = samples.images.len() / samples.labels.len().max(1);
     let mut images = Vec::with_capacity(indices.len() * length);
@@ -382,6 +390,22 @@ mod tests {
         assert_eq!(Split::ALL.map(|s| dataset.len(s)), [1000, 297, 500]);
         let counts = |split| (0..10).map(|c| dataset.split(split).labels.iter().filter(|&&l| l == c).count()).min();
         assert!(counts(Split::Train).unwrap() > 70, "the split is random");
+    }
+
+    #[test]
+    fn a_cut_limits_every_split() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().join("d.safetensors");
+        let mut manifest = manifest("dataset = \"digits\"\ntrain = 1000\nval = 20\n");
+        let stage = Stage::silent();
+        prepare(&manifest, dir.path(), &output, &stage).unwrap();
+        manifest.reduction.samples = Some(50);
+        assert_eq!(expected(&manifest).unwrap().samples, [50, 20, 50]);
+        assert!(!is_up_to_date(&manifest, dir.path(), &output).unwrap(), "a cut is another dataset");
+        prepare(&manifest, dir.path(), &output, &stage).unwrap();
+        let dataset = Dataset::read(&output).unwrap();
+        assert_eq!(Split::ALL.map(|s| dataset.len(s)), [50, 20, 50]);
+        assert_eq!(spread(7, 3), [0, 2, 4]);
     }
 
     #[test]

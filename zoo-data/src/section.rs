@@ -37,15 +37,21 @@ pub struct DataSection {
     /// With `image-folder`: the number of pictures for testing, which must be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<u32>,
+    /// Most samples of a split, if the zoo is cut.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
 }
 
 impl DataSection {
-    /// Reads the section of a manifest.
+    /// Reads the section of a manifest, and cuts it as asked for.
     ///
     /// # Errors
     /// A value is impossible, or does not belong to the dataset.
     pub fn of(manifest: &Manifest) -> Result<Self, ManifestError> {
-        let section: Self = manifest.required("data")?;
+        let mut section: Self = manifest.required("data")?;
+        let cut = |n: u32| manifest.reduction.samples(n as usize) as u32;
+        section.limit = manifest.reduction.samples;
+        (section.train, section.val) = (cut(section.train), cut(section.val));
         let given = [
             ("folder", section.folder.is_some()),
             ("classes", section.classes.is_some()),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::architecture::{Architecture, GeometryError, Network};
+use crate::augmentation::Augmentation;
 use crate::files::{read_limited, FileError};
 use crate::plan::ModelId;
 
@@ -57,7 +58,28 @@ pub enum Optimizer {
     Sgd,
 }
 
+/// How learning rate and momentum change from step to step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// They do not.
+    #[default]
+    Constant,
+    /// PyTorch's OneCycleLR with its defaults (Smith and Topin 2017, arXiv 1708.07120); the learning
+    /// rate of the hyperparameters is the largest.
+    OneCycle,
+}
+
+impl Schedule {
+    /// Whether nothing changes.
+    pub fn is_constant(&self) -> bool {
+        *self == Self::Constant
+    }
+}
+
 /// Everything, besides the data, that a model's bits depend on.
+///
+/// The default is the published seed zoo of MNIST.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hyperparameters {
     /// Family of networks.
@@ -84,6 +106,12 @@ pub struct Hyperparameters {
     /// Momentum of SGD; 0 with Adam.
     #[serde(rename = "optim::momentum")]
     pub momentum: f64,
+    /// Schedule of learning rate and momentum.
+    #[serde(rename = "optim::scheduler", default, skip_serializing_if = "Schedule::is_constant")]
+    pub schedule: Schedule,
+    /// Random changes of the training images.
+    #[serde(rename = "training::augment", default, skip_serializing_if = "Augmentation::is_none")]
+    pub augmentation: Augmentation,
     /// Samples a step; an epoch's last batch may be smaller.
     #[serde(rename = "training::batchsize")]
     pub batch_size: usize,
@@ -92,6 +120,26 @@ pub struct Hyperparameters {
     pub epochs: u32,
     /// Seed of every random draw.
     pub seed: u64,
+}
+
+impl Default for Hyperparameters {
+    fn default() -> Self {
+        Self {
+            architecture: Architecture::CnnS,
+            activation: Activation::Tanh,
+            init: Init::Uniform,
+            dropout: 0.0,
+            optimizer: Optimizer::Adam,
+            learning_rate: 3e-4,
+            weight_decay: 0.0,
+            momentum: 0.0,
+            schedule: Schedule::Constant,
+            augmentation: Augmentation::NONE,
+            batch_size: 10,
+            epochs: 50,
+            seed: 1,
+        }
+    }
 }
 
 impl Hyperparameters {
@@ -173,6 +221,7 @@ impl Params {
         within("model::i_dim", (1..=4096).contains(&params.image_side), "from 1 to 4096")?;
         within("model::o_dim", (1..=65_536).contains(&params.classes), "from 1 to 65536")?;
         within("model::dropout", (0.0..1.0).contains(&h.dropout), "in [0, 1)")?;
+        h.augmentation.check().map_err(|m| format!("training::augment: {m}"))?;
         within("training::batchsize", (1..=1 << 24).contains(&h.batch_size), "from 1 to 16777216")?;
         Ok(params)
     }
@@ -215,9 +264,8 @@ pub(crate) mod tests {
             learning_rate: 1e-3,
             weight_decay: 1e-4,
             momentum: 0.9,
-            batch_size: 10,
-            epochs: 50,
             seed: 7,
+            ..Hyperparameters::default()
         }
     }
 

@@ -4,14 +4,22 @@ use crate::architecture::{Network, Role};
 use crate::hyperparameters::Init;
 use crate::random::{Purpose, Stream};
 
-/// Every bias starts here, as in the published zoos.
+/// Every bias of a convolution or linear layer starts here, as in the published zoos.
 pub const INITIAL_BIAS: f32 = 0.01;
 
-/// The flat parameter vector that a model of this seed starts from.
+/// The flat vector that a model of this seed starts from. Batch normalisations start as the
+/// identity, as in PyTorch.
 pub fn initial_parameters(network: &Network, init: Init, seed: u64) -> Vec<f32> {
-    let mut flat = vec![INITIAL_BIAS; network.parameter_count()];
+    let mut flat = vec![0.0; network.state_len()];
     for (index, parameter) in network.parameters().iter().enumerate() {
-        if parameter.role == Role::Bias {
+        let constant = match parameter.role {
+            Role::Weight => None,
+            Role::Bias => Some(INITIAL_BIAS),
+            Role::Scale | Role::RunningVar => Some(1.0),
+            Role::Shift | Role::RunningMean => Some(0.0),
+        };
+        if let Some(constant) = constant {
+            flat[parameter.range.clone()].fill(constant);
             continue;
         }
         let receptive: usize = parameter.shape[2..].iter().product();

@@ -16,6 +16,7 @@
 //! | --- | --- |
 //! | [`manifest`] | the TOML manifest, read section by section, with errors that name file, line and key |
 //! | [`architecture`] | networks as lists of modules, parameter names and shapes |
+//! | [`augmentation`] | random changes of training images |
 //! | [`hyperparameters`] | one model's hyperparameters and its `params.json` |
 //! | [`plan`] | the grid and its expansion into models |
 //! | [`random`] | the counter-based generator behind every random draw |
@@ -29,6 +30,7 @@
 //! | [`text`] | text that strangers wrote, made fit to be shown |
 
 pub mod architecture;
+pub mod augmentation;
 pub mod dataset;
 pub mod files;
 pub mod hyperparameters;
@@ -44,8 +46,9 @@ pub mod text;
 pub mod zoo_dir;
 
 pub use architecture::{Architecture, GeometryError, Network};
+pub use augmentation::Augmentation;
 pub use dataset::{Dataset, Split};
-pub use hyperparameters::{Activation, Hyperparameters, Init, Optimizer, Params};
+pub use hyperparameters::{Activation, Hyperparameters, Init, Optimizer, Params, Schedule};
 pub use manifest::{Manifest, ManifestError};
 pub use plan::{ModelId, Plan, PlannedModel};
 pub use result::ResultLine;

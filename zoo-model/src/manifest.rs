@@ -52,6 +52,9 @@ pub struct Reduction {
     /// Train (and fine-tune) at most this many epochs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<u32>,
+    /// Use at most this many images of each split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<u32>,
 }
 
 impl Reduction {
@@ -63,6 +66,11 @@ impl Reduction {
     /// `epochs` after the cut.
     pub fn epochs(&self, epochs: u32) -> u32 {
         self.epochs.map_or(epochs, |limit| epochs.min(limit))
+    }
+
+    /// The size of a split after the cut.
+    pub fn samples(&self, samples: usize) -> usize {
+        self.samples.map_or(samples, |limit| samples.min(limit as usize))
     }
 }
 

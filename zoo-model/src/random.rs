@@ -19,6 +19,8 @@ pub enum Purpose {
     Dropout(u8),
     /// Choice of models to replay or retrain when verifying.
     Sample,
+    /// Random changes of a training image; the index is the sample's.
+    Augment,
 }
 
 impl Purpose {
@@ -31,6 +33,7 @@ impl Purpose {
             Self::Shuffle => 4,
             Self::Dropout(module) => 5 | u32::from(module) << 8,
             Self::Sample => 6,
+            Self::Augment => 7,
         }
     }
 }

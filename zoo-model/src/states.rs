@@ -25,7 +25,7 @@ pub fn specs(network: &Network, count: usize) -> Vec<TensorSpec> {
 /// Size in bytes of a states file of `count` states.
 pub fn file_size(network: &Network, count: usize) -> u64 {
     let header = safetensors_file::header(&specs(network, count), &BTreeMap::new()).len();
-    (header + count * (4 * network.parameter_count() + 8)) as u64
+    (header + count * (4 * network.state_len() + 8)) as u64
 }
 
 /// Writes a states file: `states[s]` is the flat parameter vector after epoch `epochs[s]`.
@@ -97,7 +97,7 @@ impl StatesFile {
     /// The flat parameter vector of state `index`.
     pub fn state(&mut self, index: usize) -> Result<Vec<f32>, FileError> {
         assert!(index < self.epochs.len());
-        let mut flat = vec![0.0; self.network.parameter_count()];
+        let mut flat = vec![0.0; self.network.state_len()];
         for parameter in self.network.parameters() {
             let length = 4 * parameter.range.len() as u64;
             let bytes = self.file.read_range(&parameter.name, Dtype::F32, index as u64 * length, length)?;

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use crate::dataset::{DatasetInfo, Samples};
 use crate::files::FileError;
-use crate::hyperparameters::{Activation, Hyperparameters, Init, Optimizer, Params};
+use crate::hyperparameters::{Hyperparameters, Init, Params};
 use crate::init::initial_parameters;
 use crate::plan::ModelId;
 use crate::random::{Purpose, Stream};
 use crate::result::ResultLine;
 use crate::zoo_dir::{DatasetRecord, ZooDir, ZooRecord};
-use crate::{Architecture, Dataset, FORMAT_VERSION};
+use crate::{Dataset, FORMAT_VERSION};
 
 /// A dataset of noise, every split with so many samples of images of `shape`. As photographs have
 /// backgrounds and edges, the left quarter is black, and the right one is of vertical stripes.
@@ -47,17 +47,11 @@ pub fn write(path: &Path, name: &str, models: u32, states: u32) -> Result<ZooDir
     let mut parameters = 0;
     for id in 0..models {
         let hyperparameters = Hyperparameters {
-            architecture: Architecture::CnnS,
-            activation: Activation::Tanh,
             init: Init::KaimingUniform,
-            dropout: 0.0,
-            optimizer: Optimizer::Adam,
             learning_rate: 1e-3,
-            weight_decay: 0.0,
-            momentum: 0.0,
-            batch_size: 10,
             epochs: states - 1,
             seed: id.into(),
+            ..Hyperparameters::default()
         };
         let network = hyperparameters.network([1, 28, 28], 10).expect("28 pixels");
         parameters = network.parameter_count();

@@ -34,7 +34,7 @@ use zoo_model::{Dataset, Hyperparameters, ManifestError, ModelId, Params, Split,
 use zoo_stage::{Interrupt, ManifestArgs, Stage, UsageError};
 use zoo_train::population::{self, Source};
 use zoo_train::trajectory::Job;
-use zoo_train::{Engine, Population, Settings, Summary, Task, TrainingArgs};
+use zoo_train::{check_engine, engine_for, Engine, Population, Settings, Summary, Task, TrainingArgs};
 
 pub use section::{twins, Method, Twin};
 
@@ -91,7 +91,10 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     let manifest = args.manifest.load()?;
     let twin = choose(&twins(&manifest)?, args)?;
     let training = &args.training;
-    let engine = training.engine.engine();
+    let parent = ZooDir::new(&args.zoo);
+    parent.finished()?;
+    let first = *parent.ids()?.first().ok_or_else(|| UsageError(format!("{} has no model", args.zoo.display())))?;
+    let engine = engine_for(training.engine, &parent.params(first)?.hyperparameters);
     sparsify(&args.zoo, &args.data, &args.output, &twin, engine.as_ref(), &training.settings(), stage)
 }
 
@@ -134,6 +137,9 @@ pub fn sparsify(
     let record = record(&parent, &parent_record, twin, &dataset, engine)?;
     let ids = parent.ids()?;
     let params = ids.par_iter().map(|&id| parent.params(id)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(first) = params.first() {
+        check_engine(engine, &first.hyperparameters)?;
+    }
     let source = Twins { parent: &parent, zoo_name: &parent_record.name, params, twin };
     let population = Population {
         zoo: &ZooDir::new(output),

@@ -69,13 +69,16 @@ pub struct ReductionArgs {
     /// Train and fine-tune at most N epochs
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub epochs: Option<u32>,
+    /// Use at most N images of each split
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub samples: Option<u32>,
 }
 
 impl ReductionArgs {
     /// Loads a manifest with this cut.
     pub fn load(self, path: &std::path::Path) -> Result<Manifest, ManifestError> {
         let mut manifest = Manifest::load(path)?;
-        manifest.reduction = Reduction { models: self.models, epochs: self.epochs };
+        manifest.reduction = Reduction { models: self.models, epochs: self.epochs, samples: self.samples };
         Ok(manifest)
     }
 }

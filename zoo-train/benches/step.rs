@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, Throughput};
 use zoo_model::synthetic::noise_dataset;
-use zoo_model::{Activation, Architecture, Hyperparameters, Init, Optimizer, Split};
+use zoo_model::{Architecture, Hyperparameters, Init, Split};
 use zoo_stage::Interrupt;
 use zoo_train::{engines, task};
 
@@ -17,16 +17,9 @@ fn step(criterion: &mut Criterion) {
         let data = noise_dataset(shape, 10, BATCH);
         let hyperparameters = Hyperparameters {
             architecture,
-            activation: Activation::Tanh,
             init: Init::KaimingUniform,
-            dropout: 0.0,
-            optimizer: Optimizer::Adam,
-            learning_rate: 1e-3,
-            weight_decay: 0.0,
-            momentum: 0.0,
             batch_size: BATCH,
-            epochs: 1,
-            seed: 1,
+            ..Hyperparameters::default()
         };
         let task = task(&hyperparameters, shape, 10).expect("the shape fits");
         let order = [(0..BATCH as u32).collect::<Vec<_>>()];

@@ -275,7 +275,7 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
 }
 
 fn layer_table<S: Simd>(s: S, architecture: Architecture, channels: usize) {
-    let side = architecture.image_side();
+    let side = architecture.image_side().expect("a size of its own");
     let h = hyperparameters(architecture);
     let network = h.network([channels, side, side], 10).expect("the shape fits");
     let peak = peak(s);
@@ -312,16 +312,11 @@ fn layer_table<S: Simd>(s: S, architecture: Architecture, channels: usize) {
 fn hyperparameters(architecture: Architecture) -> Hyperparameters {
     Hyperparameters {
         architecture,
-        activation: Activation::Tanh,
         init: Init::KaimingUniform,
-        dropout: 0.0,
-        optimizer: Optimizer::Adam,
         learning_rate: 1e-3,
-        weight_decay: 0.0,
         momentum: 0.9,
-        batch_size: 10,
-        epochs: 1,
         seed: 0,
+        ..Hyperparameters::default()
     }
 }
 
@@ -359,7 +354,7 @@ fn rate_table(engine: &PopulationEngine) {
     ];
     let mut first = None;
     for (architecture, activation, optimizer, dropout, channels) in cases {
-        let side = architecture.image_side();
+        let side = architecture.image_side().expect("a size of its own");
         let data = noise_dataset([channels, side, side], 10, 500);
         let h = Hyperparameters { activation, optimizer, dropout, ..hyperparameters(architecture) };
         let network = h.network(data.shape, 10).expect("the shape fits");

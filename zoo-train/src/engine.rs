@@ -13,7 +13,7 @@ pub struct Task {
     pub network: Network,
     /// Its hyperparameters.
     pub hyperparameters: Hyperparameters,
-    /// Flat parameter vector that it starts from.
+    /// Flat vector of the state that it starts from.
     pub initial: Vec<f32>,
     /// Which parameters may differ from zero; `None`: all.
     pub mask: Option<Vec<bool>>,
@@ -26,7 +26,7 @@ pub struct Task {
 pub struct Snapshot {
     /// Optimiser steps taken.
     pub step: u64,
-    /// Flat parameter vector, in the engine's full precision.
+    /// Flat vector of the state, in the engine's full precision.
     pub parameters: Vec<f64>,
     /// The optimiser's moments.
     pub moments: Vec<Vec<f64>>,
@@ -55,6 +55,9 @@ pub trait Engine: Send + Sync {
 
     /// Version of its arithmetic. It changes whenever the same model would get other bits.
     fn version(&self) -> String;
+
+    /// Whether it trains models with these hyperparameters.
+    fn trains(&self, hyperparameters: &Hyperparameters) -> bool;
 
     /// Groups models that are trained together; indices into `models`. Depends on `models` alone.
     fn cohorts(&self, models: &[&Hyperparameters]) -> Vec<Vec<usize>>;

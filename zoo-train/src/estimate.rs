@@ -10,6 +10,9 @@ use zoo_stage::Interrupt;
 
 use crate::engine::{Engine, Task};
 
+/// Parameters times samples that are measured at once.
+const PARAMETER_SAMPLES: usize = 1 << 24;
+
 /// Time spent measuring one kind of model.
 const CALIBRATION: Duration = Duration::from_millis(150);
 
@@ -72,8 +75,9 @@ fn measure(engine: &dyn Engine, h: &Hyperparameters, models: usize, shape: [usiz
     let Ok(network) = Network::new(h.architecture, h.activation, h.dropout, shape, classes) else {
         return Rates::default();
     };
-    let batches = 4;
-    let data = noise_dataset(shape, classes, batches * h.batch_size);
+    // Large networks take seconds for a batch: a few samples of it must do.
+    let samples = (4 * h.batch_size).min(PARAMETER_SAMPLES / network.parameter_count()).max(4);
+    let data = noise_dataset(shape, classes, samples);
     // Weights of ordinary size: calibrating on saturated ones would time denormal numbers.
     let initial = initial_parameters(&network, Init::KaimingUniform, 0);
     let task = Task { initial, network, hyperparameters: h.clone(), mask: None, epochs_before: 0 };
@@ -84,7 +88,9 @@ fn measure(engine: &dyn Engine, h: &Hyperparameters, models: usize, shape: [usiz
         let orders = vec![order; models];
         let go_on = Interrupt::default();
         let per_sample = |run: &mut dyn FnMut()| {
-            run();
+            if models * samples > 4 {
+                run();
+            }
             let started = Instant::now();
             let mut rounds = 0;
             while rounds == 0 || started.elapsed() < CALIBRATION {

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod optimizer;
 pub mod population;
 pub mod population_engine;
+pub mod schedule;
 pub mod trajectory;
 
 use std::path::{Path, PathBuf};
@@ -67,13 +68,12 @@ pub enum Error {
     Threads(rayon::ThreadPoolBuildError),
 }
 
-/// The engines to choose from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+/// The engines to choose from, the fastest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineName {
-    /// Cohorts of models in the lanes of vectors.
-    #[default]
+    /// Cohorts of models in the lanes of vectors: cnn-s and cnn-m.
     Population,
-    /// dfdx tensors and autograd, one model at a time.
+    /// dfdx tensors and autograd, one model at a time: every architecture.
     Dfdx,
 }
 
@@ -85,6 +85,12 @@ impl EngineName {
             Self::Dfdx => Box::new(DfdxEngine),
         }
     }
+}
+
+/// The engine of this name, or by default the fastest that trains such models.
+pub fn engine_for(name: Option<EngineName>, hyperparameters: &Hyperparameters) -> Box<dyn Engine> {
+    let fastest = || engines().into_iter().find(|e| e.trains(hyperparameters)).expect("dfdx trains every model");
+    name.map_or_else(fastest, EngineName::engine)
 }
 
 /// Every engine of this build.
@@ -105,9 +111,9 @@ pub enum Device {
 /// Flags of every stage that trains.
 #[derive(Debug, Clone, clap::Args)]
 pub struct TrainingArgs {
-    /// What does the arithmetic
-    #[arg(long, value_enum, default_value_t)]
-    pub engine: EngineName,
+    /// What does the arithmetic; by default the fastest that trains the architecture
+    #[arg(long, value_enum)]
+    pub engine: Option<EngineName>,
     /// Where it is done
     #[arg(long, value_enum, default_value_t)]
     pub device: Device,
@@ -195,7 +201,8 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     };
     let manifest = args.reduction.load(manifest)?;
     let training = &args.training;
-    train(&manifest, data, output, training.engine.engine().as_ref(), &training.settings(), stage)
+    let engine = engine_for(training.engine, &Plan::new(&manifest)?.models[0].hyperparameters);
+    train(&manifest, data, output, engine.as_ref(), &training.settings(), stage)
 }
 
 /// Trains the plan of a manifest on a prepared dataset into a zoo directory.
@@ -239,10 +246,11 @@ pub fn is_up_to_date(
 /// 0.
 ///
 /// # Errors
-/// The images do not fit the architecture.
+/// The images do not fit the architecture, or the engine does not train it.
 pub fn record(plan: &Plan, dataset: &Dataset, engine: &dyn Engine) -> Result<ZooRecord, Error> {
     let first = &plan.models[0].hyperparameters;
     let network = first.network(dataset.shape, dataset.classes())?;
+    check_engine(engine, first)?;
     let engine = EngineRecord { name: engine.name().into(), version: engine.version() };
     let manifest = plan.record();
     let fingerprint = fingerprint(&(FORMAT_VERSION, &manifest, dataset.sha256(), &engine));
@@ -262,6 +270,23 @@ pub fn record(plan: &Plan, dataset: &Dataset, engine: &dyn Engine) -> Result<Zoo
         fingerprint,
         extra: Default::default(),
     })
+}
+
+/// Checks that an engine trains such models.
+///
+/// # Errors
+/// It does not: says which does.
+pub fn check_engine(engine: &dyn Engine, h: &Hyperparameters) -> Result<(), UsageError> {
+    if engine.trains(h) {
+        return Ok(());
+    }
+    let message = format!(
+        "the {} engine does not train {} with this schedule and augmentation: leave --engine out, or give --engine {}",
+        engine.name(),
+        h.architecture.name(),
+        engine_for(None, h).name()
+    );
+    Err(UsageError(message))
 }
 
 /// The task of training these hyperparameters from their own initial weights.

@@ -1,42 +1,50 @@
 //! Adam and SGD on flat f64 parameter vectors, with PyTorch's semantics and order of operations.
 
-use zoo_model::{Hyperparameters, Optimizer};
+use zoo_model::{Hyperparameters, Optimizer, Schedule};
+
+use crate::schedule::{rates, Rates};
 
 /// Adam's step size and what divides the root of the mean square, after correcting for the bias of
 /// the first steps, at step `step` (from 1).
 ///
 /// The powers are `libm`'s, whose bits are the same on every platform.
-pub fn adam_rates(learning_rate: f64, step: u64) -> (f64, f64) {
+pub fn adam_rates(learning_rate: f64, beta1: f64, step: u64) -> (f64, f64) {
     let bias = |beta: f64| 1.0 - libm::pow(beta, step as f64);
-    (learning_rate / bias(BETA1), bias(BETA2).sqrt())
+    (learning_rate / bias(beta1), bias(BETA2).sqrt())
 }
 
-/// An optimiser and its moments: none or one vector for SGD, two for Adam.
+/// An optimiser and its moments: one vector for SGD, two for Adam.
 #[derive(Debug, Clone)]
 pub struct OptimizerState {
     kind: Optimizer,
-    learning_rate: f64,
+    base: Rates,
+    schedule: Schedule,
+    total_steps: u64,
     weight_decay: f64,
-    momentum: f64,
     /// Steps taken.
     pub step: u64,
     /// Adam: means of gradients and of their squares. SGD: momentum buffer.
     pub moments: Vec<Vec<f64>>,
 }
 
-const BETA1: f64 = 0.9;
+/// Decay of Adam's mean of gradients.
+pub const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
 impl OptimizerState {
-    /// Fresh moments for so many parameters.
-    pub fn new(h: &Hyperparameters, parameters: usize) -> Self {
-        let moments = if h.optimizer == Optimizer::Adam { 2 } else { 1 };
+    /// Fresh moments for so many parameters, to be trained on so many samples an epoch.
+    pub fn new(h: &Hyperparameters, parameters: usize, samples: usize) -> Self {
+        let (moments, momentum) = match h.optimizer {
+            Optimizer::Adam => (2, BETA1),
+            Optimizer::Sgd => (1, h.momentum),
+        };
         Self {
             kind: h.optimizer,
-            learning_rate: h.learning_rate,
+            base: Rates { learning_rate: h.learning_rate, momentum },
+            schedule: h.schedule,
+            total_steps: u64::from(h.epochs) * samples.div_ceil(h.batch_size) as u64,
             weight_decay: h.weight_decay,
-            momentum: h.momentum,
             step: 0,
             moments: vec![vec![0.0; parameters]; moments],
         }
@@ -44,26 +52,25 @@ impl OptimizerState {
 
     /// One step along `gradient`. Where `mask` is false the parameter is zero and stays so.
     pub fn step(&mut self, parameters: &mut [f64], gradient: &[f64], mask: Option<&[bool]>) {
+        let Rates { learning_rate, momentum } = rates(self.schedule, self.base, self.step, self.total_steps);
         self.step += 1;
         let weight_decay = self.weight_decay;
         let kept = |i: usize| mask.is_none_or(|m| m[i]);
         match (self.kind, self.moments.as_mut_slice()) {
             (Optimizer::Adam, [mean, square]) => {
-                let (step_size, correction) = adam_rates(self.learning_rate, self.step);
+                let (step_size, correction) = adam_rates(learning_rate, momentum, self.step);
                 for i in 0..parameters.len() {
                     if !kept(i) {
                         parameters[i] = 0.0;
                         continue;
                     }
                     let g = gradient[i] + weight_decay * parameters[i];
-                    mean[i] += (g - mean[i]) * (1.0 - BETA1);
+                    mean[i] += (g - mean[i]) * (1.0 - momentum);
                     square[i] = square[i] * BETA2 + (1.0 - BETA2) * g * g;
                     parameters[i] -= step_size * (mean[i] / (square[i].sqrt() / correction + EPSILON));
                 }
             }
             (Optimizer::Sgd, [buffer]) => {
-                let momentum = self.momentum;
-                let learning_rate = self.learning_rate;
                 for i in 0..parameters.len() {
                     if !kept(i) {
                         parameters[i] = 0.0;
@@ -82,32 +89,19 @@ impl OptimizerState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zoo_model::{Activation, Architecture, Init};
 
     fn hyperparameters(optimizer: Optimizer) -> Hyperparameters {
-        Hyperparameters {
-            architecture: Architecture::CnnS,
-            activation: Activation::Relu,
-            init: Init::Uniform,
-            dropout: 0.0,
-            optimizer,
-            learning_rate: 0.1,
-            weight_decay: 0.0,
-            momentum: 0.9,
-            batch_size: 1,
-            epochs: 1,
-            seed: 0,
-        }
+        Hyperparameters { optimizer, learning_rate: 0.1, momentum: 0.9, ..Hyperparameters::default() }
     }
 
     #[test]
     fn adams_first_step_is_the_learning_rate_and_sgd_gathers_momentum() {
-        let mut adam = OptimizerState::new(&hyperparameters(Optimizer::Adam), 2);
+        let mut adam = OptimizerState::new(&hyperparameters(Optimizer::Adam), 2, 1);
         let mut p = [1.0, 1.0];
         adam.step(&mut p, &[5.0, -0.001], None);
         assert!((p[0] - 0.9).abs() < 1e-6 && (p[1] - 1.1).abs() < 1e-5, "{p:?}");
 
-        let mut sgd = OptimizerState::new(&hyperparameters(Optimizer::Sgd), 1);
+        let mut sgd = OptimizerState::new(&hyperparameters(Optimizer::Sgd), 1, 1);
         let mut p = [0.0];
         sgd.step(&mut p, &[1.0], None);
         sgd.step(&mut p, &[1.0], None);
@@ -117,7 +111,7 @@ mod tests {
     #[test]
     fn masked_parameters_stay_zero_even_when_the_gradient_is_not_finite() {
         for optimizer in [Optimizer::Adam, Optimizer::Sgd] {
-            let mut state = OptimizerState::new(&hyperparameters(optimizer), 2);
+            let mut state = OptimizerState::new(&hyperparameters(optimizer), 2, 1);
             let mut p = [0.0, 1.0];
             state.step(&mut p, &[f64::NAN, 1.0], Some(&[false, true]));
             assert_eq!(p[0].to_bits(), 0);

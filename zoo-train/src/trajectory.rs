@@ -38,6 +38,16 @@ pub struct Progress {
     pub trajectories: Vec<Trajectory>,
 }
 
+impl Progress {
+    /// Adds one line and state a model.
+    fn extend(&mut self, kept: Vec<(ResultLine, Vec<f32>)>) {
+        for (trajectory, (line, state)) in self.trajectories.iter_mut().zip(kept) {
+            trajectory.lines.push(line);
+            trajectory.states.push(state);
+        }
+    }
+}
+
 /// Trains `jobs` and returns the trajectories.
 ///
 /// Goes on from `progress`. `after_epoch` sees the progress after each epoch, so that it can be
@@ -59,41 +69,40 @@ pub fn train<E: From<Interrupted>>(
     if from.is_none() && kept_epochs.first() == Some(&0) {
         let trained: Vec<Score> =
             cohort.evaluate(Split::Train, interrupt)?.into_iter().filter_map(|e| e.score).collect();
-        keep(0, &trained, jobs, cohort.as_mut(), &mut progress.trajectories, interrupt)?;
+        let kept = keep(0, &trained, jobs, cohort.as_mut(), interrupt)?;
+        progress.extend(kept);
     }
     for epoch in progress.epoch + 1..=last {
         let trained = cohort.train_epoch(epoch, interrupt)?;
-        // Kept aside until whole, so that an interruption cannot leave half an epoch behind.
-        let mut trajectories = progress.trajectories.clone();
-        if kept_epochs.binary_search(&epoch).is_ok() {
-            keep(epoch, &trained, jobs, cohort.as_mut(), &mut trajectories, interrupt)?;
-        }
-        *progress = Progress { epoch, snapshots: cohort.snapshots(), trajectories };
+        // Nothing of the epoch enters the progress before all of it is there.
+        let is_kept = kept_epochs.binary_search(&epoch).is_ok();
+        let kept = if is_kept { keep(epoch, &trained, jobs, cohort.as_mut(), interrupt)? } else { Vec::new() };
+        (progress.epoch, progress.snapshots) = (epoch, cohort.snapshots());
+        progress.extend(kept);
         after_epoch(progress)?;
     }
     Ok(std::mem::take(&mut progress.trajectories))
 }
 
+/// The line and state of each model after an epoch.
 fn keep(
     epoch: u32,
     trained: &[Score],
     jobs: &[Job],
     cohort: &mut dyn Cohort,
-    trajectories: &mut [Trajectory],
     interrupt: &Interrupt,
-) -> Result<(), Interrupted> {
+) -> Result<Vec<(ResultLine, Vec<f32>)>, Interrupted> {
     let val = cohort.evaluate(Split::Val, interrupt)?;
     let test = cohort.evaluate(Split::Test, interrupt)?;
-    for (m, snapshot) in cohort.snapshots().iter().enumerate() {
+    let each = cohort.snapshots().into_iter().enumerate().map(|(m, snapshot)| {
         let state = snapshot.state();
         let mut line = result_line(epoch, &state, Some(trained[m]), val[m].score, test[m].score);
         if let Some(annotate) = &jobs[m].annotate {
             annotate(&mut line, &state, &test[m]);
         }
-        trajectories[m].lines.push(line);
-        trajectories[m].states.push(state);
-    }
-    Ok(())
+        (line, state)
+    });
+    Ok(each.collect())
 }
 
 fn result_line(epoch: u32, state: &[f32], train: Option<Score>, val: Option<Score>, test: Option<Score>) -> ResultLine {

@@ -64,14 +64,12 @@ impl Case {
             architecture: self.named("architecture"),
             activation: self.named("activation"),
             init: self.named("init"),
-            dropout: 0.0,
             optimizer: self.named("optimizer"),
             learning_rate: self.value("learning_rate"),
             weight_decay: self.value("weight_decay"),
             momentum: self.value("momentum"),
             batch_size: self.value("batch_size"),
-            epochs: 1,
-            seed: 0,
+            ..Hyperparameters::default()
         }
     }
 
@@ -128,7 +126,7 @@ fn single(values: &[f64]) -> Vec<f32> {
 fn check(engine: &dyn Engine, folder: &Path, path: &Path, failures: &mut Vec<String>) {
     let case = Case::read(path);
     let hyperparameters = case.hyperparameters();
-    let (channels, side): (usize, usize) = (case.value("channels"), hyperparameters.architecture.image_side());
+    let (channels, side): (usize, usize) = (case.value("channels"), hyperparameters.architecture.image_side().unwrap());
     let images = folder.join(format!("images-{channels}x{side}x{side}.safetensors"));
     let data = dataset(&images, case.value("mean"), case.value("std"));
     let network = hyperparameters.network(data.shape, 10).unwrap();

@@ -417,7 +417,7 @@ impl Checker {
             _ => count,
         };
         let mut tally = vec![Tally::default(); count];
-        let mut states = vec![vec![0f32; network.parameter_count()]; count - first_wanted];
+        let mut states = vec![vec![0f32; network.state_len()]; count - first_wanted];
         let mut epochs = Vec::new();
         for tensor in &header.tensors {
             if tensor.spec.name == EPOCHS {

@@ -10,7 +10,7 @@
 mod ops;
 
 use dfdx::prelude::*;
-use zoo_model::architecture::{Module, Parameter};
+use zoo_model::architecture::{Module, NamedModule, Parameter};
 use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::{Activation, Dataset, Hyperparameters, Network, Split};
 use zoo_stage::{Interrupt, Interrupted};
@@ -18,7 +18,10 @@ use zoo_stage::{Interrupt, Interrupted};
 use crate::engine::{Cohort, Engine, Snapshot, Task};
 use crate::metrics::{Score, Tally};
 use crate::optimizer::OptimizerState;
-use ops::{add_bias, gelu, leaky_relu, max_pool, patch_values, patches, relu, scale, Map, Matrix, Real};
+use ops::{
+    add_bias, conv2d, gelu, global_avg_pool, leaky_relu, max_pool, normalize, normalize_batch, relu, scale, sum,
+    BatchStatistics, Map, Matrix, Patches, Real,
+};
 
 /// The dfdx engine on the CPU.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,7 +33,11 @@ impl Engine for DfdxEngine {
     }
 
     fn version(&self) -> String {
-        "1 (dfdx 0.13, cpu)".into()
+        "2 (dfdx 0.13, cpu)".into()
+    }
+
+    fn trains(&self, _: &Hyperparameters) -> bool {
+        true
     }
 
     fn cohorts(&self, models: &[&Hyperparameters]) -> Vec<Vec<usize>> {
@@ -39,7 +46,11 @@ impl Engine for DfdxEngine {
 
     fn start<'d>(&self, tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Box<dyn Cohort + 'd> {
         Box::new(Models {
-            models: tasks.iter().enumerate().map(|(i, t)| Model::new(t, from.map(|f| &f[i]))).collect(),
+            models: tasks
+                .iter()
+                .enumerate()
+                .map(|(i, t)| Model::new(t, from.map(|f| &f[i]), data.len(Split::Train)))
+                .collect(),
             tasks: tasks.to_vec(),
             data,
             normalization: data.normalization(),
@@ -55,14 +66,22 @@ struct Models<'d> {
 }
 
 impl Models<'_> {
-    /// Normalised images of some samples as (batch * positions, channels), row-major.
-    fn images(&self, split: Split, samples: impl ExactSizeIterator<Item = usize>) -> Vec<Real> {
+    /// Normalised images of some samples as (batch * positions, channels), row-major; `change` may
+    /// change an image of (C, H, W) before.
+    fn images(
+        &self,
+        split: Split,
+        samples: impl ExactSizeIterator<Item = usize>,
+        change: impl Fn(&mut [u8], usize),
+    ) -> Vec<Real> {
         let [channels, height, width] = self.data.shape;
         let (length, positions) = (self.data.image_len(), height * width);
         let pixels = &self.data.split(split).images;
         let mut out = vec![0.0; samples.len() * length];
+        let mut source = vec![0; length];
         for (sample, image) in samples.zip(out.chunks_exact_mut(length)) {
-            let source = &pixels[sample * length..][..length];
+            source.copy_from_slice(&pixels[sample * length..][..length]);
+            change(&mut source, sample);
             for channel in 0..channels {
                 let plane = &source[channel * positions..][..positions];
                 let table = &self.normalization[channel];
@@ -97,13 +116,18 @@ impl Cohort for Models<'_> {
             let mut tally = Tally::default();
             for (step, batch) in order.chunks(h.batch_size).enumerate() {
                 interrupt.check()?;
-                let images = self.images(Split::Train, batch.iter().map(|&s| s as usize));
+                let [_, height, width] = self.data.shape;
+                let images = self.images(Split::Train, batch.iter().map(|&s| s as usize), |image, sample| {
+                    h.augmentation.apply(image, [height, width], h.seed, epoch, sample as u32);
+                });
                 let labels = self.labels(batch);
                 let dropout = Some(DropoutKey { seed: h.seed, epoch, step: step as u32 });
                 let model = &mut self.models[m];
-                let (logits, gradient) = model.gradient(&images, &labels, dropout);
+                let (logits, gradient, statistics) = model.gradient(&images, &labels, dropout);
                 tally.add(&logits, &labels);
-                model.optimizer.step(&mut model.parameters, &gradient, task.mask.as_deref());
+                let trained = model.network.parameter_count();
+                model.optimizer.step(&mut model.parameters[..trained], &gradient, task.mask.as_deref());
+                model.observe(&statistics);
                 model.load_tensors(Precision::Full);
             }
             scores.push(tally.score().expect("the train split is not empty"));
@@ -112,7 +136,7 @@ impl Cohort for Models<'_> {
     }
 
     fn gradients(&mut self, samples: &[u32]) -> Vec<Vec<f32>> {
-        let images = self.images(Split::Train, samples.iter().map(|&s| s as usize));
+        let images = self.images(Split::Train, samples.iter().map(|&s| s as usize), |_, _| {});
         let labels = self.labels(samples);
         self.models.iter().map(|m| m.gradient(&images, &labels, None).1.iter().map(|&g| g as f32).collect()).collect()
     }
@@ -124,9 +148,9 @@ impl Cohort for Models<'_> {
         self.models.iter_mut().for_each(|m| m.load_tensors(Precision::State));
         for start in range.clone().step_by(BATCH) {
             let samples = start..range.end.min(start + BATCH);
-            let images = self.images(split, samples.clone());
+            let images = self.images(split, samples.clone(), |_, _| {});
             for (model, logits) in self.models.iter().zip(&mut logits) {
-                logits.extend(model.forward::<NoneTape>(&images, samples.len(), None).as_vec());
+                logits.extend(model.forward::<NoneTape>(&images, samples.len(), Mode::Evaluation).0.as_vec());
             }
         }
         self.models.iter_mut().for_each(|m| m.load_tensors(Precision::Full));
@@ -158,22 +182,31 @@ enum Precision {
     State,
 }
 
+/// How a network is run.
+#[derive(Clone, Copy)]
+enum Mode {
+    /// Batch statistics, and dropout if there is a key.
+    Training(Option<DropoutKey>),
+    /// Running statistics, no dropout.
+    Evaluation,
+}
+
 struct Model {
     device: Cpu,
     network: Network,
-    /// Flat parameter vector, in PyTorch's order.
+    /// Flat vector of the state, in the network's order.
     parameters: Vec<Real>,
     optimizer: OptimizerState,
-    /// For each parameter tensor its matrix, and for each of that matrix's elements its place in
-    /// the flat vector: convolution weights as (out, kh * kw * in), linear weights as (out, in)
-    /// with the inputs of the first one in the order (position, channel), biases as (1, out).
+    /// For each tensor of the network its matrix, and for each of that matrix's elements its place
+    /// in the flat vector: convolution weights as (out, kh * kw * in), linear weights as (out, in)
+    /// with the inputs of the first one in the order (position, channel), all others as (1, n).
     tensors: Vec<(Matrix, Vec<u32>)>,
 }
 
 impl Model {
-    fn new(task: &Task, from: Option<&Snapshot>) -> Self {
+    fn new(task: &Task, from: Option<&Snapshot>, samples: usize) -> Self {
         let network = task.network.clone();
-        let mut optimizer = OptimizerState::new(&task.hyperparameters, network.parameter_count());
+        let mut optimizer = OptimizerState::new(&task.hyperparameters, network.parameter_count(), samples);
         let mut parameters: Vec<Real> = task.initial.iter().map(|&p| p.into()).collect();
         if let Some(snapshot) = from {
             optimizer.step = snapshot.step;
@@ -212,10 +245,25 @@ impl Model {
         }
     }
 
-    /// Logits (batch, classes) and the flat gradient of the mean cross entropy.
-    fn gradient(&self, images: &[Real], labels: &[u16], dropout: Option<DropoutKey>) -> (Vec<Real>, Vec<Real>) {
+    /// Moves the running statistics a tenth of the way to those of a batch.
+    fn observe(&mut self, statistics: &[BatchStatistics]) {
+        let observed = statistics.iter().flat_map(|s| s.mean.iter().chain(&s.variance));
+        let running = &mut self.parameters[self.network.parameter_count()..];
+        for (running, observed) in running.iter_mut().zip(observed) {
+            *running = 0.9 * *running + 0.1 * observed;
+        }
+    }
+
+    /// Logits (batch, classes), the flat gradient of the mean cross entropy by what is trained, and
+    /// the batch's statistics.
+    fn gradient(
+        &self,
+        images: &[Real],
+        labels: &[u16],
+        dropout: Option<DropoutKey>,
+    ) -> (Vec<Real>, Vec<Real>, Vec<BatchStatistics>) {
         let (batch, classes) = (labels.len(), self.network.classes());
-        let logits = self.forward::<OwnedTape<Real, Cpu>>(images, batch, dropout);
+        let (logits, statistics) = self.forward::<OwnedTape<Real, Cpu>>(images, batch, Mode::Training(dropout));
         let values = logits.retaped::<NoneTape>().as_vec();
         let mut picked = vec![0.0; batch * classes];
         for (row, &label) in picked.chunks_exact_mut(classes).zip(labels) {
@@ -224,82 +272,160 @@ impl Model {
         let picked: Matrix = self.device.tensor_from_vec(picked, (batch, classes));
         let loss = (logits.log_softmax::<Axis<1>>() * picked).sum::<Rank0, _>();
         let gradients = loss.backward();
-        let mut flat = vec![0.0; self.parameters.len()];
-        for (tensor, places) in &self.tensors {
+        let mut flat = vec![0.0; self.network.parameter_count()];
+        let trained = self.network.parameters().iter().take_while(|p| p.role.is_trained());
+        for (_, (tensor, places)) in trained.zip(&self.tensors) {
             let mut values = vec![0.0; places.len()];
             gradients.get(tensor).copy_into(&mut values);
             for (&place, value) in places.iter().zip(values) {
                 flat[place as usize] = value;
             }
         }
-        (values, flat)
+        (values, flat, statistics)
     }
 
-    /// Logits (batch, classes) of normalised images (batch * positions, channels).
-    fn forward<T: Tape<Real, Cpu> + Merge<NoneTape>>(
+    /// Logits (batch, classes) of normalised images (batch * positions, channels), and in training
+    /// the statistics of each batch normalisation.
+    fn forward<T: Tape<Real, Cpu>>(
         &self,
         images: &[Real],
         batch: usize,
-        dropout: Option<DropoutKey>,
-    ) -> Matrix<T> {
+        mode: Mode,
+    ) -> (Matrix<T>, Vec<BatchStatistics>) {
         let [channels, height, width] = self.network.input();
-        let mut map = Map { height, width };
-        let mut tensors = self.tensors.iter().map(|(tensor, _)| tensor);
-        let mut next_layer = || (tensors.next().expect("a weight a layer"), tensors.next().expect("a bias a layer"));
-        let mut x: Option<Matrix<T>> = None;
-        let mut dropouts = 0;
-        for module in self.network.modules() {
-            let input = x.take();
-            x = Some(match *module {
-                Module::Conv2d { kernel, .. } => {
-                    let columns = match input {
-                        Some(x) => patches(x, map, kernel),
-                        // The images need no gradient: their patches start the tape.
-                        None => {
-                            let values = patch_values(images, batch, map, channels, kernel);
-                            let shape = (batch * map.convolved(kernel).positions(), kernel * kernel * channels);
-                            self.device.tensor_from_vec(values, shape).put_tape(T::default())
-                        }
-                    };
-                    map = map.convolved(kernel);
-                    let (weight, bias) = next_layer();
-                    dense(columns, weight, bias)
+        let map = Map { height, width };
+        let x = self.device.tensor_from_vec(images.to_vec(), (batch * map.positions(), channels));
+        let (trained, statistics): (Vec<_>, Vec<_>) =
+            self.network.parameters().iter().zip(&self.tensors).partition(|(p, _)| p.role.is_trained());
+        let mut pass = Pass {
+            batch,
+            mode,
+            tensors: trained.into_iter().map(|(_, (tensor, _))| tensor).collect::<Vec<_>>().into_iter(),
+            running: statistics.into_iter().map(|(_, (tensor, _))| tensor).collect::<Vec<_>>().into_iter(),
+            is_input: true,
+            dropouts: 0,
+            observed: Vec::new(),
+        };
+        let (x, _) = pass.modules(self.network.modules(), x.put_tape(T::default()), map);
+        (x, pass.observed)
+    }
+}
+
+/// A batch on its way through a network.
+struct Pass<'a> {
+    batch: usize,
+    mode: Mode,
+    /// What is trained, in forward order.
+    tensors: std::vec::IntoIter<&'a Matrix>,
+    /// Running means and variances, in forward order.
+    running: std::vec::IntoIter<&'a Matrix>,
+    /// Whether the next module sees the images, which need no gradient.
+    is_input: bool,
+    dropouts: u8,
+    observed: Vec<BatchStatistics>,
+}
+
+impl<'a> Pass<'a> {
+    fn modules<T: Tape<Real, Cpu>>(
+        &mut self,
+        modules: &[NamedModule],
+        mut x: Matrix<T>,
+        mut map: Map,
+    ) -> (Matrix<T>, Map) {
+        for NamedModule { module, .. } in modules {
+            x = self.module(module, x, map);
+            map = after(module, map);
+        }
+        (x, map)
+    }
+
+    fn tensor(&mut self) -> &'a Matrix {
+        self.tensors.next().expect("a tensor for every module")
+    }
+
+    fn module<T: Tape<Real, Cpu>>(&mut self, module: &Module, x: Matrix<T>, map: Map) -> Matrix<T> {
+        let is_input = std::mem::take(&mut self.is_input);
+        match *module {
+            Module::Conv2d { bias, .. } => {
+                let at = patches(module, map).expect("it is a convolution");
+                let y = conv2d(x, self.tensor(), at, is_input);
+                if bias {
+                    add_bias(y, self.tensor())
+                } else {
+                    y
                 }
-                Module::MaxPool2d => {
-                    let pooled = max_pool(input.expect("a convolution before"), map);
-                    map = map.pooled();
-                    pooled
-                }
-                Module::Activation(activation) => activate(input.expect("a layer before"), activation),
-                Module::Dropout(probability) => {
-                    let x = input.expect("a layer before");
-                    let index = dropouts;
-                    dropouts += 1;
-                    match dropout {
-                        Some(key) if probability > 0.0 => {
-                            let (rows, columns) = *x.shape();
-                            scale(x, dropout_factors(key, index, probability, batch, rows / batch, columns))
-                        }
-                        _ => x,
+            }
+            Module::BatchNorm2d { .. } => {
+                let [scale, shift] = [self.tensor(), self.tensor()];
+                let running = [(); 2].map(|()| self.running.next().expect("statistics for every normalisation"));
+                match self.mode {
+                    Mode::Training(_) => {
+                        let (y, statistics) = normalize_batch(x, scale, shift);
+                        self.observed.push(statistics);
+                        y
+                    }
+                    Mode::Evaluation => {
+                        let [mean, variance] = running.map(Matrix::as_vec);
+                        normalize(x, [scale, shift], [&mean, &variance])
                     }
                 }
-                Module::Flatten => {
-                    let x = input.expect("a convolution before");
-                    let (rows, columns) = *x.shape();
-                    x.reshape_like(&(batch, rows / batch * columns))
+            }
+            Module::MaxPool2d => max_pool(x, map),
+            Module::GlobalAvgPool2d => global_avg_pool(x, map),
+            Module::Activation(activation) => activate(x, activation),
+            Module::Dropout(probability) => {
+                let index = self.dropouts;
+                self.dropouts += 1;
+                match self.mode {
+                    Mode::Training(Some(key)) if probability > 0.0 => {
+                        let (rows, columns) = *x.shape();
+                        let positions = rows / self.batch;
+                        scale(x, dropout_factors(key, index, probability, self.batch, positions, columns))
+                    }
+                    _ => x,
                 }
-                Module::Linear { .. } => {
-                    let (weight, bias) = next_layer();
-                    dense(input.expect("flattened"), weight, bias)
-                }
-            });
+            }
+            Module::Flatten => {
+                let (rows, columns) = *x.shape();
+                x.reshape_like(&(self.batch, rows / self.batch * columns))
+            }
+            Module::Linear { .. } => {
+                let weight = self.tensor();
+                dense(x, weight, self.tensor())
+            }
+            Module::Residual { ref body, ref shortcut } => {
+                let around = x.with_empty_tape();
+                let (through, _) = self.modules(body, x, map);
+                let (around, _) = self.modules(shortcut, around, map);
+                sum(through, around)
+            }
         }
-        x.expect("a network has layers")
+    }
+}
+
+/// Where a convolution's patches lie; `None` of another module.
+fn patches(module: &Module, map: Map) -> Option<Patches> {
+    match *module {
+        Module::Conv2d { input, kernel, stride, padding, .. } => {
+            Some(Patches { map, channels: input, kernel, stride, padding })
+        }
+        _ => None,
+    }
+}
+
+/// The map that a module makes of a map.
+fn after(module: &Module, map: Map) -> Map {
+    match module {
+        Module::Conv2d { .. } => patches(module, map).expect("it is a convolution").output(),
+        Module::MaxPool2d => map.pooled(),
+        Module::GlobalAvgPool2d | Module::Flatten => Map { height: 1, width: 1 },
+        Module::Residual { body, .. } => body.iter().fold(map, |map, named| after(&named.module, map)),
+        Module::BatchNorm2d { .. } | Module::Activation(_) | Module::Dropout(_) | Module::Linear { .. } => map,
     }
 }
 
 /// `x W^T + b` for x (N, K), W (M, K) and b (1, M).
-fn dense<T: Tape<Real, Cpu> + Merge<NoneTape>>(x: Matrix<T>, weight: &Matrix, bias: &Matrix) -> Matrix<T> {
+fn dense<T: Tape<Real, Cpu>>(x: Matrix<T>, weight: &Matrix, bias: &Matrix) -> Matrix<T> {
     add_bias(x.matmul(weight.clone().permute::<_, Axes2<1, 0>>()), bias)
 }
 
@@ -336,15 +462,8 @@ fn dropout_factors(key: DropoutKey, module: u8, p: f64, batch: usize, positions:
 /// Positions of the map that is flattened for the first linear layer.
 fn positions_before_flatten(network: &Network) -> usize {
     let [_, height, width] = network.input();
-    let mut map = Map { height, width };
-    for module in network.modules() {
-        match *module {
-            Module::Conv2d { kernel, .. } => map = map.convolved(kernel),
-            Module::MaxPool2d => map = map.pooled(),
-            _ => {}
-        }
-    }
-    map.positions()
+    let before = network.modules().iter().map(|named| &named.module).take_while(|m| **m != Module::Flatten);
+    before.fold(Map { height, width }, |map, module| after(module, map)).positions()
 }
 
 /// For each element of a parameter's matrix, row by row, its place in the flat vector. PyTorch
@@ -368,7 +487,8 @@ fn matrix_places(parameter: &Parameter, flattened_positions: usize) -> Vec<u32> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zoo_model::Architecture;
+    use zoo_model::synthetic::noise_dataset;
+    use zoo_model::{Architecture, Augmentation, Init, Optimizer, Schedule};
 
     #[test]
     fn matrix_places_are_a_permutation_of_the_flat_vector() {
@@ -382,6 +502,43 @@ mod tests {
         }
         // Second column of the first kernel: channel 1 of pixel 0.
         assert_eq!(matrix_places(&network.parameters()[0], 1)[1], 9);
+    }
+
+    #[test]
+    fn a_residual_network_goes_on_from_a_snapshot_to_the_same_bits() {
+        let hyperparameters = Hyperparameters {
+            architecture: Architecture::Resnet18,
+            activation: Activation::Relu,
+            init: Init::KaimingUniform,
+            dropout: 0.2,
+            optimizer: Optimizer::Sgd,
+            learning_rate: 0.05,
+            momentum: 0.9,
+            schedule: Schedule::OneCycle,
+            augmentation: Augmentation { crop_padding: 1, flip: true, rotation: 20 },
+            batch_size: 2,
+            epochs: 2,
+            ..Hyperparameters::default()
+        };
+        let data = noise_dataset([1, 8, 8], 10, 5);
+        let task = crate::task(&hyperparameters, data.shape, 10).unwrap();
+        let go_on = Interrupt::default();
+        let start = |from: Option<&[Snapshot]>| DfdxEngine.start(std::slice::from_ref(&task), &data, from);
+        let mut whole = start(None);
+        whole.train_epoch(1, &go_on).unwrap();
+        let between = whole.snapshots();
+        let running = between[0].parameters.len() - task.network.parameter_count();
+        assert!(between[0].parameters[task.network.parameter_count()..].iter().any(|&s| s != 0.0 && s != 1.0));
+        assert_eq!((running, between[0].moments[0].len()), (9600, task.network.parameter_count()));
+        whole.train_epoch(2, &go_on).unwrap();
+        let mut resumed = start(Some(&between));
+        resumed.train_epoch(2, &go_on).unwrap();
+        assert!(resumed.snapshots() == whole.snapshots());
+
+        let without = Hyperparameters { augmentation: Augmentation::NONE, ..hyperparameters };
+        let mut other = DfdxEngine.start(&[Task { hyperparameters: without, ..task.clone() }], &data, None);
+        other.train_epoch(1, &go_on).unwrap();
+        assert!(other.snapshots() != between, "augmentation changes what is seen");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::layers::Layer;
 use super::rows::Rows;
 use super::simd::{Simd, ROW};
 use crate::engine::{Snapshot, Task};
-use crate::optimizer::adam_rates;
+use crate::optimizer::{adam_rates, BETA1};
 
 /// Where a layer's parameters lie in the lanes' parameter vector: block by block the weights as
 /// (tap, output of the block), then the biases.
@@ -500,7 +500,7 @@ impl<S: Simd> Lanes<S> {
         match (self.optimizer, self.moments.as_mut_slice()) {
             (Optimizer::Adam, [mean, square]) => {
                 let rates: Vec<(f64, f64)> =
-                    self.learning_rates.iter().map(|&rate| adam_rates(rate, self.step)).collect();
+                    self.learning_rates.iter().map(|&rate| adam_rates(rate, BETA1, self.step)).collect();
                 let correction = rates[0].1 as f32;
                 let step_size = s.load(&rates.iter().map(|r| r.0 as f32).collect::<Vec<f32>>());
                 s.vectorize(Adam {

@@ -140,9 +140,9 @@ pub fn layers(network: &Network) -> Option<Vec<Layer>> {
     let mut parameters = network.parameters().iter();
     let mut layers: Vec<Layer> = Vec::new();
     let mut dropouts = 0;
-    for module in network.modules() {
-        match *module {
-            Module::Conv2d { kernel, output, .. } => {
+    for named in network.modules() {
+        match named.module {
+            Module::Conv2d { kernel, output, stride: 1, padding: 0, bias: true, .. } => {
                 let parameters = [parameters.next()?, parameters.next()?].map(|p| p.range.clone());
                 let layer = Layer::new([height, width, channels], [kernel; 2], output, parameters);
                 [height, width] = layer.output_map();
@@ -170,6 +170,7 @@ pub fn layers(network: &Network) -> Option<Vec<Layer>> {
                 layers.push(Layer::new([height, width, channels], [height, width], output, parameters));
                 (height, width, channels) = (1, 1, output);
             }
+            _ => return None,
         }
     }
     layers.first().is_some_and(|l| l.pooled).then_some(layers)

@@ -88,6 +88,11 @@ impl Engine for PopulationEngine {
         "2".into()
     }
 
+    fn trains(&self, h: &Hyperparameters) -> bool {
+        let small = matches!(h.architecture, Architecture::CnnS | Architecture::CnnM);
+        small && h.schedule.is_constant() && h.augmentation.is_none()
+    }
+
     fn cohorts(&self, models: &[&Hyperparameters]) -> Vec<Vec<usize>> {
         type Kind = (Architecture, Activation, Optimizer, bool, usize, u32);
         let mut open: HashMap<Kind, usize> = HashMap::new();

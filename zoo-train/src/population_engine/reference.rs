@@ -16,7 +16,7 @@ use super::kernels::{take, Block, OUTPUTS_AT_ONCE};
 use super::layers::{layers, Layer};
 use super::simd::{Portable, ROW};
 use crate::engine::Task;
-use crate::optimizer::adam_rates;
+use crate::optimizer::{adam_rates, BETA1};
 
 /// One lane: the scalar arithmetic.
 const ONE: Portable<1> = Portable::<1>;
@@ -286,7 +286,7 @@ impl Model {
             let g = weight_decay.mul_add(*p, gradient[i]);
             let step = match (h.optimizer, self.moments.as_mut_slice()) {
                 (Optimizer::Adam, [mean, square]) => {
-                    let (step_size, correction) = adam_rates(h.learning_rate, self.step);
+                    let (step_size, correction) = adam_rates(h.learning_rate, BETA1, self.step);
                     mean[i] = (g - mean[i]).mul_add(0.1, mean[i]);
                     square[i] = square[i].mul_add(0.999, g * g * 0.001);
                     let denominator = square[i].sqrt() / correction as f32 + 1e-8;
@@ -411,14 +411,11 @@ mod tests {
             architecture,
             activation,
             init: Init::KaimingUniform,
-            dropout: 0.0,
-            optimizer: Optimizer::Adam,
             learning_rate: 1e-3,
-            weight_decay: 0.0,
             momentum: 0.9,
             batch_size: BATCH,
-            epochs: 1,
             seed: 0,
+            ..Hyperparameters::default()
         }
     }
 
