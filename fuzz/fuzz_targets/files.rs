@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use zoo_model::safetensors_file::Header;
 use zoo_model::states::check_header;
 use zoo_model::zoo_dir::{parse_checksums, ZooRecord};
-use zoo_model::{result, Activation, Architecture, Network, Params};
+use zoo_model::{result, Hyperparameters, Params};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(params) = Params::from_json(bytes) {
@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = ZooRecord::from_json(bytes);
     let _ = parse_checksums(bytes);
     if let Ok(header) = Header::read(&mut &bytes[..]) {
-        let network = Network::new(Architecture::CnnS, Activation::Tanh, 0.0, [1, 28, 28], 10).expect("28 pixels");
+        let network = Hyperparameters::default().network([1, 28, 28], 10).expect("28 pixels");
         let _ = (header.file_length(), check_header(&header, &network));
     }
 });

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hyperparameters::Activation;
+use crate::hyperparameters::{Activation, Hyperparameters};
 
 /// The families of networks that a manifest can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -190,10 +190,10 @@ impl Architecture {
     }
 
     /// The modules in forward order.
-    fn modules(self, activation: Activation, dropout: f64, channels: usize, classes: usize) -> Vec<NamedModule> {
+    fn modules(self, h: &Hyperparameters, [channels, ..]: [usize; 3], classes: usize) -> Vec<NamedModule> {
         use Module::{Dropout, Flatten, Linear, MaxPool2d};
-        let act = || Module::Activation(activation);
-        let drop = || Dropout(dropout);
+        let act = || Module::Activation(h.activation);
+        let drop = || Dropout(h.dropout);
         let conv = Module::conv;
         let linear = |input, output| Linear { input, output };
         match self {
@@ -216,7 +216,7 @@ impl Architecture {
                     linear(20, classes),
                 ];
                 // The published definition leaves the modules out, which moves the later indices.
-                if dropout == 0.0 {
+                if h.dropout == 0.0 {
                     modules.retain(|m| !matches!(m, Dropout(_)));
                 }
                 numbered(modules)
@@ -240,7 +240,7 @@ impl Architecture {
                 drop(),
                 linear(20, classes),
             ]),
-            Self::Resnet18 => resnet(&[2, 2, 2, 2], activation, dropout, channels, classes),
+            Self::Resnet18 => resnet(&[2, 2, 2, 2], h, channels, classes),
         }
     }
 }
@@ -252,8 +252,8 @@ fn numbered(modules: Vec<Module>) -> Vec<NamedModule> {
 
 /// A residual network of so many basic blocks a stage, with torchvision's names. Dropout, if any,
 /// precedes the linear layer.
-fn resnet(blocks: &[usize], activation: Activation, dropout: f64, channels: usize, classes: usize) -> Vec<NamedModule> {
-    let act = |name: String| NamedModule::new(name, Module::Activation(activation));
+fn resnet(blocks: &[usize], h: &Hyperparameters, channels: usize, classes: usize) -> Vec<NamedModule> {
+    let act = |name: String| NamedModule::new(name, Module::Activation(h.activation));
     let norm = |name: String, channels| NamedModule::new(name, Module::BatchNorm2d { channels });
     let conv = |name: String, input, output, kernel, stride| {
         let module = Module::Conv2d { input, output, kernel, stride, padding: kernel / 2, bias: false };
@@ -284,8 +284,8 @@ fn resnet(blocks: &[usize], activation: Activation, dropout: f64, channels: usiz
     }
     modules.push(NamedModule::new("avgpool", Module::GlobalAvgPool2d));
     modules.push(NamedModule::new("flatten", Module::Flatten));
-    if dropout > 0.0 {
-        modules.push(NamedModule::new("dropout", Module::Dropout(dropout)));
+    if h.dropout > 0.0 {
+        modules.push(NamedModule::new("dropout", Module::Dropout(h.dropout)));
     }
     modules.push(NamedModule::new("fc", Module::Linear { input: width, output: classes }));
     modules
@@ -302,18 +302,13 @@ pub struct Network {
 }
 
 impl Network {
-    /// Builds the module list for images of shape (channels, height, width).
+    /// The network of these hyperparameters for images of shape (channels, height, width).
     ///
     /// # Errors
     /// The architecture takes images of another size.
-    pub fn new(
-        architecture: Architecture,
-        activation: Activation,
-        dropout: f64,
-        input: [usize; 3],
-        classes: usize,
-    ) -> Result<Self, GeometryError> {
-        let [channels, height, width] = input;
+    pub fn new(h: &Hyperparameters, input: [usize; 3], classes: usize) -> Result<Self, GeometryError> {
+        let architecture = h.architecture;
+        let [_, height, width] = input;
         if height != width || architecture.image_side().is_some_and(|side| side != height) {
             let (expected, remedy) = match architecture.image_side() {
                 Some(side) => (format!("{side}x{side}"), format!("`resize = {side}`")),
@@ -321,7 +316,7 @@ impl Network {
             };
             return Err(GeometryError { architecture: architecture.name(), expected, height, width, remedy });
         }
-        let modules = architecture.modules(activation, dropout, channels, classes);
+        let modules = architecture.modules(h, input, classes);
         let mut parameters = Vec::new();
         collect(&modules, &mut parameters);
         // A stable sort: what is trained comes first, in forward order.
@@ -397,8 +392,12 @@ fn collect(modules: &[NamedModule], parameters: &mut Vec<Parameter>) {
 mod tests {
     use super::*;
 
+    fn with(architecture: Architecture, dropout: f64) -> Hyperparameters {
+        Hyperparameters { architecture, dropout, ..Hyperparameters::default() }
+    }
+
     fn indices(architecture: Architecture, dropout: f64, input: [usize; 3]) -> (Vec<usize>, usize) {
-        let network = Network::new(architecture, Activation::Relu, dropout, input, 10).unwrap();
+        let network = Network::new(&with(architecture, dropout), input, 10).unwrap();
         let layers = network.weights().map(|p| p.name.split('.').nth(1).unwrap().parse().unwrap()).collect();
         (layers, network.parameter_count())
     }
@@ -414,13 +413,12 @@ mod tests {
     #[test]
     fn residual_networks_have_torchvisions_tensors() {
         let count = |side, classes| {
-            let network =
-                Network::new(Architecture::Resnet18, Activation::Relu, 0.0, [3, side, side], classes).unwrap();
+            let network = Network::new(&with(Architecture::Resnet18, 0.0), [3, side, side], classes).unwrap();
             assert_eq!(network.state_len() - network.parameter_count(), 2 * 4800);
             network.parameter_count()
         };
         assert_eq!((count(32, 10), count(32, 100), count(64, 200)), (11_173_962, 11_220_132, 11_271_432));
-        let network = Network::new(Architecture::Resnet18, Activation::Relu, 0.0, [3, 32, 32], 10).unwrap();
+        let network = Network::new(&with(Architecture::Resnet18, 0.0), [3, 32, 32], 10).unwrap();
         let names: Vec<&str> = network.parameters().iter().map(|p| p.name.as_str()).collect();
         let after = names.iter().position(|n| *n == "layer2.0.bn2.bias").unwrap();
         assert_eq!(
@@ -438,7 +436,7 @@ mod tests {
 
     #[test]
     fn images_of_another_size_are_refused() {
-        let error = Network::new(Architecture::CnnM, Activation::Tanh, 0.0, [3, 28, 28], 10).unwrap_err();
+        let error = Network::new(&with(Architecture::CnnM, 0.0), [3, 28, 28], 10).unwrap_err();
         assert!(error.to_string().contains("resize = 32"), "{error}");
     }
 }

@@ -145,7 +145,7 @@ impl Default for Hyperparameters {
 impl Hyperparameters {
     /// The network for images of shape (channels, height, width) and so many classes.
     pub fn network(&self, input: [usize; 3], classes: usize) -> Result<Network, GeometryError> {
-        Network::new(self.architecture, self.activation, self.dropout, input, classes)
+        Network::new(self, input, classes)
     }
 }
 

@@ -58,11 +58,12 @@ fn normal(weights: &mut [f32], deviation: f64, stream: &mut Stream) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, Architecture};
+    use crate::{Architecture, Hyperparameters};
 
     #[test]
     fn initialisations_have_their_ranges_and_deviations() {
-        let network = Network::new(Architecture::CnnM, Activation::Tanh, 0.0, [3, 32, 32], 10).unwrap();
+        let medium = Hyperparameters { architecture: Architecture::CnnM, ..Hyperparameters::default() };
+        let network = medium.network([3, 32, 32], 10).unwrap();
         let layer = &network.parameters()[2]; // (32, 16, 3, 3): fan_in 144, fan_out 288
         let draw = |init| initial_parameters(&network, init, 5)[layer.range.clone()].to_vec();
         let bounds = |w: &[f32]| w.iter().fold((f32::MAX, f32::MIN), |(l, h), &x| (l.min(x), h.max(x)));

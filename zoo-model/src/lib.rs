@@ -4,9 +4,9 @@
 //! [`Hyperparameters`], each with the [`States`](states) of its whole training trajectory.
 //!
 //! ```
-//! use zoo_model::{Architecture, Activation, Network};
+//! use zoo_model::Hyperparameters;
 //!
-//! let network = Network::new(Architecture::CnnS, Activation::Tanh, 0.0, [1, 28, 28], 10)?;
+//! let network = Hyperparameters::default().network([1, 28, 28], 10)?;
 //! assert_eq!(network.parameter_count(), 2464);
 //! assert_eq!(network.parameters()[0].name, "module_list.0.weight");
 //! # Ok::<(), zoo_model::GeometryError>(())

@@ -126,11 +126,15 @@ pub fn check_epochs(epochs: &[i64]) -> Result<Vec<u32>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, Architecture};
+    use crate::Hyperparameters;
+
+    fn with_dropout(dropout: f64) -> Network {
+        Hyperparameters { dropout, ..Hyperparameters::default() }.network([3, 28, 28], 10).unwrap()
+    }
 
     #[test]
     fn states_survive_a_round_trip_bit_for_bit() {
-        let network = Network::new(Architecture::CnnS, Activation::Relu, 0.5, [3, 28, 28], 10).unwrap();
+        let network = with_dropout(0.5);
         let n = network.parameter_count();
         let mut states: Vec<Vec<f32>> = (0..3).map(|s| (0..n).map(|i| (s * n + i) as f32).collect()).collect();
         states[2][5] = f32::NAN;
@@ -145,7 +149,7 @@ mod tests {
         assert_eq!(epoch, 3);
         assert!(last.iter().zip(&states[2]).all(|(a, b)| a.to_bits() == b.to_bits()));
 
-        let other = Network::new(Architecture::CnnS, Activation::Relu, 0.0, [3, 28, 28], 10).unwrap();
+        let other = with_dropout(0.0);
         assert!(StatesFile::open(&path, &other).unwrap_err().to_string().contains("module_list.3.weight"));
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();

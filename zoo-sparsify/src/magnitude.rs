@@ -64,10 +64,10 @@ pub fn sparsity_ratio(network: &Network, parameters: &[f32]) -> f64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use zoo_model::{Activation, Architecture};
+    use zoo_model::Hyperparameters;
 
     fn network() -> Network {
-        Network::new(Architecture::CnnS, Activation::Tanh, 0.0, [1, 28, 28], 10).unwrap()
+        Hyperparameters::default().network([1, 28, 28], 10).unwrap()
     }
 
     fn parameters(seed: u32) -> Vec<f32> {

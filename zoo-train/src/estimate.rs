@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use zoo_model::init::initial_parameters;
 use zoo_model::synthetic::noise_dataset;
-use zoo_model::{Activation, Architecture, Hyperparameters, Init, Network, Optimizer, Plan, Split};
+use zoo_model::{Activation, Architecture, Hyperparameters, Init, Optimizer, Plan, Split};
 use zoo_stage::Interrupt;
 
 use crate::engine::{Engine, Task};
@@ -72,7 +72,7 @@ impl Calibration {
 }
 
 fn measure(engine: &dyn Engine, h: &Hyperparameters, models: usize, shape: [usize; 3], classes: usize) -> Rates {
-    let Ok(network) = Network::new(h.architecture, h.activation, h.dropout, shape, classes) else {
+    let Ok(network) = h.network(shape, classes) else {
         return Rates::default();
     };
     // Large networks take seconds for a batch: a few samples of it must do.

@@ -492,7 +492,8 @@ mod tests {
 
     #[test]
     fn matrix_places_are_a_permutation_of_the_flat_vector() {
-        let network = Network::new(Architecture::CnnM, Activation::Relu, 0.5, [3, 32, 32], 10).unwrap();
+        let medium = Hyperparameters { architecture: Architecture::CnnM, ..Hyperparameters::default() };
+        let network = medium.network([3, 32, 32], 10).unwrap();
         assert_eq!(positions_before_flatten(&network), 4);
         for parameter in network.parameters() {
             let positions = if parameter.shape == [20, 60] { 4 } else { 1 };

@@ -179,13 +179,16 @@ pub fn layers(network: &Network) -> Option<Vec<Layer>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zoo_model::Architecture;
+    use zoo_model::{Architecture, Hyperparameters};
+
+    fn with(architecture: Architecture, dropout: f64) -> Hyperparameters {
+        Hyperparameters { architecture, dropout, ..Hyperparameters::default() }
+    }
 
     #[test]
     fn layers_have_the_shapes_of_the_architectures() {
-        let of = |architecture, dropout, input| {
-            layers(&Network::new(architecture, Activation::Tanh, dropout, input, 10).unwrap()).unwrap()
-        };
+        let of =
+            |architecture, dropout, input| layers(&with(architecture, dropout).network(input, 10).unwrap()).unwrap();
         let small = of(Architecture::CnnS, 0.0, [1, 28, 28]);
         let shapes: Vec<_> = small.iter().map(|l| (l.inputs(), l.taps(), l.units(), l.pooled)).collect();
         assert_eq!(
@@ -215,7 +218,7 @@ mod tests {
 
     #[test]
     fn every_weight_has_one_place() {
-        let network = Network::new(Architecture::CnnM, Activation::Relu, 0.5, [3, 32, 32], 10).unwrap();
+        let network = with(Architecture::CnnM, 0.5).network([3, 32, 32], 10).unwrap();
         for layer in layers(&network).unwrap() {
             let mut places: Vec<usize> = (0..layer.outputs)
                 .flat_map(|o| (0..layer.taps()).map(move |t| (o, t)))
