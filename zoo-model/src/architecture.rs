@@ -24,6 +24,10 @@ pub enum Architecture {
     /// channels and 10 classes.
     #[serde(rename = "resnet18")]
     Resnet18,
+    /// A multilayer perceptron on square images of any size: linear layers with the hidden sizes of
+    /// [`Hyperparameters::hidden`], activation and dropout between them.
+    #[serde(rename = "mlp")]
+    Mlp,
 }
 
 /// One step of a network, on maps of shape (C, H, W) or vectors.
@@ -177,6 +181,7 @@ impl Architecture {
             Self::CnnS => "cnn-s",
             Self::CnnM => "cnn-m",
             Self::Resnet18 => "resnet18",
+            Self::Mlp => "mlp",
         }
     }
 
@@ -185,12 +190,12 @@ impl Architecture {
         match self {
             Self::CnnS => Some(28),
             Self::CnnM => Some(32),
-            Self::Resnet18 => None,
+            Self::Resnet18 | Self::Mlp => None,
         }
     }
 
     /// The modules in forward order.
-    fn modules(self, h: &Hyperparameters, [channels, ..]: [usize; 3], classes: usize) -> Vec<NamedModule> {
+    fn modules(self, h: &Hyperparameters, [channels, height, width]: [usize; 3], classes: usize) -> Vec<NamedModule> {
         use Module::{Dropout, Flatten, Linear, MaxPool2d};
         let act = || Module::Activation(h.activation);
         let drop = || Dropout(h.dropout);
@@ -241,6 +246,16 @@ impl Architecture {
                 linear(20, classes),
             ]),
             Self::Resnet18 => resnet(&[2, 2, 2, 2], h, channels, classes),
+            Self::Mlp => {
+                let mut modules = vec![Flatten];
+                let mut width = channels * height * width;
+                for hidden in h.hidden.iter().map(|&hidden| hidden as usize) {
+                    modules.extend([linear(width, hidden), act(), drop()]);
+                    width = hidden;
+                }
+                modules.push(linear(width, classes));
+                numbered(modules)
+            }
         }
     }
 }
@@ -432,6 +447,17 @@ mod tests {
         );
         assert_eq!(names.last(), Some(&"layer4.1.bn2.running_var"));
         assert_eq!(names.len(), 62 + 40);
+    }
+
+    #[test]
+    fn perceptrons_have_the_hidden_sizes_that_were_asked_for() {
+        let of = |hidden: &[u32]| Hyperparameters { hidden: hidden.to_vec(), ..with(Architecture::Mlp, 0.0) };
+        let network = of(&[64, 32]).network([1, 28, 28], 10).unwrap();
+        let shapes: Vec<&[usize]> = network.weights().map(|p| p.shape.as_slice()).collect();
+        assert_eq!(shapes, [[64, 784], [32, 64], [10, 32]]);
+        assert_eq!(network.parameter_count(), 785 * 64 + 65 * 32 + 33 * 10);
+        assert_eq!(network.parameters()[2].name, "module_list.4.weight");
+        assert_eq!(of(&[]).network([3, 8, 8], 10).unwrap().parameter_count(), 193 * 10);
     }
 
     #[test]

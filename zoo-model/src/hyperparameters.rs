@@ -85,6 +85,9 @@ pub struct Hyperparameters {
     /// Family of networks.
     #[serde(rename = "model::type")]
     pub architecture: Architecture,
+    /// Sizes of the hidden layers of an `mlp`; other architectures have their own.
+    #[serde(rename = "model::hidden", default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<u32>,
     /// Activation function.
     #[serde(rename = "model::nlin")]
     pub activation: Activation,
@@ -126,6 +129,7 @@ impl Default for Hyperparameters {
     fn default() -> Self {
         Self {
             architecture: Architecture::CnnS,
+            hidden: Vec::new(),
             activation: Activation::Tanh,
             init: Init::Uniform,
             dropout: 0.0,
@@ -221,6 +225,7 @@ impl Params {
         within("model::i_dim", (1..=4096).contains(&params.image_side), "from 1 to 4096")?;
         within("model::o_dim", (1..=65_536).contains(&params.classes), "from 1 to 65536")?;
         within("model::dropout", (0.0..1.0).contains(&h.dropout), "in [0, 1)")?;
+        check_hidden(h.architecture, &h.hidden).map_err(|m| format!("model::hidden {m}"))?;
         h.augmentation.check().map_err(|m| format!("training::augment: {m}"))?;
         within("training::batchsize", (1..=1 << 24).contains(&h.batch_size), "from 1 to 16777216")?;
         Ok(params)
@@ -240,6 +245,20 @@ impl Params {
     pub fn target_sparsity(&self) -> Option<f64> {
         self.extra.get("sparsify::sparsity")?.as_f64()
     }
+}
+
+/// Checks the sizes of hidden layers.
+///
+/// # Errors
+/// What follows the key in a sentence.
+pub fn check_hidden(architecture: Architecture, hidden: &[u32]) -> Result<(), String> {
+    if architecture != Architecture::Mlp && !hidden.is_empty() {
+        return Err(format!("belongs to mlp alone, not to {}", architecture.name()));
+    }
+    if hidden.len() > 64 || !hidden.iter().all(|n| (1..=65_536).contains(n)) {
+        return Err("must list at most 64 sizes from 1 to 65536".into());
+    }
+    Ok(())
 }
 
 /// Serialised name of a unit enum variant, as manifests and `params.json` write it.

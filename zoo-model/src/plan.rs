@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::architecture::Architecture;
 use crate::augmentation::Augmentation;
-use crate::hyperparameters::{Activation, Hyperparameters, Init, Optimizer, Schedule};
+use crate::hyperparameters::{check_hidden, Activation, Hyperparameters, Init, Optimizer, Schedule};
 use crate::manifest::{Manifest, ManifestError, Reduction};
 use crate::random::{Purpose, Stream};
 
@@ -71,6 +71,9 @@ pub struct ModelSection {
     /// Family of networks.
     #[serde(deserialize_with = "name")]
     pub architecture: Architecture,
+    /// Sizes of the hidden layers of an `mlp`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<u32>,
 }
 
 /// `[grid]`: the zoo is the Cartesian product of these lists; a scalar is a list of one.
@@ -183,6 +186,7 @@ impl Plan {
         let model: ModelSection = manifest.required("model")?;
         let grid: GridSection = manifest.required("grid")?;
         let mut train: TrainSection = manifest.required("train")?;
+        check_hidden(model.architecture, &model.hidden).map_err(|m| manifest.error("model.hidden", m))?;
         let reduction = manifest.reduction;
         train.epochs = reduction.epochs(train.epochs);
 
@@ -222,6 +226,7 @@ fn expand(model: &ModelSection, grid: &GridSection, train: &TrainSection) -> Vec
                         for &weight_decay in &grid.weight_decay {
                             models.extend((0..grid.seed.per_cell()).map(|_| Hyperparameters {
                                 architecture: model.architecture,
+                                hidden: model.hidden.clone(),
                                 activation,
                                 init,
                                 dropout,
@@ -619,8 +624,12 @@ epochs = 50
         assert!(error("\"z\"", "\"../z\"").starts_with("m.toml:3: zoo.name: `../z` is no name"));
         assert!(error("\"cnn-s\"", "\"cnn-x\"").contains("unknown variant `cnn-x`"));
         assert!(error("\"cnn-s\"", "5").starts_with(
-            "m.toml:5: model.architecture: invalid type: integer `5`, expected a name: one of `cnn-s`, `cnn-m`, `resnet18`"
+            "m.toml:5: model.architecture: invalid type: integer `5`, expected a name: one of `cnn-s`, `cnn-m`, `resnet18`, `mlp`"
         ));
+        assert!(
+            error("\"cnn-s\"", "\"cnn-s\"\nhidden = [5]").starts_with("m.toml:6: model.hidden: belongs to mlp alone")
+        );
+        assert!(error("\"cnn-s\"", "\"mlp\"\nhidden = [0]").contains("sizes from 1 to 65536"));
         assert!(error("[\"tanh\", \"relu\"]", "5").contains("expected a name: one of `tanh`"));
         assert!(error("[\"tanh\", \"relu\"]", "[\"tanh\", 5]").contains("expected a name: one of `tanh`"));
         assert!(error("[\"tanh\", \"relu\"]", "\"ReLU\"").contains("did you mean `relu`?"));

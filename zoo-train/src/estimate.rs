@@ -25,7 +25,7 @@ pub struct Rates {
     pub evaluate: f64,
 }
 
-type Kind = (Architecture, Activation, Optimizer, bool, [usize; 3], usize, usize);
+type Kind = (Architecture, Vec<u32>, Activation, Optimizer, bool, [usize; 3], usize, usize);
 
 /// Measured rates by what they depend on.
 #[derive(Debug, Default)]
@@ -41,7 +41,8 @@ impl Calibration {
         shape: [usize; 3],
         classes: usize,
     ) -> Rates {
-        let kind = (h.architecture, h.activation, h.optimizer, h.dropout > 0.0, shape, h.batch_size, models);
+        let kind =
+            (h.architecture, h.hidden.clone(), h.activation, h.optimizer, h.dropout > 0.0, shape, h.batch_size, models);
         *self.0.entry(kind).or_insert_with(|| measure(engine, h, models, shape, classes))
     }
 
