@@ -53,6 +53,57 @@ def test_cnn_m_has_its_published_number_of_parameters() -> None:
     assert built(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+def _noise(stream: int, count: int) -> np.ndarray:
+    """The numbers that tests/reference/make_resnet.py fills a network with."""
+    x = (np.arange(count, dtype=np.uint64) * 0x9E3779B1 + stream * 0x85EBCA6B) & 0xFFFFFFFF
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        x ^= x >> shift
+        x = x * factor & 0xFFFFFFFF
+    return x / 2**32
+
+
+def test_resnet18_computes_what_torchvisions_does() -> None:
+    from safetensors.numpy import load_file
+
+    from modelzoo import architectures, network
+
+    expected = load_file(Path(__file__).parents[2] / "tests/reference/resnet18-32.safetensors")["eval_logits"]
+    params = {"model::type": "resnet18", "model::nlin": "relu", "model::dropout": 0.0, "model::channels_in": 3}
+    params |= {"model::i_dim": 32, "model::o_dim": 10}
+    layout = architectures.parameters(params)
+    assert sum(p.size for p in layout if p.is_trained) == 11_173_962
+    assert (len(layout), layout[-1].name, layout[-1].stop) == (102, "layer4.1.bn2.running_var", 11_173_962 + 9600)
+    state: dict[str, np.ndarray] = {}
+    for stream, parameter in enumerate(sorted(layout, key=lambda p: p.name)):
+        unit = _noise(stream, parameter.size)
+        if len(parameter.shape) > 1:
+            values = (2 * unit - 1) * np.sqrt(6 / np.prod(parameter.shape[1:]))
+        elif parameter.name.endswith(("running_var", "weight")):
+            values = 0.5 + unit
+        else:
+            values = (2 * unit - 1) / 10
+        state[parameter.name] = values.astype(np.float32).reshape(parameter.shape)
+    model = network.load(params, state)
+    pixels = np.floor(_noise(1000, 6 * 3 * 32 * 32) * 256)
+    images = torch.from_numpy((pixels / 255 - 0.5) / 0.5).view(6, 3, 32, 32).float()
+    with torch.no_grad():
+        logits = model(images).numpy()
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_perceptrons_take_their_sizes_from_params_or_index() -> None:
+    from modelzoo import architectures, network
+
+    params = {"model::type": "mlp", "model::nlin": "relu", "model::dropout": 0.2, "model::channels_in": 1}
+    params |= {"model::i_dim": 8, "model::o_dim": 10, "model::hidden": [16, 12]}
+    shapes = [p.shape for p in architectures.parameters(params)]
+    assert shapes == [(16, 64), (16,), (12, 16), (12,), (10, 12), (10,)]
+    assert architectures.parameters(params | {"model::hidden": "[16, 12]"}) == architectures.parameters(params)
+    assert network.Network(architectures.modules(params))(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(ValueError, match="model::hidden"):
+        architectures.parameters(params | {"model::hidden": "[0]"})
+
+
 def test_datasets_pair_weights_and_properties(real: Path) -> None:
     zoo = modelzoo.open(real / "zoos/small")
     sets = {

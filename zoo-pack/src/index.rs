@@ -1,6 +1,6 @@
 //! `index.parquet`: one row per model and kept state.
 //!
-//! Columns: `id` and `epoch` (int32), every key of `params.json` under its own name, in a twin
+//! Columns: `id` and `epoch` (int32), every key of `params.json` under its own name (lists as JSON text), in a twin
 //! also `parent_zoo` and its `sparsify::*` keys, then every metric of `result.json`. What a model
 //! lacks is null.
 //!
@@ -48,6 +48,7 @@ enum Kind {
     Double,
     Bool,
     Text,
+    Json,
 }
 
 /// Keys whose values may look like integers but are not.
@@ -66,6 +67,7 @@ impl Schema {
             Value::Number(_) => Some(Kind::Double),
             Value::Bool(_) => Some(Kind::Bool),
             Value::String(_) => Some(Kind::Text),
+            Value::Array(_) => Some(Kind::Json),
             _ => None,
         };
         let columns = object.iter().filter(|(key, _)| *key != "zoo::id");
@@ -94,6 +96,7 @@ impl Schema {
                 Kind::Double => Values::Double(cells.map(Value::as_f64).collect()),
                 Kind::Bool => Values::Bool(cells.map(Value::as_bool).collect()),
                 Kind::Text => Values::Text(cells.map(|v| v.as_str().map(text)).collect()),
+                Kind::Json => Values::Text(cells.map(|v| v.is_array().then(|| text(&v.to_string()))).collect()),
             };
             columns.push(column(key, values));
         }

@@ -11,7 +11,7 @@ use zoo_stage::Interrupt;
 use crate::engine::{Engine, Task};
 
 /// Parameters times samples that are measured at once.
-const PARAMETER_SAMPLES: usize = 1 << 24;
+const PARAMETER_SAMPLES: usize = 1 << 27;
 
 /// Time spent measuring one kind of model.
 const CALIBRATION: Duration = Duration::from_millis(150);

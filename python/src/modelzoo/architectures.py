@@ -1,16 +1,18 @@
-"""Networks as lists of modules, numbered as PyTorch's `module_list` numbers them.
+"""Networks as lists of modules, named as PyTorch names them.
 
 An architecture is a recipe that turns a model's `params.json` into such a list; everything else
 (names and shapes of parameters, their places in a vector, the PyTorch module) follows from it.
+Modules are numbered as `module_list.{i}`, unless the recipe names them.
 
-    @modelzoo.architecture("mlp")
-    def mlp(params):
-        side, classes = params["model::i_dim"], params["model::o_dim"]
-        return [Flatten(), Linear(side * side, 32), Activation(params["model::nlin"]), Linear(32, classes)]
+    @modelzoo.architecture("linear")
+    def linear(params):
+        inputs = params["model::channels_in"] * params["model::i_dim"] ** 2
+        return [Flatten(), Linear(inputs, params["model::o_dim"])]
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,16 +25,31 @@ Params = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Conv2d:
-    """Valid convolution, stride 1, square kernel, with bias."""
+    """Convolution with a square kernel over maps padded with zeros."""
 
     inputs: int
     outputs: int
     kernel: int
+    stride: int = 1
+    padding: int = 0
+    bias: bool = True
+
+
+@dataclass(frozen=True)
+class BatchNorm2d:
+    """Batch normalisation with PyTorch's defaults; its running statistics are part of a state."""
+
+    channels: int
 
 
 @dataclass(frozen=True)
 class MaxPool2d:
     """Maximum over 2x2 windows, stride 2."""
+
+
+@dataclass(frozen=True)
+class GlobalAvgPool2d:
+    """Mean over all positions: (C, H, W) to (C, 1, 1)."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +79,20 @@ class Linear:
     outputs: int
 
 
-Module: TypeAlias = Conv2d | MaxPool2d | Activation | Dropout | Flatten | Linear
-Recipe = Callable[[Params], Sequence[Module]]
+@dataclass(frozen=True)
+class Residual:
+    """body(x) + shortcut(x); an empty shortcut is the identity."""
+
+    body: Sequence[Named]
+    shortcut: Sequence[Named] = ()
+
+
+Module: TypeAlias = (
+    Conv2d | BatchNorm2d | MaxPool2d | GlobalAvgPool2d | Activation | Dropout | Flatten | Linear | Residual
+)
+Named: TypeAlias = tuple[str, Module]
+"""A module and what the names of its tensors begin with."""
+Recipe = Callable[[Params], Sequence[Module] | Sequence[Named]]
 
 
 @dataclass(frozen=True)
@@ -71,11 +100,16 @@ class Parameter:
     """A parameter tensor and its place in the vector of all parameters."""
 
     name: str
-    """`module_list.{i}.weight` or `module_list.{i}.bias`."""
+    """The module's name and `weight`, `bias`, `running_mean` or `running_var`."""
     shape: tuple[int, ...]
-    """(out, in, kh, kw) of a convolution, (out, in) of a linear layer, (out) of a bias."""
+    """(out, in, kh, kw) of a convolution, (out, in) of a linear layer, (channels) of all others."""
     start: int
     """First place in the vector."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is a parameter, and not a running statistic."""
+        return not self.name.endswith((".running_mean", ".running_var"))
 
     @property
     def size(self) -> int:
@@ -106,8 +140,8 @@ def is_known(name: object) -> bool:
     return name in _RECIPES
 
 
-def modules(params: Params) -> list[Module]:
-    """The modules of the network that `params` describes, in forward order.
+def modules(params: Params) -> list[Named]:
+    """The named modules of the network that `params` describes, in forward order.
 
     Raises ValueError with the key that is wrong.
     """
@@ -123,9 +157,10 @@ def modules(params: Params) -> list[Module]:
     if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise ValueError(f"`model::dropout` is {dropout!r}, expected a number in [0, 1)")
     try:
-        return list(_RECIPES[name](params))
+        made = _RECIPES[name](params)
     except KeyError as error:
         raise ValueError(f"has no `{error.args[0]}`") from error
+    return [module if isinstance(module, tuple) else (f"module_list.{i}", module) for i, module in enumerate(made)]
 
 
 def named(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> list[Parameter]:
@@ -137,17 +172,28 @@ def named(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> list[Parameter]:
 
 
 def parameters(params: Params) -> list[Parameter]:
-    """The parameters of a network in forward order, each layer's weight before its bias."""
-    tensors: list[tuple[str, tuple[int, ...]]] = []
-    for i, module in enumerate(modules(params)):
+    """The tensors of a network: what is trained in forward order, each layer's weight before its
+    bias, then running statistics in forward order."""
+    placed = named(_tensors(modules(params)))
+    ordered = sorted(placed, key=lambda parameter: not parameter.is_trained)
+    return named((parameter.name, parameter.shape) for parameter in ordered)
+
+
+def _tensors(network: Iterable[Named]) -> Iterable[tuple[str, tuple[int, ...]]]:
+    for name, module in network:
         if isinstance(module, Conv2d):
-            weight: tuple[int, ...] = (module.outputs, module.inputs, module.kernel, module.kernel)
+            yield f"{name}.weight", (module.outputs, module.inputs, module.kernel, module.kernel)
+            if module.bias:
+                yield f"{name}.bias", (module.outputs,)
         elif isinstance(module, Linear):
-            weight = (module.outputs, module.inputs)
-        else:
-            continue
-        tensors += [(f"module_list.{i}.weight", weight), (f"module_list.{i}.bias", weight[:1])]
-    return named(tensors)
+            yield f"{name}.weight", (module.outputs, module.inputs)
+            yield f"{name}.bias", (module.outputs,)
+        elif isinstance(module, BatchNorm2d):
+            for tensor in ("weight", "bias", "running_mean", "running_var"):
+                yield f"{name}.{tensor}", (module.channels,)
+        elif isinstance(module, Residual):
+            yield from _tensors(module.body)
+            yield from _tensors(module.shortcut)
 
 
 def in_forward_order(names: Iterable[str]) -> list[str]:
@@ -208,3 +254,58 @@ def _cnn_m(params: Params) -> list[Module]:
         *(Linear(60, 20), act, drop),
         Linear(20, params["model::o_dim"]),
     ]
+
+
+@architecture("mlp")
+def _mlp(params: Params) -> list[Module]:
+    """Linear layers of the sizes in `model::hidden`."""
+    # A table cannot hold lists: there it is JSON.
+    hidden = params.get("model::hidden") or []
+    sizes = json.loads(hidden) if isinstance(hidden, str) else hidden
+    if not isinstance(sizes, list) or not all(isinstance(size, int) and 1 <= size <= 65_536 for size in sizes):
+        raise ValueError(f"`model::hidden` is {hidden!r}, expected a list of sizes")
+    act, drop = Activation(params["model::nlin"]), Dropout(params["model::dropout"])
+    width = params["model::channels_in"] * params["model::i_dim"] ** 2
+    modules: list[Module] = [Flatten()]
+    for size in sizes:
+        modules += [Linear(width, size), act, drop]
+        width = size
+    return [*modules, Linear(width, params["model::o_dim"])]
+
+
+@architecture("resnet18")
+def _resnet18(params: Params) -> list[Named]:
+    """torchvision's ResNet-18 with the stem of small images: 11,173,962 parameters with 3 channels and 10 classes."""
+    act = Activation(params["model::nlin"])
+
+    def conv(inputs: int, outputs: int, kernel: int, stride: int) -> Conv2d:
+        return Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+
+    width = 64
+    network: list[Named] = [
+        ("conv1", conv(params["model::channels_in"], width, 3, 1)),
+        ("bn1", BatchNorm2d(width)),
+        ("relu", act),
+    ]
+    for stage in range(4):
+        for block in range(2):
+            name, inputs, stride = f"layer{stage + 1}.{block}", width, 2 if stage > 0 and block == 0 else 1
+            width = 64 << stage
+            body: list[Named] = [
+                (f"{name}.conv1", conv(inputs, width, 3, stride)),
+                (f"{name}.bn1", BatchNorm2d(width)),
+                (f"{name}.relu", act),
+                (f"{name}.conv2", conv(width, width, 3, 1)),
+                (f"{name}.bn2", BatchNorm2d(width)),
+            ]
+            shortcut: list[Named] = []
+            if stride != 1:
+                shortcut = [
+                    (f"{name}.downsample.0", conv(inputs, width, 1, stride)),
+                    (f"{name}.downsample.1", BatchNorm2d(width)),
+                ]
+            network += [(name, Residual(body, shortcut)), (f"{name}.relu", act)]
+    network += [("avgpool", GlobalAvgPool2d()), ("flatten", Flatten())]
+    if params["model::dropout"] > 0:
+        network.append(("dropout", Dropout(params["model::dropout"])))
+    return [*network, ("fc", Linear(width, params["model::o_dim"]))]

@@ -52,8 +52,12 @@ class Layout:
 
     @cached_property
     def parameters(self) -> list[Parameter]:
-        """The parameters in forward order."""
-        names = in_forward_order(name for name in self.tensors if name != EPOCHS)
+        """The parameters in forward order, as their numbers tell it; with other names as they lie in the file."""
+        names = [name for name in self.tensors if name != EPOCHS]
+        if all(name.startswith("module_list.") for name in names):
+            names = in_forward_order(names)
+        else:
+            names.sort(key=lambda name: self.tensors[name].start)
         return named((name, self.tensors[name].shape[1:]) for name in names)
 
 

@@ -183,8 +183,7 @@ class Zoo:
         """A states file against the architecture, if that is known here, and against `zoo.json`."""
         if architectures.is_known(params.get("model::type")):
             states.check(architectures.parameters({str(key): _plain(value) for key, value in params.items()}))
-        parameters = states.layout.parameters
-        count = parameters[-1].stop if parameters else 0
+        count = sum(parameter.size for parameter in states.layout.parameters if parameter.is_trained)
         if count != self.record["parameters"]:
             raise ValueError(f"has {count} parameters a model, zoo.json says {self.record['parameters']}")
 
