@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -137,6 +138,10 @@ class Zoo:
     def _rows(self, model: int) -> list[files.Json]:
         params = self.params(model)
         shared: files.Json = {key: value for key, value in params.items() if isinstance(value, (str, int, float, bool))}
+        # As in the index of an archive.
+        shared |= {
+            key: json.dumps(value, separators=(",", ":")) for key, value in params.items() if isinstance(value, list)
+        }
         shared.pop("zoo::id", None)
         parent = params.get("zoo::parent")
         if isinstance(parent, Mapping):
