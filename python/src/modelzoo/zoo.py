@@ -137,11 +137,9 @@ class Zoo:
 
     def _rows(self, model: int) -> list[files.Json]:
         params = self.params(model)
-        shared: files.Json = {key: value for key, value in params.items() if isinstance(value, (str, int, float, bool))}
-        # As in the index of an archive.
-        shared |= {
-            key: json.dumps(value, separators=(",", ":")) for key, value in params.items() if isinstance(value, list)
-        }
+        # Lists are JSON, as in the index of an archive.
+        texts = {k: json.dumps(v, separators=(",", ":")) if isinstance(v, list) else v for k, v in params.items()}
+        shared: files.Json = {k: v for k, v in texts.items() if isinstance(v, (str, int, float, bool))}
         shared.pop("zoo::id", None)
         parent = params.get("zoo::parent")
         if isinstance(parent, Mapping):
