@@ -19,6 +19,8 @@ pub enum Purpose {
     Dropout(u8),
     /// Choice of models to replay or retrain when verifying.
     Sample,
+    /// Noise of the n-th layer's sums in variational dropout; the index is the step in the epoch.
+    Noise(u8),
 }
 
 impl Purpose {
@@ -31,6 +33,7 @@ impl Purpose {
             Self::Shuffle => 4,
             Self::Dropout(module) => 5 | u32::from(module) << 8,
             Self::Sample => 6,
+            Self::Noise(layer) => 8 | u32::from(layer) << 8,
         }
     }
 }

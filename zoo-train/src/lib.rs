@@ -19,12 +19,14 @@ pub mod checkpoint;
 pub mod dfdx_engine;
 pub mod engine;
 pub mod estimate;
+pub mod magnitude;
 pub mod merge;
 pub mod metrics;
 pub mod optimizer;
 pub mod population;
 pub mod population_engine;
 pub mod trajectory;
+pub mod variational;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,7 +42,7 @@ use zoo_model::{
 use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
 
 pub use dfdx_engine::DfdxEngine;
-pub use engine::{Cohort, Engine, Evaluation, Snapshot, Task};
+pub use engine::{Cohort, Engine, Evaluation, Mask, Snapshot, Task};
 pub use population::{Completion, Population, Settings, Shard, Summary};
 pub use population_engine::PopulationEngine;
 

@@ -8,6 +8,7 @@
 //! rounding to f32. Each model runs in a rayon pool of one thread, where a product is never split.
 
 mod ops;
+mod variational;
 
 use dfdx::prelude::*;
 use zoo_model::architecture::{Module, Parameter};
@@ -18,7 +19,9 @@ use zoo_stage::{Interrupt, Interrupted};
 use crate::engine::{Cohort, Engine, Snapshot, Task};
 use crate::metrics::{Score, Tally};
 use crate::optimizer::OptimizerState;
+use crate::variational::is_kept;
 use ops::{add_bias, gelu, leaky_relu, max_pool, patch_values, patches, relu, scale, Map, Matrix, Real};
+use variational::{draws, noisy_dense, Noise};
 
 /// The dfdx engine on the CPU.
 #[derive(Debug, Clone, Copy, Default)]
@@ -101,9 +104,12 @@ impl Cohort for Models<'_> {
                 let labels = self.labels(batch);
                 let dropout = Some(DropoutKey { seed: h.seed, epoch, step: step as u32 });
                 let model = &mut self.models[m];
-                let (logits, gradient) = model.gradient(&images, &labels, dropout);
+                let (logits, mut gradient, by_sigma2) = model.gradient(&images, &labels, dropout);
                 tally.add(&logits, &labels);
-                model.optimizer.step(&mut model.parameters, &gradient, task.mask.as_deref());
+                if let (Some(noise), Some(by_sigma2)) = (&mut model.noise, by_sigma2) {
+                    noise.step(&model.parameters, &mut gradient, &by_sigma2, task.kl_weight(epoch));
+                }
+                model.optimizer.step(&mut model.parameters, &gradient, model.mask.as_deref());
                 model.load_tensors(Precision::Full);
             }
             scores.push(tally.score().expect("the train split is not empty"));
@@ -137,9 +143,25 @@ impl Cohort for Models<'_> {
         let snapshot = |m: &Model| Snapshot {
             step: m.optimizer.step,
             parameters: m.parameters.clone(),
-            moments: m.optimizer.moments.clone(),
+            moments: [&m.optimizer]
+                .into_iter()
+                .chain(m.noise.as_ref().map(|n| &n.optimizer))
+                .flat_map(|o| o.moments.clone())
+                .collect(),
+            log_sigma2: m.noise.as_ref().map(|n| n.log_sigma2.clone()),
         };
         self.models.iter().map(snapshot).collect()
+    }
+
+    fn prune(&mut self, masks: &[Option<Vec<bool>>]) {
+        for (model, mask) in self.models.iter_mut().zip(masks) {
+            let Some(mask) = mask else { continue };
+            for (parameter, _) in model.parameters.iter_mut().zip(mask).filter(|(_, &kept)| !kept) {
+                *parameter = 0.0;
+            }
+            model.mask = Some(mask.clone());
+            model.load_tensors(Precision::Full);
+        }
     }
 }
 
@@ -164,6 +186,10 @@ struct Model {
     /// Flat parameter vector, in PyTorch's order.
     parameters: Vec<Real>,
     optimizer: OptimizerState,
+    /// Which parameters may differ from zero; `None`: all.
+    mask: Option<Vec<bool>>,
+    /// With variational dropout.
+    noise: Option<Noise>,
     /// For each parameter tensor its matrix, and for each of that matrix's elements its place in
     /// the flat vector: convolution weights as (out, kh * kw * in), linear weights as (out, in)
     /// with the inputs of the first one in the order (position, channel), biases as (1, out).
@@ -177,13 +203,15 @@ impl Model {
         let mut parameters: Vec<Real> = task.initial.iter().map(|&p| p.into()).collect();
         if let Some(snapshot) = from {
             optimizer.step = snapshot.step;
-            optimizer.moments.clone_from(&snapshot.moments);
+            // Those of the noise follow.
+            let own = optimizer.moments.len();
+            optimizer.moments = snapshot.moments[..own].to_vec();
             parameters.clone_from(&snapshot.parameters);
         }
         let device = Cpu::default();
         let positions = positions_before_flatten(&network);
         let mut first_linear = true;
-        let tensors = network
+        let tensors: Vec<(Matrix, Vec<u32>)> = network
             .parameters()
             .iter()
             .map(|parameter| {
@@ -194,7 +222,12 @@ impl Model {
                 (device.tensor_from_vec(vec![0.0; rows * columns], (rows, columns)), places)
             })
             .collect();
-        let mut model = Self { device, network, parameters, optimizer, tensors };
+        let noise = task.variational().map(|_| {
+            let sigma2 = tensors.iter().map(|(t, _)| device.zeros_like(t.shape())).collect();
+            Noise::new(task, from, sigma2)
+        });
+        let mask = task.fixed_mask().map(<[bool]>::to_vec);
+        let mut model = Self { device, network, parameters, optimizer, mask, noise, tensors };
         model.load_tensors(Precision::Full);
         model
     }
@@ -202,18 +235,32 @@ impl Model {
     /// Copies the flat parameters into the tensors.
     fn load_tensors(&mut self, precision: Precision) {
         let parameters = &self.parameters;
-        let value = |p: u32| match (precision, parameters[p as usize]) {
-            (Precision::Full, value) => value,
-            (Precision::State, value) => value as f32 as Real,
+        let log_sigma2 = self.noise.as_ref().map(|n| &n.log_sigma2);
+        let value = |p: usize| match precision {
+            Precision::Full => parameters[p],
+            Precision::State if log_sigma2.is_some_and(|l| !is_kept(parameters[p], l[p])) => 0.0,
+            Precision::State => parameters[p] as f32 as Real,
         };
         for (tensor, places) in &mut self.tensors {
-            let values: Vec<Real> = places.iter().map(|&p| value(p)).collect();
+            let values: Vec<Real> = places.iter().map(|&p| value(p as usize)).collect();
             tensor.copy_from(&values);
+        }
+        if let Some(noise) = &mut self.noise {
+            for (tensor, (_, places)) in noise.sigma2.iter_mut().zip(&self.tensors) {
+                let values: Vec<Real> = places.iter().map(|&p| libm::exp(noise.log_sigma2[p as usize])).collect();
+                tensor.copy_from(&values);
+            }
         }
     }
 
-    /// Logits (batch, classes) and the flat gradient of the mean cross entropy.
-    fn gradient(&self, images: &[Real], labels: &[u16], dropout: Option<DropoutKey>) -> (Vec<Real>, Vec<Real>) {
+    /// Logits (batch, classes) and the flat gradient of the mean cross entropy, by the parameters and,
+    /// of a noisy pass, by sigma^2.
+    fn gradient(
+        &self,
+        images: &[Real],
+        labels: &[u16],
+        dropout: Option<DropoutKey>,
+    ) -> (Vec<Real>, Vec<Real>, Option<Vec<Real>>) {
         let (batch, classes) = (labels.len(), self.network.classes());
         let logits = self.forward::<OwnedTape<Real, Cpu>>(images, batch, dropout);
         let values = logits.retaped::<NoneTape>().as_vec();
@@ -225,14 +272,45 @@ impl Model {
         let loss = (logits.log_softmax::<Axis<1>>() * picked).sum::<Rank0, _>();
         let gradients = loss.backward();
         let mut flat = vec![0.0; self.parameters.len()];
-        for (tensor, places) in &self.tensors {
+        let read = |tensor: &Matrix, places: &[u32], flat: &mut [Real]| {
             let mut values = vec![0.0; places.len()];
             gradients.get(tensor).copy_into(&mut values);
             for (&place, value) in places.iter().zip(values) {
                 flat[place as usize] = value;
             }
+        };
+        for (tensor, places) in &self.tensors {
+            read(tensor, places, &mut flat);
         }
-        (values, flat)
+        let by_sigma2 = self.noise.as_ref().filter(|_| dropout.is_some()).map(|noise| {
+            let mut flat = vec![0.0; self.parameters.len()];
+            // Every second tensor is a bias, which has no noise.
+            for (tensor, (_, places)) in noise.sigma2.iter().zip(&self.tensors).step_by(2) {
+                read(tensor, places, &mut flat);
+            }
+            flat
+        });
+        (values, flat, by_sigma2)
+    }
+
+    /// The sums of layer `layer`, of a noisy pass with their noise.
+    fn sums<T: Tape<Real, Cpu> + Merge<NoneTape>>(
+        &self,
+        x: Matrix<T>,
+        layer: usize,
+        batch: usize,
+        key: Option<DropoutKey>,
+    ) -> Matrix<T> {
+        let [weight, bias] = [0, 1].map(|i| &self.tensors[2 * layer + i].0);
+        match (&self.noise, key) {
+            (Some(noise), Some(key)) => {
+                let (rows, channels) = (x.shape().0, bias.shape().1);
+                let values = draws(key, layer as u8, batch, rows / batch * channels);
+                let values = self.device.tensor_from_vec(values, (rows, channels));
+                noisy_dense(x, weight, bias, &noise.sigma2[2 * layer], values)
+            }
+            _ => dense(x, weight, bias),
+        }
     }
 
     /// Logits (batch, classes) of normalised images (batch * positions, channels).
@@ -244,8 +322,8 @@ impl Model {
     ) -> Matrix<T> {
         let [channels, height, width] = self.network.input();
         let mut map = Map { height, width };
-        let mut tensors = self.tensors.iter().map(|(tensor, _)| tensor);
-        let mut next_layer = || (tensors.next().expect("a weight a layer"), tensors.next().expect("a bias a layer"));
+        let mut layers = 0..self.tensors.len() / 2;
+        let mut next_layer = || layers.next().expect("a weight and a bias a layer");
         let mut x: Option<Matrix<T>> = None;
         let mut dropouts = 0;
         for module in self.network.modules() {
@@ -262,8 +340,7 @@ impl Model {
                         }
                     };
                     map = map.convolved(kernel);
-                    let (weight, bias) = next_layer();
-                    dense(columns, weight, bias)
+                    self.sums(columns, next_layer(), batch, dropout)
                 }
                 Module::MaxPool2d => {
                     let pooled = max_pool(input.expect("a convolution before"), map);
@@ -288,10 +365,7 @@ impl Model {
                     let (rows, columns) = *x.shape();
                     x.reshape_like(&(batch, rows / batch * columns))
                 }
-                Module::Linear { .. } => {
-                    let (weight, bias) = next_layer();
-                    dense(input.expect("flattened"), weight, bias)
-                }
+                Module::Linear { .. } => self.sums(input.expect("flattened"), next_layer(), batch, dropout),
             });
         }
         x.expect("a network has layers")
