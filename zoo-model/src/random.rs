@@ -21,6 +21,8 @@ pub enum Purpose {
     Sample,
     /// Random changes of a training image; the index is the sample's.
     Augment,
+    /// Noise of the n-th layer's sums in variational dropout; the index is the step in the epoch.
+    Noise(u8),
 }
 
 impl Purpose {
@@ -34,6 +36,7 @@ impl Purpose {
             Self::Dropout(module) => 5 | u32::from(module) << 8,
             Self::Sample => 6,
             Self::Augment => 7,
+            Self::Noise(layer) => 8 | u32::from(layer) << 8,
         }
     }
 }

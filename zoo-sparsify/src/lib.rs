@@ -1,9 +1,10 @@
 //! Prunes a zoo into its sparse twin zoo: one twin per model, of the same id.
 //!
-//! Pruning removes the smallest weights of a model's last state ([`magnitude`]); fine-tuning then
-//! trains on with the mask fixed, on the same data, with the parent's optimiser from fresh
-//! moments. Random draws continue where the parent's training ended: the twin's epoch e is drawn
-//! as epoch (parent's epochs + e).
+//! By magnitude ([`magnitude`]), the smallest weights of a model's last state are removed, at once
+//! or along a ramp, and training goes on with what is left. By variational dropout
+//! ([`variational`]), training finds which weights drown in a noise of their own. Either way it is
+//! on the same data, with the parent's optimiser from fresh moments. Random draws continue where
+//! the parent's training ended: the twin's epoch e is drawn as epoch (parent's epochs + e).
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -20,7 +21,6 @@
 //! # Ok::<(), zoo_sparsify::Error>(())
 //! ```
 
-pub mod magnitude;
 mod section;
 
 use std::path::{Path, PathBuf};
@@ -32,11 +32,14 @@ use zoo_model::states::StatesFile;
 use zoo_model::zoo_dir::{DatasetRecord, EngineRecord, ParentZoo};
 use zoo_model::{Dataset, Hyperparameters, ManifestError, ModelId, Params, Split, ZooDir, ZooRecord, FORMAT_VERSION};
 use zoo_stage::{Interrupt, ManifestArgs, Stage, UsageError};
+use zoo_train::magnitude::Ramp;
 use zoo_train::population::{self, Source};
 use zoo_train::trajectory::Job;
-use zoo_train::{check_engine, engine_for, Engine, Population, Settings, Summary, Task, TrainingArgs};
+use zoo_train::variational::Variational;
+use zoo_train::{check_engine, engine_for, Engine, Mask, Population, Settings, Summary, Task, TrainingArgs};
 
 pub use section::{twins, Method, Twin};
+pub use zoo_train::{magnitude, variational};
 
 /// Why sparsification failed.
 #[derive(Debug, thiserror::Error)]
@@ -113,9 +116,12 @@ fn choose(twins: &[Twin], args: &Args) -> Result<Twin, UsageError> {
     }
 }
 
-/// Whether a folder's name is that of a twin: `...-magnitude-70`.
+/// Whether a folder's name is that of a twin: `...-magnitude-70`, `...-variational-dropout`.
 fn is_named_after_a_twin(folder: &str) -> bool {
-    let percent = folder.rsplit_once(&format!("-{}-", name_of(&Method::Magnitude))).map(|(_, percent)| percent);
+    if folder.contains(&format!("-{}", Method::VariationalDropout.name())) {
+        return true;
+    }
+    let percent = folder.rsplit_once("-magnitude-").map(|(_, percent)| percent);
     percent.and_then(|p| p.split('-').next()).is_some_and(|p| p.parse::<f64>().is_ok())
 }
 
@@ -197,13 +203,7 @@ fn record(
     Ok(ZooRecord {
         format_version: FORMAT_VERSION,
         name: twin.zoo_name(&parent_record.name),
-        description: format!(
-            "Sparse twins of {}: {} pruning to {} % of the weights, {} epochs of fine-tuning.",
-            parent_record.name,
-            name_of(&twin.method),
-            ((1.0 - twin.sparsity) * 1e8).round() / 1e6,
-            twin.epochs
-        ),
+        description: description(&parent_record.name, twin),
         parent: Some(ParentZoo { name: parent_record.name.clone(), fingerprint: parent_fingerprint }),
         manifest,
         dataset: DatasetRecord::new(dataset),
@@ -215,17 +215,38 @@ fn record(
     })
 }
 
-/// The task of fine-tuning a parent's last state, pruned.
+fn description(parent: &str, twin: &Twin) -> String {
+    let epochs = twin.epochs;
+    match twin.method {
+        Method::Magnitude { sparsity, ramp_epochs, .. } => {
+            let percent = ((1.0 - sparsity) * 1e8).round() / 1e6;
+            let ramp = ramp_epochs.map(|n| format!(" over {n} epochs")).unwrap_or_default();
+            format!(
+                "Sparse twins of {parent}: magnitude pruning to {percent} % of the weights{ramp}, {epochs} epochs of fine-tuning."
+            )
+        }
+        Method::VariationalDropout => format!("Sparse twins of {parent}: {epochs} epochs of variational dropout."),
+    }
+}
+
+/// The task of training on from a parent's last state, pruned if all is removed at once.
 ///
 /// # Errors
 /// The parent's configuration names no network.
 pub fn task(parent: &Params, last_state: &[f32], twin: &Twin) -> Result<Task, zoo_train::Error> {
     let network = parent.network()?;
-    let mask = match twin.method {
-        Method::Magnitude => magnitude::mask(&network, last_state, twin.sparsity, twin.scope),
-    };
     let mut initial = last_state.to_vec();
-    magnitude::apply(&mask, &mut initial);
+    let mask = match twin.method {
+        Method::Magnitude { sparsity, scope, ramp_epochs: None } => {
+            let mask = magnitude::mask(&network, last_state, sparsity, scope);
+            magnitude::apply(&mask, &mut initial);
+            Mask::Fixed(mask)
+        }
+        Method::Magnitude { sparsity, scope, ramp_epochs: Some(epochs) } => {
+            Mask::Ramp(Ramp { sparsity, scope, epochs })
+        }
+        Method::VariationalDropout => Mask::Variational(Variational { epochs: twin.epochs }),
+    };
     let mut hyperparameters = parent.hyperparameters.clone();
     let epochs_before = hyperparameters.epochs;
     hyperparameters.epochs = twin.epochs;
@@ -258,13 +279,18 @@ pub fn job<'a>(
 pub fn twin_params(parent: &Params, zoo: &str, states_sha256: String, twin: &Twin) -> Params {
     let mut params = parent.clone();
     params.parent = Some(Parent { zoo: zoo.to_owned(), id: parent.id, states_sha256 });
-    params.extra.extend([
-        ("sparsify::method".to_owned(), name_of(&twin.method).into()),
-        ("sparsify::sparsity".to_owned(), twin.sparsity.into()),
-        ("sparsify::scope".to_owned(), name_of(&twin.scope).into()),
-        ("sparsify::epochs".to_owned(), twin.epochs.into()),
-        ("sparsify::lr".to_owned(), twin.learning_rate.unwrap_or(parent.hyperparameters.learning_rate).into()),
-    ]);
+    let mut record = |key: &str, value: serde_json::Value| params.extra.insert(format!("sparsify::{key}"), value);
+    record("method", twin.method.name().into());
+    if let Method::Magnitude { sparsity, scope, ramp_epochs } = twin.method {
+        record("sparsity", sparsity.into());
+        record("scope", name_of(&scope).into());
+        if let Some(epochs) = ramp_epochs {
+            record("schedule", "cubic".into());
+            record("ramp_epochs", epochs.into());
+        }
+    }
+    record("epochs", twin.epochs.into());
+    record("lr", twin.learning_rate.unwrap_or(parent.hyperparameters.learning_rate).into());
     params
 }
 
@@ -297,5 +323,18 @@ impl Source for Twins<'_> {
             Ok((params, self::job(parent, &last_state, self.twin, engine, data)?))
         };
         indices.iter().map(job).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_named_after_twins_are_told_apart_from_others() {
+        for named in ["z-magnitude-70", "z-magnitude-82.5-layer", "z-magnitude-80-cubic", "z-variational-dropout"] {
+            assert!(is_named_after_a_twin(named), "{named}");
+        }
+        assert!(!is_named_after_a_twin("my-magnitude-study") && !is_named_after_a_twin("twin"));
     }
 }

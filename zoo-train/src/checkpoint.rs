@@ -1,7 +1,7 @@
 //! A cohort in the middle of its training, on disk.
 //!
-//! A safetensors file: f64 tensors `parameters` (L, P) and `moment{k}` (L, P), f32 tensor
-//! `states` (L, S, P), and in the header, as JSON under `progress`, all the rest. A file that does
+//! A safetensors file: f64 tensors `parameters` (L, P), `moment{k}` (L, P) and, with variational
+//! dropout, `log_sigma2` (L, P), f32 tensor `states` (L, S, P), and in the header, as JSON under `progress`, all the rest. A file that does
 //! not fit the cohort is not an error: the cohort then starts over.
 
 use std::collections::BTreeMap;
@@ -44,6 +44,10 @@ pub fn save(path: &Path, fingerprint: &str, ids: &[ModelId], progress: &Progress
         specs.push(spec(format!("moment{k}"), Dtype::F64, &[models, parameters]));
         data.push(bytes(progress.snapshots.iter().map(|s| &s.moments[k])));
     }
+    if progress.snapshots.iter().any(|s| s.log_sigma2.is_some()) {
+        specs.push(spec("log_sigma2".into(), Dtype::F64, &[models, parameters]));
+        data.push(bytes(progress.snapshots.iter().filter_map(|s| s.log_sigma2.as_ref())));
+    }
     specs.push(spec("states".into(), Dtype::F32, &[models, states, parameters]));
     data.push(progress.trajectories.iter().flat_map(|t| t.states.iter().flat_map(|s| from_f32(s))).collect());
     let metadata =
@@ -79,6 +83,7 @@ fn try_load(path: &Path, fingerprint: &str, ids: &[ModelId]) -> Option<Progress>
         return None;
     }
     let moments = file.header().tensors.iter().filter(|t| t.spec.name.starts_with("moment")).count();
+    let is_variational = file.header().tensors.iter().any(|t| t.spec.name == "log_sigma2");
     let mut read = |name: &str| -> Option<Vec<Vec<f64>>> {
         let values = file.read(name, Dtype::F64).ok()?;
         let values: Vec<f64> =
@@ -87,12 +92,14 @@ fn try_load(path: &Path, fingerprint: &str, ids: &[ModelId]) -> Option<Progress>
     };
     let parameters = read("parameters")?;
     let moments: Vec<Vec<Vec<f64>>> = (0..moments).map(|k| read(&format!("moment{k}"))).collect::<Option<_>>()?;
+    let log_sigma2 = if is_variational { Some(read("log_sigma2")?) } else { None };
     let states = to_f32(&file.read("states", Dtype::F32).ok()?);
     let mut states = states.chunks(parameters[0].len()).map(<[f32]>::to_vec);
     let snapshots = (0..models).map(|m| Snapshot {
         step: header.steps[m],
         parameters: parameters[m].clone(),
         moments: moments.iter().map(|k| k[m].clone()).collect(),
+        log_sigma2: log_sigma2.as_ref().map(|l| l[m].clone()),
     });
     let snapshots = snapshots.collect();
     let trajectories = header.lines.into_iter().map(|lines| {
@@ -108,7 +115,12 @@ mod tests {
 
     #[test]
     fn progress_survives_bit_for_bit_and_strangers_are_ignored() {
-        let snapshot = |x: f64| Snapshot { step: 7, parameters: vec![x; 3], moments: vec![vec![0.1; 3], vec![x; 3]] };
+        let snapshot = |x: f64| Snapshot {
+            step: 7,
+            parameters: vec![x; 3],
+            moments: vec![vec![0.1; 3], vec![x; 3]],
+            log_sigma2: Some(vec![-x; 3]),
+        };
         let line = zoo_model::result::from_json_lines(
             br#"{"training_iteration":0,"train_loss":1.5,"train_acc":0.1,"test_loss":null,"test_acc":0.1,"val_loss":0.3333333333333333,"val_acc":0.1}"#,
         )

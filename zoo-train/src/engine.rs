@@ -4,7 +4,9 @@ use zoo_model::random::epoch_order;
 use zoo_model::{Dataset, Hyperparameters, Network, Split};
 use zoo_stage::{Interrupt, Interrupted};
 
+use crate::magnitude::Ramp;
 use crate::metrics::{predicted, Score, Tally};
+use crate::variational::{self, Variational};
 
 /// One model to train: what its bits depend on.
 #[derive(Debug, Clone)]
@@ -16,9 +18,43 @@ pub struct Task {
     /// Flat vector of the state that it starts from.
     pub initial: Vec<f32>,
     /// Which parameters may differ from zero; `None`: all.
-    pub mask: Option<Vec<bool>>,
+    pub mask: Option<Mask>,
     /// Epochs that came before, when a trained model is trained on: its random draws go on there.
     pub epochs_before: u32,
+}
+
+/// How it is decided which parameters of a model may differ from zero.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mask {
+    /// Those for which it is true, one value a parameter.
+    Fixed(Vec<bool>),
+    /// Fewer and fewer, by magnitude.
+    Ramp(Ramp),
+    /// Those that variational dropout does not drown in noise.
+    Variational(Variational),
+}
+
+impl Task {
+    /// The mask before the first epoch; `None`: all parameters may differ from zero.
+    pub fn fixed_mask(&self) -> Option<&[bool]> {
+        match &self.mask {
+            Some(Mask::Fixed(mask)) => Some(mask),
+            _ => None,
+        }
+    }
+
+    /// The settings of variational dropout, if the model is trained with it.
+    pub fn variational(&self) -> Option<&Variational> {
+        match &self.mask {
+            Some(Mask::Variational(variational)) => Some(variational),
+            _ => None,
+        }
+    }
+
+    /// Weight of the divergence in absolute epoch `epoch`.
+    pub fn kl_weight(&self, epoch: u32) -> f64 {
+        self.variational().map_or(0.0, |v| v.kl_weight(epoch.saturating_sub(self.epochs_before)))
+    }
 }
 
 /// A model in the middle of its training, between two epochs.
@@ -28,14 +64,23 @@ pub struct Snapshot {
     pub step: u64,
     /// Flat vector of the state, in the engine's full precision.
     pub parameters: Vec<f64>,
-    /// The optimiser's moments.
+    /// The optimiser's moments; with variational dropout, those of log sigma^2 follow.
     pub moments: Vec<Vec<f64>>,
+    /// Log sigma^2 of every parameter, with variational dropout.
+    pub log_sigma2: Option<Vec<f64>>,
 }
 
 impl Snapshot {
-    /// The state that a zoo keeps: parameters rounded to f32.
+    /// The state that a zoo keeps: parameters rounded to f32, and zero what variational dropout
+    /// removes.
     pub fn state(&self) -> Vec<f32> {
-        self.parameters.iter().map(|&p| p as f32).collect()
+        let mut state: Vec<f32> = self.parameters.iter().map(|&p| p as f32).collect();
+        for (i, log_sigma2) in self.log_sigma2.iter().flatten().enumerate() {
+            if !variational::is_kept(self.parameters[i], *log_sigma2) {
+                state[i] = 0.0;
+            }
+        }
+        state
     }
 }
 
@@ -62,7 +107,8 @@ pub trait Engine: Send + Sync {
     /// Groups models that are trained together; indices into `models`. Depends on `models` alone.
     fn cohorts(&self, models: &[&Hyperparameters]) -> Vec<Vec<usize>>;
 
-    /// A cohort ready to train, from the tasks' initial parameters or from snapshots.
+    /// A cohort ready to train, from the tasks' initial parameters or from snapshots. Either all of
+    /// its tasks are of variational dropout or none.
     fn start<'d>(&self, tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Box<dyn Cohort + 'd>;
 }
 
@@ -92,8 +138,20 @@ pub trait Cohort {
     /// The models as they are now.
     fn snapshots(&self) -> Vec<Snapshot>;
 
-    /// Trains one epoch, from 1, in that epoch's order.
+    /// Gives each model its mask, if there is one for it: the parameters for which it is false are
+    /// zero from now on.
+    fn prune(&mut self, masks: &[Option<Vec<bool>>]);
+
+    /// Trains one epoch, from 1, in that epoch's order. Models on a [`Ramp`] are pruned before.
     fn train_epoch(&mut self, epoch: u32, interrupt: &Interrupt) -> Result<Vec<Score>, Interrupted> {
+        if self.tasks().iter().any(|t| matches!(t.mask, Some(Mask::Ramp(_)))) {
+            let mask = |(task, snapshot): (&Task, Snapshot)| match &task.mask {
+                Some(Mask::Ramp(ramp)) => Some(ramp.mask(&task.network, &snapshot.state(), epoch)),
+                _ => None,
+            };
+            let masks: Vec<Option<Vec<bool>>> = self.tasks().iter().zip(self.snapshots()).map(mask).collect();
+            self.prune(&masks);
+        }
         let samples = self.data().len(Split::Train);
         let absolute = self.tasks()[0].epochs_before + epoch;
         let orders: Vec<Vec<u32>> =

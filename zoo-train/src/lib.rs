@@ -19,6 +19,7 @@ pub mod checkpoint;
 pub mod dfdx_engine;
 pub mod engine;
 pub mod estimate;
+pub mod magnitude;
 pub mod merge;
 pub mod metrics;
 pub mod optimizer;
@@ -26,6 +27,7 @@ pub mod population;
 pub mod population_engine;
 pub mod schedule;
 pub mod trajectory;
+pub mod variational;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,7 +43,7 @@ use zoo_model::{
 use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
 
 pub use dfdx_engine::DfdxEngine;
-pub use engine::{Cohort, Engine, Evaluation, Snapshot, Task};
+pub use engine::{Cohort, Engine, Evaluation, Mask, Snapshot, Task};
 pub use population::{Completion, Population, Settings, Shard, Summary};
 pub use population_engine::PopulationEngine;
 

@@ -8,9 +8,12 @@
 //! rounding to f32. Each model runs in a rayon pool of one thread, where a product is never split.
 
 mod ops;
+mod variational;
+
+use std::ops::Range;
 
 use dfdx::prelude::*;
-use zoo_model::architecture::{Module, NamedModule, Parameter};
+use zoo_model::architecture::{Module, NamedModule, Parameter, Role};
 use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::{Activation, Dataset, Hyperparameters, Network, Split};
 use zoo_stage::{Interrupt, Interrupted};
@@ -18,10 +21,12 @@ use zoo_stage::{Interrupt, Interrupted};
 use crate::engine::{Cohort, Engine, Snapshot, Task};
 use crate::metrics::{Score, Tally};
 use crate::optimizer::OptimizerState;
+use crate::variational::is_kept;
 use ops::{
     add_bias, conv2d, gelu, global_avg_pool, leaky_relu, max_pool, normalize, normalize_batch, relu, scale, sum,
     BatchStatistics, Map, Matrix, Patches, Real,
 };
+use variational::{draws, noisy, Noise};
 
 /// The dfdx engine on the CPU.
 #[derive(Debug, Clone, Copy, Default)]
@@ -123,10 +128,14 @@ impl Cohort for Models<'_> {
                 let labels = self.labels(batch);
                 let dropout = Some(DropoutKey { seed: h.seed, epoch, step: step as u32 });
                 let model = &mut self.models[m];
-                let (logits, gradient, statistics) = model.gradient(&images, &labels, dropout);
+                let Derivatives { logits, mut gradient, by_sigma2, statistics } =
+                    model.gradient(&images, &labels, dropout);
                 tally.add(&logits, &labels);
-                let trained = model.network.parameter_count();
-                model.optimizer.step(&mut model.parameters[..trained], &gradient, task.mask.as_deref());
+                let trained = &mut model.parameters[..gradient.len()];
+                if let (Some(noise), Some(by_sigma2)) = (&mut model.noise, by_sigma2) {
+                    noise.step(trained, &mut gradient, &by_sigma2, task.kl_weight(epoch));
+                }
+                model.optimizer.step(trained, &gradient, model.mask.as_deref());
                 model.observe(&statistics);
                 model.load_tensors(Precision::Full);
             }
@@ -138,10 +147,13 @@ impl Cohort for Models<'_> {
     fn gradients(&mut self, samples: &[u32]) -> Vec<Vec<f32>> {
         let images = self.images(Split::Train, samples.iter().map(|&s| s as usize), |_, _| {});
         let labels = self.labels(samples);
-        self.models.iter().map(|m| m.gradient(&images, &labels, None).1.iter().map(|&g| g as f32).collect()).collect()
+        self.models
+            .iter()
+            .map(|m| m.gradient(&images, &labels, None).gradient.iter().map(|&g| g as f32).collect())
+            .collect()
     }
 
-    fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Vec<Vec<f64>> {
+    fn logits(&mut self, split: Split, range: Range<usize>) -> Vec<Vec<f64>> {
         // Patches of this many images stay within the caches.
         const BATCH: usize = 50;
         let mut logits = vec![Vec::new(); self.models.len()];
@@ -161,9 +173,25 @@ impl Cohort for Models<'_> {
         let snapshot = |m: &Model| Snapshot {
             step: m.optimizer.step,
             parameters: m.parameters.clone(),
-            moments: m.optimizer.moments.clone(),
+            moments: [&m.optimizer]
+                .into_iter()
+                .chain(m.noise.as_ref().map(|n| &n.optimizer))
+                .flat_map(|o| o.moments.clone())
+                .collect(),
+            log_sigma2: m.noise.as_ref().map(|n| n.log_sigma2.clone()),
         };
         self.models.iter().map(snapshot).collect()
+    }
+
+    fn prune(&mut self, masks: &[Option<Vec<bool>>]) {
+        for (model, mask) in self.models.iter_mut().zip(masks) {
+            let Some(mask) = mask else { continue };
+            for (parameter, _) in model.parameters.iter_mut().zip(mask).filter(|(_, &kept)| !kept) {
+                *parameter = 0.0;
+            }
+            model.mask = Some(mask.clone());
+            model.load_tensors(Precision::Full);
+        }
     }
 }
 
@@ -191,12 +219,28 @@ enum Mode {
     Evaluation,
 }
 
+/// What a forward and a backward pass give.
+struct Derivatives {
+    /// (batch, classes).
+    logits: Vec<Real>,
+    /// Of the mean cross entropy, by what is trained; flat.
+    gradient: Vec<Real>,
+    /// The same by sigma^2, of a noisy pass.
+    by_sigma2: Option<Vec<Real>>,
+    /// Of each batch normalisation.
+    statistics: Vec<BatchStatistics>,
+}
+
 struct Model {
     device: Cpu,
     network: Network,
     /// Flat vector of the state, in the network's order.
     parameters: Vec<Real>,
     optimizer: OptimizerState,
+    /// Which parameters may differ from zero; `None`: all.
+    mask: Option<Vec<bool>>,
+    /// With variational dropout.
+    noise: Option<Noise>,
     /// For each tensor of the network its matrix, and for each of that matrix's elements its place
     /// in the flat vector: convolution weights as (out, kh * kw * in), linear weights as (out, in)
     /// with the inputs of the first one in the order (position, channel), all others as (1, n).
@@ -210,13 +254,15 @@ impl Model {
         let mut parameters: Vec<Real> = task.initial.iter().map(|&p| p.into()).collect();
         if let Some(snapshot) = from {
             optimizer.step = snapshot.step;
-            optimizer.moments.clone_from(&snapshot.moments);
+            // Those of the noise follow.
+            let own = optimizer.moments.len();
+            optimizer.moments = snapshot.moments[..own].to_vec();
             parameters.clone_from(&snapshot.parameters);
         }
         let device = Cpu::default();
         let positions = positions_before_flatten(&network);
         let mut first_linear = true;
-        let tensors = network
+        let tensors: Vec<(Matrix, Vec<u32>)> = network
             .parameters()
             .iter()
             .map(|parameter| {
@@ -227,7 +273,13 @@ impl Model {
                 (device.tensor_from_vec(vec![0.0; rows * columns], (rows, columns)), places)
             })
             .collect();
-        let mut model = Self { device, network, parameters, optimizer, tensors };
+        let noise = task.variational().map(|_| {
+            let trained = network.parameters().iter().zip(&tensors).filter(|(p, _)| p.role.is_trained());
+            let sigma2 = trained.map(|(_, (tensor, _))| device.zeros_like(tensor.shape())).collect();
+            Noise::new(task, from, sigma2, samples)
+        });
+        let mask = task.fixed_mask().map(<[bool]>::to_vec);
+        let mut model = Self { device, network, parameters, optimizer, mask, noise, tensors };
         model.load_tensors(Precision::Full);
         model
     }
@@ -235,13 +287,21 @@ impl Model {
     /// Copies the flat parameters into the tensors.
     fn load_tensors(&mut self, precision: Precision) {
         let parameters = &self.parameters;
-        let value = |p: u32| match (precision, parameters[p as usize]) {
-            (Precision::Full, value) => value,
-            (Precision::State, value) => value as f32 as Real,
+        let log_sigma2 = self.noise.as_ref().map(|n| &n.log_sigma2);
+        let value = |p: usize| match precision {
+            Precision::Full => parameters[p],
+            Precision::State if log_sigma2.and_then(|l| l.get(p)).is_some_and(|&l| !is_kept(parameters[p], l)) => 0.0,
+            Precision::State => parameters[p] as f32 as Real,
         };
         for (tensor, places) in &mut self.tensors {
-            let values: Vec<Real> = places.iter().map(|&p| value(p)).collect();
+            let values: Vec<Real> = places.iter().map(|&p| value(p as usize)).collect();
             tensor.copy_from(&values);
+        }
+        if let Some(noise) = &mut self.noise {
+            for (tensor, (_, places)) in noise.sigma2.iter_mut().zip(&self.tensors) {
+                let values: Vec<Real> = places.iter().map(|&p| libm::exp(noise.log_sigma2[p as usize])).collect();
+                tensor.copy_from(&values);
+            }
         }
     }
 
@@ -254,14 +314,8 @@ impl Model {
         }
     }
 
-    /// Logits (batch, classes), the flat gradient of the mean cross entropy by what is trained, and
-    /// the batch's statistics.
-    fn gradient(
-        &self,
-        images: &[Real],
-        labels: &[u16],
-        dropout: Option<DropoutKey>,
-    ) -> (Vec<Real>, Vec<Real>, Vec<BatchStatistics>) {
+    /// A forward and a backward pass.
+    fn gradient(&self, images: &[Real], labels: &[u16], dropout: Option<DropoutKey>) -> Derivatives {
         let (batch, classes) = (labels.len(), self.network.classes());
         let (logits, statistics) = self.forward::<OwnedTape<Real, Cpu>>(images, batch, Mode::Training(dropout));
         let values = logits.retaped::<NoneTape>().as_vec();
@@ -273,15 +327,27 @@ impl Model {
         let loss = (logits.log_softmax::<Axis<1>>() * picked).sum::<Rank0, _>();
         let gradients = loss.backward();
         let mut flat = vec![0.0; self.network.parameter_count()];
-        let trained = self.network.parameters().iter().take_while(|p| p.role.is_trained());
-        for (_, (tensor, places)) in trained.zip(&self.tensors) {
+        let read = |tensor: &Matrix, places: &[u32], flat: &mut [Real]| {
             let mut values = vec![0.0; places.len()];
             gradients.get(tensor).copy_into(&mut values);
             for (&place, value) in places.iter().zip(values) {
                 flat[place as usize] = value;
             }
+        };
+        let trained = || self.network.parameters().iter().zip(&self.tensors).filter(|(p, _)| p.role.is_trained());
+        for (_, (tensor, places)) in trained() {
+            read(tensor, places, &mut flat);
         }
-        (values, flat, statistics)
+        let by_sigma2 = self.noise.as_ref().filter(|_| dropout.is_some()).map(|noise| {
+            let mut flat = vec![0.0; self.network.parameter_count()];
+            for ((parameter, (_, places)), tensor) in trained().zip(&noise.sigma2) {
+                if parameter.role == Role::Weight {
+                    read(tensor, places, &mut flat);
+                }
+            }
+            flat
+        });
+        Derivatives { logits: values, gradient: flat, by_sigma2, statistics }
     }
 
     /// Logits (batch, classes) of normalised images (batch * positions, channels), and in training
@@ -295,14 +361,15 @@ impl Model {
         let [channels, height, width] = self.network.input();
         let map = Map { height, width };
         let x = self.device.tensor_from_vec(images.to_vec(), (batch * map.positions(), channels));
-        let (trained, statistics): (Vec<_>, Vec<_>) =
-            self.network.parameters().iter().zip(&self.tensors).partition(|(p, _)| p.role.is_trained());
+        let trained = self.network.parameters().iter().filter(|p| p.role.is_trained()).count();
         let mut pass = Pass {
+            model: self,
             batch,
             mode,
-            tensors: trained.into_iter().map(|(_, (tensor, _))| tensor).collect::<Vec<_>>().into_iter(),
-            running: statistics.into_iter().map(|(_, (tensor, _))| tensor).collect::<Vec<_>>().into_iter(),
+            tensors: 0..trained,
+            statistics: trained..self.tensors.len(),
             is_input: true,
+            layers: 0,
             dropouts: 0,
             observed: Vec::new(),
         };
@@ -313,14 +380,16 @@ impl Model {
 
 /// A batch on its way through a network.
 struct Pass<'a> {
+    model: &'a Model,
     batch: usize,
     mode: Mode,
-    /// What is trained, in forward order.
-    tensors: std::vec::IntoIter<&'a Matrix>,
-    /// Running means and variances, in forward order.
-    running: std::vec::IntoIter<&'a Matrix>,
+    /// Tensors to come that are trained, in forward order.
+    tensors: Range<usize>,
+    /// Running means and variances to come, in forward order.
+    statistics: Range<usize>,
     /// Whether the next module sees the images, which need no gradient.
     is_input: bool,
+    layers: u8,
     dropouts: u8,
     observed: Vec<BatchStatistics>,
 }
@@ -340,7 +409,36 @@ impl<'a> Pass<'a> {
     }
 
     fn tensor(&mut self) -> &'a Matrix {
-        self.tensors.next().expect("a tensor for every module")
+        &self.model.tensors[self.tensors.next().expect("tensors for every module")].0
+    }
+
+    /// `product(x, W)`, plus a bias if there is one; in training with variational dropout, plus
+    /// noise.
+    fn sums<T: Tape<Real, Cpu>>(
+        &mut self,
+        x: Matrix<T>,
+        bias: bool,
+        product: impl Fn(Matrix<T>, &Matrix) -> Matrix<T>,
+    ) -> Matrix<T> {
+        let index = self.tensors.start;
+        let weight = self.tensor();
+        let layer = self.layers;
+        self.layers += 1;
+        let y = match (&self.model.noise, self.mode) {
+            (Some(noise), Mode::Training(Some(key))) => {
+                let draw = |[rows, channels]: [usize; 2]| {
+                    let values = draws(key, layer, self.batch, rows / self.batch * channels);
+                    self.model.device.tensor_from_vec(values, (rows, channels))
+                };
+                noisy(x, weight, &noise.sigma2[index], product, draw)
+            }
+            _ => product(x, weight),
+        };
+        if bias {
+            add_bias(y, self.tensor())
+        } else {
+            y
+        }
     }
 
     fn module<T: Tape<Real, Cpu>>(&mut self, module: &Module, x: Matrix<T>, map: Map) -> Matrix<T> {
@@ -348,16 +446,14 @@ impl<'a> Pass<'a> {
         match *module {
             Module::Conv2d { bias, .. } => {
                 let at = patches(module, map).expect("it is a convolution");
-                let y = conv2d(x, self.tensor(), at, is_input);
-                if bias {
-                    add_bias(y, self.tensor())
-                } else {
-                    y
-                }
+                self.sums(x, bias, |x, weight| conv2d(x, weight, at, is_input))
             }
             Module::BatchNorm2d { .. } => {
                 let [scale, shift] = [self.tensor(), self.tensor()];
-                let running = [(); 2].map(|()| self.running.next().expect("statistics for every normalisation"));
+                let running = [(); 2].map(|()| {
+                    let index = self.statistics.next().expect("statistics for every normalisation");
+                    &self.model.tensors[index].0
+                });
                 match self.mode {
                     Mode::Training(_) => {
                         let (y, statistics) = normalize_batch(x, scale, shift);
@@ -390,8 +486,7 @@ impl<'a> Pass<'a> {
                 x.reshape_like(&(self.batch, rows / self.batch * columns))
             }
             Module::Linear { .. } => {
-                let weight = self.tensor();
-                dense(x, weight, self.tensor())
+                self.sums(x, true, |x, weight| x.matmul(weight.clone().permute::<_, Axes2<1, 0>>()))
             }
             Module::Residual { ref body, ref shortcut } => {
                 let around = x.with_empty_tape();
@@ -422,11 +517,6 @@ fn after(module: &Module, map: Map) -> Map {
         Module::Residual { body, .. } => body.iter().fold(map, |map, named| after(&named.module, map)),
         Module::BatchNorm2d { .. } | Module::Activation(_) | Module::Dropout(_) | Module::Linear { .. } => map,
     }
-}
-
-/// `x W^T + b` for x (N, K), W (M, K) and b (1, M).
-fn dense<T: Tape<Real, Cpu>>(x: Matrix<T>, weight: &Matrix, bias: &Matrix) -> Matrix<T> {
-    add_bias(x.matmul(weight.clone().permute::<_, Axes2<1, 0>>()), bias)
 }
 
 fn activate<T: Tape<Real, Cpu>>(x: Matrix<T>, activation: Activation) -> Matrix<T> {

@@ -9,7 +9,8 @@ use super::simd::{Kernel, Simd};
 /// The lanes' keys and probabilities.
 #[derive(Clone)]
 pub struct Dropout<S: Simd> {
-    keys: [[S::U; 2]; 10],
+    /// The keys of Philox's ten rounds.
+    pub(super) keys: [[S::U; 2]; 10],
     threshold: S::U,
     /// 1 / (1 - p), the factor of a unit that is kept.
     kept: S::F,
@@ -89,7 +90,7 @@ impl<S: Simd> Kernel<S> for Drop<'_, S> {
 
 /// [`zoo_model::random::philox`] with a key a lane, given as the keys of the ten rounds.
 #[inline(always)]
-fn philox<S: Simd>(s: S, counter: [u32; 4], keys: &[[S::U; 2]; 10]) -> [S::U; 4] {
+pub(super) fn philox<S: Simd>(s: S, counter: [u32; 4], keys: &[[S::U; 2]; 10]) -> [S::U; 4] {
     let mut c = counter.map(|word| s.splat_u32(word));
     for key in keys {
         let (high0, low0) = s.mul_wide(c[0], 0xD251_1F53);

@@ -1,4 +1,5 @@
-//! exp, tanh, sigmoid, erf and the activations with their derivatives, from IEEE operations alone.
+//! exp, ln, tanh, sigmoid, erf, normal draws and the activations with their derivatives, from IEEE
+//! operations alone.
 //!
 //! Coefficients are minimax fits (Lawson's algorithm) of this project; `cargo test -p zoo-train
 //! --release functions -- --nocapture` measures every function's largest error against f64. All
@@ -85,6 +86,68 @@ pub fn erf<S: Simd>(s: S, x: S::F) -> S::F {
     let power = s.pow2(n);
     let far = s.sub(s.splat(1.0), s.fma(expm1_reduced(s, r), power, power));
     s.select(s.lt(s.abs(x), s.splat(0.85)), near, s.copysign(far, x))
+}
+
+/// ln x of a positive normal number (of others, any number): x = 2^n m with m in [sqrt(1/2),
+/// sqrt 2), ln m = 2 artanh((m - 1) / (m + 1)) as a Taylor polynomial, relative error below 3e-9.
+#[inline(always)]
+pub fn ln<S: Simd>(s: S, x: S::F) -> S::F {
+    let (one, bits) = (s.splat(1.0), s.to_bits(x));
+    // 2^23 + the exponent, then without 2^23 and the exponent's bias.
+    let n = s.from_bits(s.xor_u32(s.shift_right::<23>(bits), s.splat_u32(0x4b00_0000)));
+    let n = s.sub(n, s.splat(8_388_735.0));
+    let m = s.from_bits(s.xor_u32(s.and_u32(bits, s.splat_u32(0x007f_ffff)), s.splat_u32(0x3f80_0000)));
+    let large = s.lt(s.splat(std::f32::consts::SQRT_2), m);
+    let m = s.select(large, s.mul(m, s.splat(0.5)), m);
+    let n = s.select(large, s.add(n, one), n);
+    let f = s.sub(m, one);
+    let t = s.div(f, s.add(s.splat(2.0), f));
+    let square = s.mul(t, t);
+    let p = s.splat(2.0 / 9.0);
+    let p = s.fma(p, square, s.splat(2.0 / 7.0));
+    let p = s.fma(p, square, s.splat(2.0 / 5.0));
+    let p = s.fma(p, square, s.splat(2.0 / 3.0));
+    let ln_m = s.fma(s.mul(p, square), t, s.add(t, t));
+    s.fma(n, s.splat(0.693_145_75), s.fma(n, s.splat(1.428_606_8e-6), ln_m))
+}
+
+/// [`normals`](crate::variational::normals) of four words.
+#[inline(always)]
+pub fn normals<S: Simd>(s: S, words: [S::U; 4]) -> [S::F; 4] {
+    let ([a, b], [c, d]) = (normal_pair(s, words[0], words[1]), normal_pair(s, words[2], words[3]));
+    [a, b, c, d]
+}
+
+#[inline(always)]
+fn normal_pair<S: Simd>(s: S, radius: S::U, angle: S::U) -> [S::F; 2] {
+    let (zero, one) = (s.splat(0.0), s.splat(1.0));
+    // The top 23 bits as a fraction of 1.
+    let unit = |word: S::U| s.sub(s.from_bits(s.xor_u32(s.shift_right::<9>(word), s.splat_u32(0x3f80_0000))), one);
+    let half_step = s.splat(1.0 / 16_777_216.0);
+    let radius = s.sqrt(s.mul(s.splat(-2.0), ln(s, s.add(unit(radius), half_step))));
+    // The turn as quarters and an exact rest of at most an eighth.
+    let turn = unit(angle);
+    let quarters = s.round(s.mul(turn, s.splat(4.0)));
+    let x = s.mul(s.fma(quarters, s.splat(-0.25), turn), s.splat(std::f32::consts::TAU));
+    let square = s.mul(x, x);
+    // Taylor polynomials, errors below 3e-9 up to an eighth of a turn.
+    let p = s.splat(1.0 / 362_880.0);
+    let p = s.fma(p, square, s.splat(-1.0 / 5_040.0));
+    let p = s.fma(p, square, s.splat(1.0 / 120.0));
+    let p = s.fma(p, square, s.splat(-1.0 / 6.0));
+    let sine = s.fma(s.mul(p, square), x, x);
+    let p = s.splat(-1.0 / 3_628_800.0);
+    let p = s.fma(p, square, s.splat(1.0 / 40_320.0));
+    let p = s.fma(p, square, s.splat(-1.0 / 720.0));
+    let p = s.fma(p, square, s.splat(1.0 / 24.0));
+    let p = s.fma(p, square, s.splat(-0.5));
+    let cosine = s.fma(p, square, one);
+    let (first, second, third) = (s.eq(quarters, one), s.eq(quarters, s.splat(2.0)), s.eq(quarters, s.splat(3.0)));
+    let odd = s.or(first, third);
+    let (c, n) = (s.select(odd, sine, cosine), s.select(odd, cosine, sine));
+    let c = s.select(s.or(first, second), s.sub(zero, c), c);
+    let n = s.select(s.or(second, third), s.sub(zero, n), n);
+    [s.mul(radius, c), s.mul(radius, n)]
 }
 
 /// An activation's value and derivative.
@@ -180,7 +243,25 @@ mod tests {
                 1.0 / (1.0 + libm::exp(-x))
             }
         }));
+        let positive = |x: f32| x.abs().max(f32::MIN_POSITIVE).min(f32::MAX);
+        errors.push(largest_error(
+            "ln",
+            |x| ln(Portable::<1>, [positive(x)])[0],
+            |x| libm::log(positive(x as f32).into()),
+        ));
         assert!(errors.iter().all(|&e| e <= 2.5), "{errors:?}");
+    }
+
+    #[test]
+    fn normal_draws_are_those_of_double_precision() {
+        for i in 0..200_000u32 {
+            let words = [0, 1, 2, 3].map(|k| (i * 4 + k).wrapping_mul(2_654_435_761));
+            let words = if i == 0 { [0, u32::MAX, u32::MAX, 0] } else { words };
+            let found = normals(Portable::<1>, words.map(|w| [w]));
+            for ([found], expected) in found.into_iter().zip(crate::variational::normals(words)) {
+                assert!((f64::from(found) - expected).abs() < 1e-6, "{words:?}: {found} {expected}");
+            }
+        }
     }
 
     #[test]
@@ -224,6 +305,7 @@ mod tests {
             use Activation::*;
             let xs: Vec<f32> = inputs().step_by(1009).take(64_000).collect();
             let mut out = Vec::new();
+            let canonical = |v: f32| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() };
             for xs in xs.chunks_exact(16) {
                 for activation in [Tanh, Relu, Sigmoid, Gelu, LeakyRelu, Silu] {
                     let (mut y, mut d) = ([0.0; 16], [0.0; 16]);
@@ -232,8 +314,13 @@ mod tests {
                         s.store(value, &mut y[at..]);
                         s.store(derivative, &mut d[at..]);
                     }
-                    let canonical = |v: f32| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() };
                     out.extend(y.into_iter().chain(d).map(canonical));
+                }
+                for at in (0..16).step_by(S::LANES) {
+                    let x = s.load(&xs[at..]);
+                    let mut values = [0.0; 16];
+                    s.store(s.add(ln(s, x), normals(s, [s.to_bits(x); 4])[1]), &mut values[at..]);
+                    out.extend(values[at..at + S::LANES].iter().copied().map(canonical));
                 }
             }
             out

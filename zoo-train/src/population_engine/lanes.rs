@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+mod noise;
+
 use std::ops::Range;
 
 use zoo_model::{Dataset, Hyperparameters, Optimizer, Split};
@@ -17,6 +19,7 @@ use super::rows::Rows;
 use super::simd::{Simd, ROW};
 use crate::engine::{Snapshot, Task};
 use crate::optimizer::{adam_rates, BETA1};
+use noise::Noise;
 
 /// Where a layer's parameters lie in the lanes' parameter vector: block by block the weights as
 /// (tap, output of the block), then the biases.
@@ -38,6 +41,44 @@ impl Placement {
 
     fn bias_of_all(&self, layer: &Layer) -> Range<usize> {
         self.bias..self.bias + layer.outputs
+    }
+
+    /// Collects a pooled layer's gradients from rows into a vector laid out as the parameters.
+    fn gather<S: Simd>(&self, layer: &Layer, rows: &PooledRows, gradients: &mut [S::F]) {
+        let gradients = S::values_mut(gradients);
+        let (tap_row, row_segments) = (layer.tap_row(), layer.tap_row().div_ceil(ROW));
+        let mut gather = |from: &Rows, at: usize, to: usize| {
+            for (lane, value) in gradients[to * S::LANES..][..S::LANES].iter_mut().enumerate() {
+                *value = from.lane(lane)[at];
+            }
+        };
+        for &block in &self.blocks {
+            let start = self.weight_of(layer, block).start;
+            for o in 0..block.size {
+                let from = (block.first + o) * layer.segments() * ROW;
+                for tap in 0..layer.taps() {
+                    let at = from + tap / tap_row * row_segments * ROW + tap % tap_row;
+                    gather(&rows.weight_gradient, at, start + tap * block.size + o);
+                }
+            }
+        }
+        for (o, at) in self.bias_of_all(layer).enumerate() {
+            gather(&rows.bias_gradient, o, at);
+        }
+    }
+
+    /// Copies a pooled layer's weights from a vector laid out as the parameters to rows.
+    fn load_rows<S: Simd>(&self, layer: &Layer, parameters: &[S::F], rows: &mut PooledRows) {
+        for &block in &self.blocks {
+            let weights = &parameters[self.weight_of(layer, block)];
+            for (at, lanes) in S::values(weights).chunks_exact(S::LANES).enumerate() {
+                let (tap, o) = (at / block.size, block.first + at % block.size);
+                let place = o * layer.framed_taps() + layer.framed_place(tap);
+                for (lane, &value) in lanes.iter().enumerate() {
+                    rows.weight.lane_mut(lane)[place] = value;
+                }
+            }
+        }
     }
 }
 
@@ -174,6 +215,8 @@ pub struct Lanes<S: Simd> {
     gradients: Vec<S::F>,
     /// 1 where a parameter may differ from zero, else 0.
     mask: Option<Vec<S::F>>,
+    /// With variational dropout.
+    noise: Option<Noise<S>>,
     image: Vec<S::F>,
     scratch: Vec<Scratch<S>>,
     /// The network's input for every pixel value, by channel.
@@ -201,17 +244,18 @@ impl<S: Simd> Lanes<S> {
             Some(from) => vector(&|l| from[l].parameters.clone()),
             None => vector(&|l| tasks[l].initial.iter().map(|&p| p.into()).collect()),
         };
-        let mut moments: Vec<Vec<S::F>> = match (from, optimizer) {
-            (Some(from), _) => (0..from[0].moments.len()).map(|k| vector(&|l| from[l].moments[k].clone())).collect(),
-            (None, Optimizer::Adam) => vec![vec![s.splat(0.0); places.len()]; 3],
-            (None, Optimizer::Sgd) => vec![vec![s.splat(0.0); places.len()]; 2],
+        let own_moments = if optimizer == Optimizer::Adam { 3 } else { 2 };
+        let mut moments: Vec<Vec<S::F>> = match from {
+            Some(from) => (0..own_moments).map(|k| vector(&|l| from[l].moments[k].clone())).collect(),
+            None => vec![vec![s.splat(0.0); places.len()]; own_moments],
         };
         let residuals = moments.pop().expect("the residuals are the last");
-        let kept = |t: &Task| t.mask.as_ref().map(|m| m.iter().map(|&k| f64::from(u8::from(k))).collect());
+        let kept = |t: &Task| t.fixed_mask().map(|m| m.iter().map(|&k| f64::from(u8::from(k))).collect());
         let all = vec![1.0; places.len()];
-        let masked = tasks.iter().any(|t| t.mask.is_some());
+        let masked = tasks.iter().any(|t| t.fixed_mask().is_some());
         let mask = masked.then(|| vector(&|l| kept(&tasks[l]).unwrap_or_else(|| all.clone())));
         let scratch = (0..layers.len()).map(|i| Scratch::new(s, &layers, i)).collect();
+        let noise = tasks[0].variational().map(|_| Noise::new(s, &layers, &lane_tasks, from, &vector, own_moments));
         let mut lanes = Self {
             s,
             optimizer,
@@ -225,7 +269,7 @@ impl<S: Simd> Lanes<S> {
             context: Context {
                 models: tasks.len(),
                 hyperparameters: hyperparameters.iter().map(|&h| h.clone()).collect(),
-                pruned: lane_tasks.iter().map(|t| t.mask.is_some()).collect(),
+                pruned: lane_tasks.iter().map(|t| t.fixed_mask().is_some()).collect(),
                 indices: inverse(&places),
                 places,
                 normalization: data.normalization(),
@@ -234,6 +278,7 @@ impl<S: Simd> Lanes<S> {
             residuals,
             moments,
             mask,
+            noise,
             image: vec![s.splat(0.0); layers[0].inputs()],
             scratch,
             normalization: data.normalization().iter().map(|t| t.map(|x| x as f32)).collect(),
@@ -241,6 +286,9 @@ impl<S: Simd> Lanes<S> {
             layers,
         };
         lanes.load_rows();
+        if let Some(noise) = &mut lanes.noise {
+            noise.load(s, &lanes.layers, &lanes.placements);
+        }
         lanes
     }
 
@@ -259,7 +307,7 @@ impl<S: Simd> Lanes<S> {
         mut seen: impl FnMut(usize, &[f64], u16),
     ) {
         self.accumulate(data, batches, Some(draw), &mut seen);
-        self.update();
+        self.update(draw.epoch);
     }
 
     /// Flat gradient of the mean cross entropy of each model's mini-batch, dropout off.
@@ -289,12 +337,15 @@ impl<S: Simd> Lanes<S> {
     pub fn snapshots(&self) -> Vec<Snapshot> {
         let wide = |v: Vec<f32>| v.into_iter().map(|x| if x.is_nan() { f64::NAN } else { x.into() }).collect();
         let mut parameters = self.flat(&self.parameters).into_iter();
-        let mut moments: Vec<_> =
-            self.moments.iter().chain([&self.residuals]).map(|m| self.flat(m).into_iter()).collect();
+        let of_noise = self.noise.iter().flat_map(|noise| noise.moments());
+        let moments = self.moments.iter().chain([&self.residuals]).chain(of_noise);
+        let mut moments: Vec<_> = moments.map(|m| self.flat(m).into_iter()).collect();
+        let mut log_sigma2 = self.noise.as_ref().map(|noise| self.flat(noise.log_sigma2()).into_iter());
         let mut next = |_| Snapshot {
             step: self.step,
             parameters: wide(parameters.next().expect("one a model")),
             moments: moments.iter_mut().map(|m| wide(m.next().expect("one a model"))).collect(),
+            log_sigma2: log_sigma2.as_mut().map(|l| wide(l.next().expect("one a model"))),
         };
         (0..self.context.models).map(&mut next).collect()
     }
@@ -324,6 +375,10 @@ impl<S: Simd> Lanes<S> {
             rows.weight_gradient.values_mut().fill(0.0);
             rows.bias_gradient.values_mut().fill(0.0);
         }
+        if let Some(noise) = &mut self.noise {
+            noise.clear_gradients(s);
+        }
+        let noisy_draw = draw.filter(|_| self.noise.is_some());
         let size = batches[0].len();
         let train = data.split(Split::Train);
         let spare = batches.iter().copied().chain(std::iter::repeat(batches[0]));
@@ -337,13 +392,19 @@ impl<S: Simd> Lanes<S> {
                 let length = data.image_len();
                 s.prefetch(&train.images[batch[sample + 1] as usize * length..][..length]);
             }
-            self.forward::<true>(Some(Sample {
-                images: &train.images,
-                indices: &samples,
-                draw: draw.map(|d| (d, sample)),
-            }));
+            match noisy_draw {
+                Some(draw) => self.noisy_forward(draw, sample),
+                None => self.forward::<true>(Some(Sample {
+                    images: &train.images,
+                    indices: &samples,
+                    draw: draw.map(|d| (d, sample)),
+                })),
+            }
             self.read_logits(&mut |model, logits| seen(model, logits, labels[model]));
-            self.backward(&labels, size);
+            match noisy_draw {
+                Some(_) => self.noisy_backward(&labels, size),
+                None => self.backward(&labels, size),
+            }
         }
         self.gather_gradients();
     }
@@ -439,7 +500,10 @@ impl<S: Simd> Lanes<S> {
             let (before, here) = self.scratch.split_at_mut(i);
             let (here, before) = (&mut here[0], before.last_mut());
             match (&mut here.rows, before) {
-                (Some(rows), before) => pooled_backward(s, layer, rows, before),
+                (Some(rows), before) => {
+                    let below = before.map(|b| b.rows.as_mut().expect("only pooled layers come before pooled ones"));
+                    pooled_backward(s, layer, rows, below.map(|rows| &mut rows.gradient));
+                }
                 (None, Some(before)) => {
                     before.gradient.fill(s.splat(0.0));
                     for &block in &placement.blocks {
@@ -468,91 +532,118 @@ impl<S: Simd> Lanes<S> {
 
     /// Collects the pooled layers' gradients from rows into the gradient vector.
     fn gather_gradients(&mut self) {
-        let gradients = S::values_mut(&mut self.gradients);
-        for (i, (layer, placement)) in self.layers.iter().zip(&self.placements).enumerate() {
-            let Some(rows) = &self.scratch[i].rows else { continue };
-            let (tap_row, row_segments) = (layer.tap_row(), layer.tap_row().div_ceil(ROW));
-            let mut gather = |from: &Rows, at: usize, to: usize| {
-                for (lane, value) in gradients[to * S::LANES..][..S::LANES].iter_mut().enumerate() {
-                    *value = from.lane(lane)[at];
-                }
-            };
-            for &block in &placement.blocks {
-                let start = placement.weight_of(layer, block).start;
-                for o in 0..block.size {
-                    let from = (block.first + o) * layer.segments() * ROW;
-                    for tap in 0..layer.taps() {
-                        let at = from + tap / tap_row * row_segments * ROW + tap % tap_row;
-                        gather(&rows.weight_gradient, at, start + tap * block.size + o);
-                    }
-                }
+        for ((layer, placement), scratch) in self.layers.iter().zip(&self.placements).zip(&self.scratch) {
+            if let Some(rows) = &scratch.rows {
+                placement.gather::<S>(layer, rows, &mut self.gradients);
             }
-            for (o, at) in placement.bias_of_all(layer).enumerate() {
-                gather(&rows.bias_gradient, o, at);
-            }
+        }
+        if let Some(noise) = &mut self.noise {
+            noise.gather_gradients(&self.layers, &self.placements);
         }
     }
 
-    fn update(&mut self) {
+    /// One optimiser step along the gradients of a mini-batch of epoch `epoch`.
+    fn update(&mut self, epoch: u32) {
         let s = self.s;
         self.step += 1;
-        let (parameters, residuals, gradients) = (&mut self.parameters, &mut self.residuals, &self.gradients);
-        match (self.optimizer, self.moments.as_mut_slice()) {
-            (Optimizer::Adam, [mean, square]) => {
-                let rates: Vec<(f64, f64)> =
-                    self.learning_rates.iter().map(|&rate| adam_rates(rate, BETA1, self.step)).collect();
-                let correction = rates[0].1 as f32;
-                let step_size = s.load(&rates.iter().map(|r| r.0 as f32).collect::<Vec<f32>>());
-                s.vectorize(Adam {
-                    parameters,
-                    residuals,
-                    gradients,
-                    mean,
-                    square,
-                    weight_decay: self.weight_decay,
-                    step_size,
-                    correction,
-                });
-            }
-            (Optimizer::Sgd, [buffer]) => s.vectorize(Sgd {
-                parameters,
-                residuals,
-                gradients,
-                buffer,
-                weight_decay: self.weight_decay,
-                momentum: self.momentum,
-                learning_rate: self.learning_rate,
-            }),
-            _ => unreachable!("the number of moments is fixed by the optimiser"),
+        let rates: Vec<(f64, f64)> =
+            self.learning_rates.iter().map(|&rate| adam_rates(rate, BETA1, self.step)).collect();
+        let stepper = Stepper {
+            optimizer: self.optimizer,
+            step_size: s.load(&rates.iter().map(|r| r.0 as f32).collect::<Vec<f32>>()),
+            correction: rates[0].1 as f32,
+            learning_rate: self.learning_rate,
+            momentum: self.momentum,
+        };
+        if let Some(noise) = &mut self.noise {
+            noise.add_divergence(s, epoch, &self.parameters, &mut self.gradients);
+            noise.step(s, &stepper, &self.layers, &self.placements);
         }
+        let (parameters, residuals, moments) = (&mut self.parameters, &mut self.residuals, &mut self.moments);
+        stepper.step(s, parameters, residuals, &self.gradients, moments, self.weight_decay);
+        self.apply_mask();
+        self.load_rows();
+    }
+
+    fn apply_mask(&mut self) {
         if let Some(mask) = &self.mask {
-            s.vectorize(ApplyMask { values: parameters, mask });
-            s.vectorize(ApplyMask { values: residuals, mask });
+            self.s.vectorize(ApplyMask { values: &mut self.parameters, mask });
+            self.s.vectorize(ApplyMask { values: &mut self.residuals, mask });
         }
+    }
+
+    /// Gives each model its mask, if there is one for it.
+    pub fn prune(&mut self, masks: &[Option<Vec<bool>>]) {
+        let one = self.s.splat(1.0);
+        let mask = self.mask.get_or_insert_with(|| vec![one; self.context.places.len()]);
+        for (lanes, &place) in S::values_mut(mask).chunks_exact_mut(S::LANES).zip(&self.context.places) {
+            for (value, mask) in lanes.iter_mut().zip(masks) {
+                if let Some(mask) = mask {
+                    *value = f32::from(u8::from(mask[place as usize]));
+                }
+            }
+        }
+        for (pruned, mask) in self.context.pruned.iter_mut().zip(masks) {
+            *pruned |= mask.is_some();
+        }
+        self.apply_mask();
         self.load_rows();
     }
 
     /// Copies the weights that backward passes need in rows.
     fn load_rows(&mut self) {
-        for (i, (layer, placement)) in self.layers.iter().zip(&self.placements).enumerate().skip(1) {
-            let Some(rows) = &mut self.scratch[i].rows else { continue };
-            for &block in &placement.blocks {
-                let weights = &self.parameters[placement.weight_of(layer, block)];
-                for (at, lanes) in S::values(weights).chunks_exact(S::LANES).enumerate() {
-                    let (tap, o) = (at / block.size, block.first + at % block.size);
-                    let place = o * layer.framed_taps() + layer.framed_place(tap);
-                    for (lane, &value) in lanes.iter().enumerate() {
-                        rows.weight.lane_mut(lane)[place] = value;
-                    }
-                }
+        let layers = self.layers.iter().zip(&self.placements).zip(&mut self.scratch);
+        for ((layer, placement), scratch) in layers.skip(1) {
+            if let Some(rows) = &mut scratch.rows {
+                placement.load_rows::<S>(layer, &self.parameters, rows);
             }
         }
     }
 }
 
-/// The backward pass of a pooled layer, lane by lane, down to the layer before if there is one.
-fn pooled_backward<S: Simd>(s: S, layer: &Layer, rows: &mut PooledRows, before: Option<&mut Scratch<S>>) {
-    let mut below = before.map(|b| &mut b.rows.as_mut().expect("only pooled layers come before pooled ones").gradient);
+/// An optimiser's step, the same for all parameters of a lane.
+struct Stepper<S: Simd> {
+    optimizer: Optimizer,
+    /// Of Adam, see [`adam_rates`].
+    step_size: S::F,
+    correction: f32,
+    learning_rate: S::F,
+    momentum: S::F,
+}
+
+impl<S: Simd> Stepper<S> {
+    fn step(
+        &self,
+        s: S,
+        parameters: &mut [S::F],
+        residuals: &mut [S::F],
+        gradients: &[S::F],
+        moments: &mut [Vec<S::F>],
+        weight_decay: S::F,
+    ) {
+        let Self { step_size, correction, learning_rate, momentum, .. } = *self;
+        match (self.optimizer, moments) {
+            (Optimizer::Adam, [mean, square]) => s.vectorize(Adam {
+                parameters,
+                residuals,
+                gradients,
+                mean,
+                square,
+                weight_decay,
+                step_size,
+                correction,
+            }),
+            (Optimizer::Sgd, [buffer]) => {
+                s.vectorize(Sgd { parameters, residuals, gradients, buffer, weight_decay, momentum, learning_rate })
+            }
+            _ => unreachable!("the number of moments is fixed by the optimiser"),
+        }
+    }
+}
+
+/// The backward pass of a pooled layer, lane by lane, down to the gradient of the layer before if
+/// there is one.
+fn pooled_backward<S: Simd>(s: S, layer: &Layer, rows: &mut PooledRows, mut below: Option<&mut Rows>) {
     for lane in 0..S::LANES {
         let below = below.as_mut().map(|gradient| Below {
             weight: rows.weight.lane(lane),
@@ -570,8 +661,6 @@ impl<S: Simd> Scratch<S> {
     fn new(s: S, layers: &[Layer], index: usize) -> Self {
         let layer = &layers[index];
         let units = |wanted: bool| vec![s.splat(0.0); if wanted { layer.units() } else { 0 }];
-        let rows = |length: usize| Rows::new(S::LANES, length);
-        let first = index == 0;
         Self {
             output: units(true),
             // Stays 1 where no activation follows.
@@ -580,16 +669,24 @@ impl<S: Simd> Scratch<S> {
             equal: if layer.pooled { EqualPatches::new(layer) } else { EqualPatches::default() },
             undecided: Vec::new(),
             gradient: units(true),
-            rows: layer.pooled.then(|| PooledRows {
-                input: rows(layer.inputs()),
-                input_derivative: rows(if first { 0 } else { layer.inputs() }),
-                winners: rows(layer.units()),
-                gradient: rows(layer.units()),
-                weight: rows(if first { 0 } else { layer.outputs * layer.framed_taps() }),
-                weight_gradient: rows(layer.outputs * layer.segments() * ROW),
-                bias_gradient: rows(layer.outputs),
-            }),
+            rows: PooledRows::new::<S>(layer, index == 0),
         }
+    }
+}
+
+impl PooledRows {
+    /// Of a layer, `None` if it is not pooled.
+    fn new<S: Simd>(layer: &Layer, first: bool) -> Option<Self> {
+        let rows = |length: usize| Rows::new(S::LANES, length);
+        layer.pooled.then(|| Self {
+            input: rows(layer.inputs()),
+            input_derivative: rows(if first { 0 } else { layer.inputs() }),
+            winners: rows(layer.units()),
+            gradient: rows(layer.units()),
+            weight: rows(if first { 0 } else { layer.outputs * layer.framed_taps() }),
+            weight_gradient: rows(layer.outputs * layer.segments() * ROW),
+            bias_gradient: rows(layer.outputs),
+        })
     }
 }
 

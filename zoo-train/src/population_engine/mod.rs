@@ -8,10 +8,11 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`simd`] | vectors of AVX-512, AVX2 and plain Rust |
-//! | [`functions`] | exp, tanh, sigmoid, erf, and the activations |
+//! | [`functions`] | exp, ln, tanh, sigmoid, erf, normal draws, and the activations |
 //! | [`layers`] | the network as a list of convolutions |
 //! | [`kernels`] | a layer's arithmetic |
 //! | [`dropout`] | masks |
+//! | [`noise`] | variational dropout |
 //! | [`exact`] | maxima that rounding must not decide |
 //! | [`rows`] | buffers with each model's values side by side |
 //! | [`lanes`] | models side by side: training step and evaluation |
@@ -23,6 +24,7 @@ pub mod functions;
 pub mod kernels;
 pub mod lanes;
 pub mod layers;
+pub mod noise;
 pub mod reference;
 pub mod rows;
 pub mod simd;
@@ -175,14 +177,22 @@ impl<S: Simd> Cohort for Groups<'_, S> {
     fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Vec<Vec<f64>> {
         let mut logits = vec![Vec::new(); self.tasks.len()];
         for (group, logits) in self.groups.iter_mut().zip(logits.chunks_mut(S::LANES)) {
+            let trained = group.remove_drowned();
             for sample in range.clone() {
                 group.logits(self.data, split, sample, |model, row| logits[model].extend_from_slice(row));
             }
+            group.restore(trained);
         }
         logits
     }
 
     fn snapshots(&self) -> Vec<Snapshot> {
         self.groups.iter().flat_map(Lanes::snapshots).collect()
+    }
+
+    fn prune(&mut self, masks: &[Option<Vec<bool>>]) {
+        for (group, masks) in self.groups.iter_mut().zip(masks.chunks(S::LANES)) {
+            group.prune(masks);
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! channels-last, every layer is a convolution (see [`layers`](super::layers)). `a.mul_add(b, c)`
 //! rounds once; every sum runs in the order of its loop.
 
+mod noise;
+
 use std::ops::Range;
 
 use zoo_model::random::{dropout_threshold, Purpose, Stream};
@@ -17,6 +19,7 @@ use super::layers::{layers, Layer};
 use super::simd::{Portable, ROW};
 use crate::engine::Task;
 use crate::optimizer::{adam_rates, BETA1};
+use noise::Noise;
 
 /// One lane: the scalar arithmetic.
 const ONE: Portable<1> = Portable::<1>;
@@ -226,6 +229,8 @@ pub struct Model {
     pub mask: Option<Vec<bool>>,
     /// Optimiser steps taken.
     pub step: u64,
+    /// With variational dropout.
+    pub noise: Option<Noise>,
 }
 
 impl Model {
@@ -238,18 +243,34 @@ impl Model {
             hyperparameters: task.hyperparameters.clone(),
             parameters: Parameters { values: task.initial.clone(), residuals: zeros.clone() },
             moments: vec![zeros; moments],
-            mask: task.mask.clone(),
+            mask: task.fixed_mask().map(<[bool]>::to_vec),
             step: 0,
+            noise: task.variational().map(|_| Noise::new(task, moments)),
         })
     }
 
     /// Logits of an image (height, width, channels).
     pub fn logits(&self, image: &[f32]) -> Vec<f32> {
-        self.layers.iter().fold(image.to_vec(), |x, layer| forward(layer, &self.parameters.values, &x, false).output)
+        let mut values = self.parameters.values.clone();
+        if let Some(noise) = &self.noise {
+            noise.remove_drowned(&mut values);
+        }
+        self.layers.iter().fold(image.to_vec(), |x, layer| forward(layer, &values, &x, false).output)
+    }
+
+    /// Gives the model a mask.
+    pub fn prune(&mut self, mask: Vec<bool>) {
+        for (i, _) in mask.iter().enumerate().filter(|(_, &kept)| !kept) {
+            (self.parameters.values[i], self.parameters.residuals[i]) = (0.0, 0.0);
+        }
+        self.mask = Some(mask);
     }
 
     /// One optimiser step on a mini-batch of images (height, width, channels) and labels.
     pub fn train(&mut self, batch: &[(Vec<f64>, usize)], epoch: u32, step: u32) {
+        if self.noise.is_some() {
+            return self.train_noisy(batch, epoch, step);
+        }
         let mut gradient = vec![0.0; self.parameters.values.len()];
         for (sample, (image, label)) in batch.iter().enumerate() {
             let Parameters { values, residuals } = &self.parameters;
@@ -280,29 +301,39 @@ impl Model {
     fn update(&mut self, gradient: &[f32]) {
         self.step += 1;
         let h = &self.hyperparameters;
-        let weight_decay = h.weight_decay as f32;
-        let Parameters { values, residuals } = &mut self.parameters;
-        for (i, (p, r)) in values.iter_mut().zip(residuals).enumerate() {
-            let g = weight_decay.mul_add(*p, gradient[i]);
-            let step = match (h.optimizer, self.moments.as_mut_slice()) {
-                (Optimizer::Adam, [mean, square]) => {
-                    let (step_size, correction) = adam_rates(h.learning_rate, BETA1, self.step);
-                    mean[i] = (g - mean[i]).mul_add(0.1, mean[i]);
-                    square[i] = square[i].mul_add(0.999, g * g * 0.001);
-                    let denominator = square[i].sqrt() / correction as f32 + 1e-8;
-                    step_size as f32 * (mean[i] / denominator)
-                }
-                (Optimizer::Sgd, [buffer]) => {
-                    buffer[i] = (h.momentum as f32).mul_add(buffer[i], g);
-                    h.learning_rate as f32 * buffer[i]
-                }
-                _ => unreachable!("the number of moments is fixed by the optimiser"),
-            };
-            ([*p], [*r]) = take(ONE, [*p], [*r], [step]);
-            if self.mask.as_ref().is_some_and(|mask| !mask[i]) {
-                (*p, *r) = (0.0, 0.0);
-            }
+        optimize(h, h.weight_decay as f32, self.step, gradient, &mut self.parameters, &mut self.moments);
+        for (i, _) in self.mask.iter().flatten().enumerate().filter(|(_, &kept)| !kept) {
+            (self.parameters.values[i], self.parameters.residuals[i]) = (0.0, 0.0);
         }
+    }
+}
+
+/// Step `step` of PyTorch's Adam or SGD.
+fn optimize(
+    h: &Hyperparameters,
+    weight_decay: f32,
+    step: u64,
+    gradient: &[f32],
+    Parameters { values, residuals }: &mut Parameters,
+    moments: &mut [Vec<f32>],
+) {
+    for (i, (p, r)) in values.iter_mut().zip(residuals).enumerate() {
+        let g = weight_decay.mul_add(*p, gradient[i]);
+        let step = match (h.optimizer, &mut *moments) {
+            (Optimizer::Adam, [mean, square]) => {
+                let (step_size, correction) = adam_rates(h.learning_rate, BETA1, step);
+                mean[i] = (g - mean[i]).mul_add(0.1, mean[i]);
+                square[i] = square[i].mul_add(0.999, g * g * 0.001);
+                let denominator = square[i].sqrt() / correction as f32 + 1e-8;
+                step_size as f32 * (mean[i] / denominator)
+            }
+            (Optimizer::Sgd, [buffer]) => {
+                buffer[i] = (h.momentum as f32).mul_add(buffer[i], g);
+                h.learning_rate as f32 * buffer[i]
+            }
+            _ => unreachable!("the number of moments is fixed by the optimiser"),
+        };
+        ([*p], [*r]) = take(ONE, [*p], [*r], [step]);
     }
 }
 
@@ -312,7 +343,8 @@ mod tests {
     use super::super::simd::InstructionSet;
     use super::super::PopulationEngine;
     use super::*;
-    use crate::engine::{Engine, Snapshot};
+    use crate::engine::{Engine, Mask, Snapshot};
+    use crate::variational::Variational;
     use zoo_model::init::initial_parameters;
     use zoo_model::synthetic::noise_dataset;
     use zoo_model::{Activation, Architecture, Dataset, Init, Split};
@@ -362,7 +394,7 @@ mod tests {
             };
             let network = h.network(data.shape, 10).unwrap();
             let initial = initial_parameters(&network, [Init::KaimingUniform, Init::Normal][seed as usize % 2], seed);
-            let mask = (seed % 3 == 2).then(|| (0..initial.len()).map(|i| i % 3 > 0).collect());
+            let mask = (seed % 3 == 2).then(|| Mask::Fixed((0..initial.len()).map(|i| i % 3 > 0).collect()));
             Task { network, hyperparameters: h, initial, mask, epochs_before: 0 }
         };
         (0..models).map(task).collect()
@@ -391,15 +423,19 @@ mod tests {
                 let (snapshots, logits) = (cohort.snapshots(), cohort.logits(Split::Test, 1..2));
                 for ((found, logits), m) in snapshots.iter().zip(&logits).zip(range) {
                     let (model, expected) = &expected[m];
-                    let Snapshot { step, parameters, moments } = found;
+                    let Snapshot { step, parameters, moments, log_sigma2 } = found;
                     let what = format!("{set:?}, model {m}: {:?}", tasks[m].hyperparameters);
                     assert_eq!(*step, 3, "{what}");
                     assert!(bits(parameters.iter().copied()) == wide(&model.parameters.values), "parameters, {what}");
-                    for (found, expected) in
-                        moments.iter().zip(model.moments.iter().chain([&model.parameters.residuals]))
+                    let noise = model.noise.as_ref();
+                    let of_noise = noise.map(|n| n.moments.iter().chain([&n.log_sigma2.residuals]));
+                    let expected_moments = model.moments.iter().chain([&model.parameters.residuals]);
+                    for (found, expected) in moments.iter().zip(expected_moments.chain(of_noise.into_iter().flatten()))
                     {
                         assert!(bits(found.iter().copied()) == wide(expected), "moments, {what}");
                     }
+                    let log_sigma2 = log_sigma2.as_ref().map(|l| bits(l.iter().copied()));
+                    assert!(log_sigma2 == noise.map(|n| wide(&n.log_sigma2.values)), "noise, {what}");
                     assert_eq!(bits(logits.iter().copied()), wide(expected), "logits, {what}");
                 }
             }
@@ -441,6 +477,41 @@ mod tests {
         let sgd = hyperparameters(Architecture::CnnM, Activation::Tanh);
         let sgd = Hyperparameters { optimizer: Optimizer::Sgd, dropout: 0.3, ..sgd };
         check(&sgd, &data, fast, false);
+    }
+
+    #[test]
+    fn variational_dropout_equals_the_reference() {
+        let check = |h: &Hyperparameters, data: &Dataset, sets: &[InstructionSet]| {
+            let mut tasks = tasks(h, data, 10);
+            for task in &mut tasks {
+                task.mask = Some(Mask::Variational(Variational { epochs: 1 }));
+                task.initial[0] = 1e-3;
+            }
+            check_tasks(&tasks, data, sets);
+        };
+        let data = noise_dataset([1, 28, 28], 10, 9);
+        check(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, &InstructionSet::ALL);
+        let data = noise_dataset([3, 32, 32], 10, 9);
+        let sgd = hyperparameters(Architecture::CnnM, Activation::Relu);
+        let sgd = Hyperparameters { optimizer: Optimizer::Sgd, dropout: 0.3, ..sgd };
+        check(&sgd, &data, &InstructionSet::ALL[..2]);
+    }
+
+    #[test]
+    fn a_mask_that_comes_later_is_as_in_the_reference() {
+        let data = noise_dataset([1, 28, 28], 10, 9);
+        let task = tasks(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, 1).remove(0);
+        let (mut model, _) = by_reference(&task, &data, &[0, 1, 2]);
+        let mask: Vec<bool> = (0..task.initial.len()).map(|i| i % 4 > 0).collect();
+        model.prune(mask.clone());
+        let images =
+            [3, 4, 5].map(|s| (image(&model.layers, &data, Split::Train, s), data.split(Split::Train).labels[s]));
+        model.train(&images.map(|(image, label)| (image, usize::from(label))), 2, 0);
+        let mut cohort = PopulationEngine::new().start(&[task], &data, None);
+        cohort.train(1, &[vec![0, 1, 2]], &Interrupt::default()).unwrap();
+        cohort.prune(&[Some(mask)]);
+        cohort.train(2, &[vec![3, 4, 5]], &Interrupt::default()).unwrap();
+        assert!(bits(cohort.snapshots()[0].parameters.iter().copied()) == wide(&model.parameters.values));
     }
 
     #[test]

@@ -204,6 +204,22 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn from_bits(self, a: __m256i) -> __m256 {
+        intrinsic!(_mm256_castsi256_ps(a))
+    }
+    #[inline(always)]
+    fn to_bits(self, a: __m256) -> __m256i {
+        intrinsic!(_mm256_castps_si256(a))
+    }
+    #[inline(always)]
+    fn shift_right<const N: u32>(self, a: __m256i) -> __m256i {
+        intrinsic!(_mm256_srl_epi32(a, _mm_cvtsi32_si128(N as i32)))
+    }
+    #[inline(always)]
+    fn and_u32(self, a: __m256i, b: __m256i) -> __m256i {
+        intrinsic!(_mm256_and_si256(a, b))
+    }
+    #[inline(always)]
     fn xor_u32(self, a: __m256i, b: __m256i) -> __m256i {
         intrinsic!(_mm256_xor_si256(a, b))
     }

@@ -169,6 +169,22 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn from_bits(self, a: __m512i) -> __m512 {
+        intrinsic!(_mm512_castsi512_ps(a))
+    }
+    #[inline(always)]
+    fn to_bits(self, a: __m512) -> __m512i {
+        intrinsic!(_mm512_castps_si512(a))
+    }
+    #[inline(always)]
+    fn shift_right<const N: u32>(self, a: __m512i) -> __m512i {
+        intrinsic!(_mm512_srl_epi32(a, _mm_cvtsi32_si128(N as i32)))
+    }
+    #[inline(always)]
+    fn and_u32(self, a: __m512i, b: __m512i) -> __m512i {
+        intrinsic!(_mm512_and_si512(a, b))
+    }
+    #[inline(always)]
     fn xor_u32(self, a: __m512i, b: __m512i) -> __m512i {
         intrinsic!(_mm512_xor_si512(a, b))
     }

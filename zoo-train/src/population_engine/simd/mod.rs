@@ -112,6 +112,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn splat_u32(self, word: u32) -> Self::U;
     /// One word a lane, of at least `LANES`.
     fn load_u32(self, words: &[u32]) -> Self::U;
+    /// An f32 of these bits.
+    fn from_bits(self, a: Self::U) -> Self::F;
+    /// The bits of an f32.
+    fn to_bits(self, a: Self::F) -> Self::U;
+    /// a >> N, zeros coming in.
+    fn shift_right<const N: u32>(self, a: Self::U) -> Self::U;
+    /// Bitwise and.
+    fn and_u32(self, a: Self::U, b: Self::U) -> Self::U;
     /// Bitwise exclusive or.
     fn xor_u32(self, a: Self::U, b: Self::U) -> Self::U;
     /// High and low word of the product of each lane with `factor`.
@@ -267,6 +275,7 @@ mod tests {
             each(&|a, b, c| s.select(s.lt(a, b), c, a)),
             each(&|a, b, c| mask(s.and(s.lt(a, b), s.lt(b, c)))),
             each(&|_, _, _| s.splat_bits(0x3f80_0001)),
+            each(&|a, b, _| s.from_bits(s.and_u32(s.shift_right::<3>(s.to_bits(a)), s.to_bits(b)))),
         ];
         let powers: Vec<f32> = (0..256).map(|n| (n % 254) as f32 - 126.0).collect();
         let pow2 = powers.chunks(S::LANES).flat_map(|n| {

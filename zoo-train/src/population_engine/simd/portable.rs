@@ -132,6 +132,22 @@ impl<const N: usize> Simd for Portable<N> {
         *words.first_chunk().expect("one word a lane")
     }
     #[inline(always)]
+    fn from_bits(self, a: Self::U) -> Self::F {
+        map(a, f32::from_bits)
+    }
+    #[inline(always)]
+    fn to_bits(self, a: Self::F) -> Self::U {
+        map(a, f32::to_bits)
+    }
+    #[inline(always)]
+    fn shift_right<const BITS: u32>(self, a: Self::U) -> Self::U {
+        map(a, |a| a >> BITS)
+    }
+    #[inline(always)]
+    fn and_u32(self, a: Self::U, b: Self::U) -> Self::U {
+        zip(a, b, |a, b| a & b)
+    }
+    #[inline(always)]
     fn xor_u32(self, a: Self::U, b: Self::U) -> Self::U {
         zip(a, b, |a, b| a ^ b)
     }

@@ -1,4 +1,4 @@
-//! Magnitude pruning: remove the smallest weights, keep the biases.
+//! Magnitude pruning: remove the smallest weights, keep the biases; at once or along a [`Ramp`].
 
 use std::cmp::Ordering;
 
@@ -21,7 +21,8 @@ pub enum Scope {
 /// weights by magnitude.
 ///
 /// Of equal magnitudes the one that comes first is removed first; NaN counts as larger than any
-/// number, so a diverged model loses its finite weights first.
+/// number, so a diverged model loses its finite weights first. What is zero is removed in any case:
+/// a weight that an earlier mask removed does not come back.
 pub fn mask(network: &Network, parameters: &[f32], sparsity: f64, scope: Scope) -> Vec<bool> {
     let mut mask = vec![true; parameters.len()];
     let layers: Vec<Vec<usize>> = network.weights().map(|p| p.range.clone().collect()).collect();
@@ -30,7 +31,8 @@ pub fn mask(network: &Network, parameters: &[f32], sparsity: f64, scope: Scope) 
         Scope::Layer => layers,
     };
     for mut weights in groups {
-        let removed = (sparsity * weights.len() as f64).round() as usize;
+        let zeros = weights.iter().filter(|&&w| parameters[w] == 0.0).count();
+        let removed = zeros.max((sparsity * weights.len() as f64).round() as usize);
         weights.sort_by(|&a, &b| by_magnitude(parameters[a], parameters[b]).then(a.cmp(&b)));
         for &weight in weights.iter().take(removed) {
             mask[weight] = false;
@@ -42,6 +44,35 @@ pub fn mask(network: &Network, parameters: &[f32], sparsity: f64, scope: Scope) 
 fn by_magnitude(a: f32, b: f32) -> Ordering {
     // In the total order of absolute values, NaN comes after infinity.
     a.abs().total_cmp(&b.abs())
+}
+
+/// Iterative pruning: more weights are removed at the start of each of the first epochs, those with
+/// the smallest magnitudes at that time.
+///
+/// The schedule is cubic (Zhu and Gupta 2017, arXiv 1710.01878, equation 1, from a dense model):
+/// after the pruning before epoch t of n a share `sparsity * (1 - (1 - t / n)^3)` is removed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ramp {
+    /// Share of the weights that is removed in the end.
+    pub sparsity: f64,
+    /// What competes for being kept.
+    pub scope: Scope,
+    /// Epochs that begin with a pruning.
+    pub epochs: u32,
+}
+
+impl Ramp {
+    /// The share that is removed during epoch `epoch` (from 1).
+    pub fn sparsity_at(&self, epoch: u32) -> f64 {
+        let left = 1.0 - f64::from(epoch.min(self.epochs)) / f64::from(self.epochs.max(1));
+        self.sparsity * (1.0 - left * left * left)
+    }
+
+    /// The mask for epoch `epoch`, from the weights at its start. What an earlier mask removed is
+    /// zero and stays removed, so that the mask is a function of the weights alone.
+    pub fn mask(&self, network: &Network, parameters: &[f32], epoch: u32) -> Vec<bool> {
+        mask(network, parameters, self.sparsity_at(epoch), self.scope)
+    }
 }
 
 /// Zeroes what the mask removes.
@@ -97,6 +128,28 @@ mod tests {
                 let side = |kept| weights.iter().filter(move |&&i| mask[i] == kept).map(|&i| parameters[i].abs());
                 prop_assert!(side(false).fold(0.0, f32::max) <= side(true).fold(f32::MAX, f32::min));
             }
+        }
+    }
+
+    #[test]
+    fn a_ramp_removes_more_and_more_and_brings_nothing_back() {
+        let network = network();
+        let ramp = Ramp { sparsity: 0.8, scope: Scope::Global, epochs: 4 };
+        let shares: Vec<f64> = (0..6).map(|epoch| ramp.sparsity_at(epoch)).collect();
+        let expected = [0.0, 0.4625, 0.7, 0.7875, 0.8, 0.8];
+        assert!(shares.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{shares:?}");
+        let mut weights = parameters(1);
+        let mut before = vec![true; weights.len()];
+        for epoch in 1..=6 {
+            let mask = ramp.mask(&network, &weights, epoch);
+            assert!(mask.iter().zip(&before).all(|(now, before)| *before || !now), "epoch {epoch}");
+            apply(&mask, &mut weights);
+            let target = (ramp.sparsity_at(epoch) * network.weight_count() as f64).round();
+            assert_eq!(sparsity_ratio(&network, &weights), target / network.weight_count() as f64);
+            // What is left is trained on: large and small change places.
+            let drift = parameters(epoch + 7);
+            weights.iter_mut().zip(&drift).zip(&mask).filter(|(_, &kept)| kept).for_each(|((w, d), _)| *w += d);
+            before = mask;
         }
     }
 

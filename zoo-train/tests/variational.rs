@@ -1,0 +1,143 @@
+//! Variational dropout and ramps: the reference vectors, and what every engine must hold.
+
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use zoo_model::init::initial_parameters;
+use zoo_model::synthetic::noise_dataset;
+use zoo_model::{Dataset, Hyperparameters, Init, Optimizer};
+use zoo_stage::Interrupt;
+use zoo_train::magnitude::{sparsity_ratio, Ramp, Scope};
+use zoo_train::variational::{is_kept, kl, log_alpha, Variational};
+use zoo_train::{engines, Engine, Mask, Snapshot, Task};
+
+#[test]
+fn the_reference_vectors_hold() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/variational.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let values = |name: &str| -> Vec<f64> {
+        let data = file.tensor(name).unwrap().data();
+        data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let (weights, log_sigma2, expected) = (values("weight"), values("log_sigma2"), values("log_alpha"));
+    let kept = file.tensor("kept").unwrap().data().to_vec();
+    let mut total = 0.0;
+    for i in 0..weights.len() {
+        let found = log_alpha(weights[i], log_sigma2[i]);
+        assert!((found - expected[i]).abs() < 1e-12, "log alpha {i}: {found} {}", expected[i]);
+        assert_eq!(is_kept(weights[i], log_sigma2[i]), kept[i] == 1, "kept {i}");
+        total += kl(found);
+    }
+    assert_eq!(weights.len(), 64);
+    let expected = values("kl")[0];
+    assert!((total - expected).abs() < 1e-10 * expected.abs(), "{total} {expected}");
+}
+
+fn tasks(data: &Dataset, mask: &Mask, optimizer: Optimizer, models: u64) -> Vec<Task> {
+    let task = |seed| {
+        let h = Hyperparameters {
+            init: Init::KaimingUniform,
+            optimizer,
+            learning_rate: 1e-3,
+            weight_decay: 1e-3,
+            momentum: if optimizer == Optimizer::Sgd { 0.9 } else { 0.0 },
+            epochs: 3,
+            seed,
+            ..Hyperparameters::default()
+        };
+        let network = h.network(data.shape, 10).unwrap();
+        let initial = initial_parameters(&network, h.init, seed);
+        Task { network, hyperparameters: h, initial, mask: Some(mask.clone()), epochs_before: 4 }
+    };
+    (0..models).map(task).collect()
+}
+
+/// Snapshots after each of three epochs; from the first epoch on, by a cohort that starts anew.
+fn train(engine: &dyn Engine, tasks: &[Task], data: &Dataset, interrupted: bool) -> Vec<Vec<Snapshot>> {
+    let mut cohort = engine.start(tasks, data, None);
+    let mut all: Vec<Vec<Snapshot>> = Vec::new();
+    for epoch in 1..=3 {
+        cohort.train_epoch(epoch, &Interrupt::default()).unwrap();
+        all.push(cohort.snapshots());
+        if interrupted {
+            cohort = engine.start(tasks, data, all.last().map(Vec::as_slice));
+        }
+    }
+    all
+}
+
+fn masks() -> [Mask; 2] {
+    let ramp = Ramp { sparsity: 0.8, scope: Scope::Global, epochs: 2 };
+    [Mask::Variational(Variational { epochs: 3 }), Mask::Ramp(ramp)]
+}
+
+#[test]
+fn an_interruption_changes_no_bit() {
+    let data = noise_dataset([1, 28, 28], 10, 30);
+    for engine in engines() {
+        for mask in &masks() {
+            for optimizer in [Optimizer::Adam, Optimizer::Sgd] {
+                let tasks = tasks(&data, mask, optimizer, 3);
+                let whole = train(engine.as_ref(), &tasks, &data, false);
+                assert!(whole == train(engine.as_ref(), &tasks, &data, true), "{} {mask:?}", engine.name());
+                // Nor does the company that a model is trained in.
+                let alone = train(engine.as_ref(), &tasks[2..], &data, false);
+                assert!(whole.iter().zip(&alone).all(|(w, a)| w[2] == a[0]), "{} {mask:?}", engine.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn engines_agree_within_rounding() {
+    let data = noise_dataset([1, 28, 28], 10, 20);
+    for mask in &masks() {
+        for optimizer in [Optimizer::Adam, Optimizer::Sgd] {
+            let tasks = tasks(&data, mask, optimizer, 2);
+            let found: Vec<_> = engines().iter().map(|e| train(e.as_ref(), &tasks, &data, false)).collect();
+            for (a, b) in found[0].iter().flatten().zip(found[1].iter().flatten()) {
+                let difference = |a: &[f64], b: &[f64]| {
+                    let largest = b.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+                    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest
+                };
+                let parameters = difference(&a.parameters, &b.parameters);
+                let noise = a.log_sigma2.iter().zip(&b.log_sigma2).map(|(a, b)| difference(a, b)).fold(0.0, f64::max);
+                println!("{optimizer:?}: parameters {parameters:.1e}, log sigma^2 {noise:.1e}");
+                assert!(parameters < 1e-4 && noise < 1e-4, "{mask:?} {optimizer:?}: {parameters:e} {noise:e}");
+                assert_eq!(a.log_sigma2.is_some(), matches!(mask, Mask::Variational(_)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_ramps_sparsity_is_that_of_its_epoch_and_drowned_weights_are_zero() {
+    let data = noise_dataset([1, 28, 28], 10, 20);
+    let [variational, ramp] = masks();
+    for engine in engines() {
+        let pruned = tasks(&data, &ramp, Optimizer::Adam, 1);
+        let network = &pruned[0].network;
+        let states: Vec<Vec<f32>> =
+            train(engine.as_ref(), &pruned, &data, false).iter().map(|s| s[0].state()).collect();
+        let found = states.iter().map(|s| sparsity_ratio(network, s)).collect::<Vec<f64>>();
+        assert!(found.iter().zip([0.7, 0.8, 0.8]).all(|(f, e)| (f - e).abs() < 1e-3), "{found:?}");
+        let zeros_stay = |w: &[Vec<f32>]| w[0].iter().zip(&w[1]).all(|(before, now)| *before != 0.0 || *now == 0.0);
+        assert!(states.windows(2).all(zeros_stay));
+
+        let mut noisy = tasks(&data, &variational, Optimizer::Adam, 1);
+        noisy[0].initial[0] = 1e-4;
+        let mut snapshot = engine.start(&noisy, &data, None).snapshots().remove(0);
+        assert_eq!(sparsity_ratio(network, &snapshot.state()), 1.0 / network.weight_count() as f64);
+        // What is evaluated is what is kept.
+        let kept = Task { initial: snapshot.state(), mask: None, ..noisy[0].clone() };
+        let logits = |task: &Task, from: Option<&[Snapshot]>| {
+            engine.start(&[task.clone()], &data, from).logits(zoo_model::Split::Test, 0..3)
+        };
+        assert_eq!(logits(&noisy[0], None), logits(&kept, None));
+        snapshot.log_sigma2.as_mut().unwrap()[3] = 5.0;
+        assert_eq!(snapshot.state()[3], 0.0);
+        let kept = Task { initial: snapshot.state(), ..kept };
+        assert_eq!(logits(&noisy[0], Some(&[snapshot])), logits(&kept, None));
+    }
+}
