@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use zoo_model::{states, Manifest, Plan};
 use zoo_pack::PackSection;
-use zoo_sparsify::twins;
+use zoo_sparsify::{twins, Method};
 use zoo_train::estimate::Calibration;
 use zoo_train::{check_engine, engine_for, EngineName, Settings};
 
@@ -143,7 +143,7 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
             twin_states: models * twins.iter().map(|t| t.kept_epochs().len()).sum::<usize>(),
             parameters: 0,
             bytes: 0,
-            seconds: calibration.seconds(engine.as_ref(), &plan, shape, classes, samples, threads),
+            seconds: calibration.seconds(engine.as_ref(), &plan, shape, classes, samples, threads, false),
         };
         for model in &plan.models {
             let network = model.hyperparameters.network(shape, classes)?;
@@ -155,7 +155,9 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
             let mut tuned = plan.clone();
             tuned.train.epochs = twin.epochs;
             tuned.train.checkpoint_every = 1;
-            zoo.seconds += calibration.seconds(engine.as_ref(), &tuned, shape, classes, samples, threads);
+            let variational = twin.method == Method::VariationalDropout;
+            tuned.train.keep_initial = !variational;
+            zoo.seconds += calibration.seconds(engine.as_ref(), &tuned, shape, classes, samples, threads, variational);
         }
         let total = &mut summary.total;
         total.zoos += 1;
@@ -168,4 +170,26 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
         summary.zoos.push(zoo);
     }
     Ok(summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 25 twin states for each of the 47,360 models of the paper's CNN zoos.
+    #[test]
+    fn the_papers_manifests_make_as_many_twin_states_as_it_counts() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/paper");
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut states = 0;
+        for path in paths.filter(|path| path.extension().is_some_and(|e| e == "toml")) {
+            let manifest = Manifest::load(&path).unwrap();
+            if !path.to_string_lossy().contains("-cnn-") {
+                continue;
+            }
+            let kept: usize = twins(&manifest).unwrap().iter().map(|t| t.kept_epochs().len()).sum();
+            states += Plan::new(&manifest).unwrap().models.len() * kept;
+        }
+        assert_eq!(states, 1_184_000);
+    }
 }

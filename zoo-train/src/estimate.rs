@@ -8,7 +8,8 @@ use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Activation, Architecture, Hyperparameters, Init, Optimizer, Plan, Split};
 use zoo_stage::Interrupt;
 
-use crate::engine::{Engine, Task};
+use crate::engine::{Engine, Mask, Task};
+use crate::variational::Variational;
 
 /// Parameters times samples that are measured at once.
 const PARAMETER_SAMPLES: usize = 1 << 27;
@@ -25,14 +26,15 @@ pub struct Rates {
     pub evaluate: f64,
 }
 
-type Kind = (Architecture, Vec<u32>, Activation, Optimizer, bool, [usize; 3], usize, usize);
+type Kind = (Architecture, Vec<u32>, Activation, Optimizer, bool, [usize; 3], usize, usize, bool);
 
 /// Measured rates by what they depend on.
 #[derive(Debug, Default)]
 pub struct Calibration(HashMap<Kind, Rates>);
 
 impl Calibration {
-    /// Rates of one model of a cohort of `models` like `h`, measured once for each kind.
+    /// Rates of one model of a cohort of `models` like `h`, with or without variational dropout,
+    /// measured once for each kind.
     pub fn rates(
         &mut self,
         engine: &dyn Engine,
@@ -40,14 +42,26 @@ impl Calibration {
         models: usize,
         shape: [usize; 3],
         classes: usize,
+        variational: bool,
     ) -> Rates {
-        let kind =
-            (h.architecture, h.hidden.clone(), h.activation, h.optimizer, h.dropout > 0.0, shape, h.batch_size, models);
-        *self.0.entry(kind).or_insert_with(|| measure(engine, h, models, shape, classes))
+        let kind = (
+            h.architecture,
+            h.hidden.clone(),
+            h.activation,
+            h.optimizer,
+            h.dropout > 0.0,
+            shape,
+            h.batch_size,
+            models,
+            variational,
+        );
+        *self.0.entry(kind).or_insert_with(|| measure(engine, h, models, shape, classes, variational))
     }
 
     /// Seconds that `threads` threads need to train a plan on splits of these sizes (train, val,
-    /// test), metrics included: each takes the next cohort when it is done with one.
+    /// test), metrics included, with or without variational dropout: each takes the next cohort when
+    /// it is done with one.
+    #[allow(clippy::too_many_arguments)]
     pub fn seconds(
         &mut self,
         engine: &dyn Engine,
@@ -56,6 +70,7 @@ impl Calibration {
         classes: usize,
         [train, val, test]: [usize; 3],
         threads: usize,
+        variational: bool,
     ) -> f64 {
         let kept = plan.train.kept_epochs();
         let evaluated = kept.len() * (val + test) + if kept.first() == Some(&0) { train } else { 0 };
@@ -63,7 +78,7 @@ impl Calibration {
         let models: Vec<&Hyperparameters> = plan.models.iter().map(|m| &m.hyperparameters).collect();
         let mut busy = vec![0f64; threads.max(1)];
         for cohort in engine.cohorts(&models) {
-            let rates = self.rates(engine, models[cohort[0]], cohort.len(), shape, classes);
+            let rates = self.rates(engine, models[cohort[0]], cohort.len(), shape, classes, variational);
             let seconds = trained as f64 * rates.train + evaluated as f64 * rates.evaluate;
             let first_free = busy.iter_mut().min_by(|a, b| a.total_cmp(b)).expect("at least one thread");
             *first_free += seconds * cohort.len() as f64;
@@ -72,7 +87,14 @@ impl Calibration {
     }
 }
 
-fn measure(engine: &dyn Engine, h: &Hyperparameters, models: usize, shape: [usize; 3], classes: usize) -> Rates {
+fn measure(
+    engine: &dyn Engine,
+    h: &Hyperparameters,
+    models: usize,
+    shape: [usize; 3],
+    classes: usize,
+    variational: bool,
+) -> Rates {
     let Ok(network) = h.network(shape, classes) else {
         return Rates::default();
     };
@@ -81,7 +103,8 @@ fn measure(engine: &dyn Engine, h: &Hyperparameters, models: usize, shape: [usiz
     let data = noise_dataset(shape, classes, samples);
     // Weights of ordinary size: calibrating on saturated ones would time denormal numbers.
     let initial = initial_parameters(&network, Init::KaimingUniform, 0);
-    let task = Task { initial, network, hyperparameters: h.clone(), mask: None, epochs_before: 0 };
+    let mask = variational.then_some(Mask::Variational(Variational { epochs: 1 }));
+    let task = Task { initial, network, hyperparameters: h.clone(), mask, epochs_before: 0 };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let timed = || {
         let mut cohort = engine.start(&vec![task; models], &data, None);

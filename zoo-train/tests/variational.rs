@@ -132,7 +132,7 @@ fn a_ramps_sparsity_is_that_of_its_epoch_and_drowned_weights_are_zero() {
         // What is evaluated is what is kept.
         let kept = Task { initial: snapshot.state(), mask: None, ..noisy[0].clone() };
         let logits = |task: &Task, from: Option<&[Snapshot]>| {
-            engine.start(&[task.clone()], &data, from).logits(zoo_model::Split::Test, 0..3)
+            engine.start(std::slice::from_ref(task), &data, from).logits(zoo_model::Split::Test, 0..3)
         };
         assert_eq!(logits(&noisy[0], None), logits(&kept, None));
         snapshot.log_sigma2.as_mut().unwrap()[3] = 5.0;

@@ -51,6 +51,9 @@ struct NoiseScratch<S: Simd> {
     by_square_rows: Rows,
 }
 
+/// Lays out one flat vector a model.
+type Layout<'a, S> = &'a dyn Fn(&dyn Fn(usize) -> Vec<f64>) -> Vec<<S as Simd>::F>;
+
 impl<S: Simd> Noise<S> {
     /// The noise before the first step, or of snapshots. `vector` lays out one flat vector a model.
     pub fn new(
@@ -58,7 +61,7 @@ impl<S: Simd> Noise<S> {
         layers: &[Layer],
         tasks: &[&Task],
         from: Option<&[Snapshot]>,
-        vector: &dyn Fn(&dyn Fn(usize) -> Vec<f64>) -> Vec<S::F>,
+        vector: Layout<S>,
         own_moments: usize,
     ) -> Self {
         let initial = initial_log_sigma2(&tasks[0].network);

@@ -204,7 +204,7 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn from_bits(self, a: __m256i) -> __m256 {
+    fn with_bits(self, a: __m256i) -> __m256 {
         intrinsic!(_mm256_castsi256_ps(a))
     }
     #[inline(always)]

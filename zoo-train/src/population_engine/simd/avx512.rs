@@ -169,7 +169,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn from_bits(self, a: __m512i) -> __m512 {
+    fn with_bits(self, a: __m512i) -> __m512 {
         intrinsic!(_mm512_castsi512_ps(a))
     }
     #[inline(always)]

@@ -132,7 +132,7 @@ impl<const N: usize> Simd for Portable<N> {
         *words.first_chunk().expect("one word a lane")
     }
     #[inline(always)]
-    fn from_bits(self, a: Self::U) -> Self::F {
+    fn with_bits(self, a: Self::U) -> Self::F {
         map(a, f32::from_bits)
     }
     #[inline(always)]
