@@ -92,11 +92,11 @@ pub fn erf<S: Simd>(s: S, x: S::F) -> S::F {
 /// sqrt 2), ln m = 2 artanh((m - 1) / (m + 1)) as a Taylor polynomial, relative error below 3e-9.
 #[inline(always)]
 pub fn ln<S: Simd>(s: S, x: S::F) -> S::F {
-    let (one, bits) = (s.splat(1.0), s.to_bits(x));
+    let (one, bits) = (s.splat(1.0), s.as_u32(x));
     // 2^23 + the exponent, then without 2^23 and the exponent's bias.
-    let n = s.with_bits(s.xor_u32(s.shift_right::<23>(bits), s.splat_u32(0x4b00_0000)));
+    let n = s.as_f32(s.xor_u32(s.shift_right::<23>(bits), s.splat_u32(0x4b00_0000)));
     let n = s.sub(n, s.splat(8_388_735.0));
-    let m = s.with_bits(s.xor_u32(s.and_u32(bits, s.splat_u32(0x007f_ffff)), s.splat_u32(0x3f80_0000)));
+    let m = s.as_f32(s.xor_u32(s.and_u32(bits, s.splat_u32(0x007f_ffff)), s.splat_u32(0x3f80_0000)));
     let large = s.lt(s.splat(std::f32::consts::SQRT_2), m);
     let m = s.select(large, s.mul(m, s.splat(0.5)), m);
     let n = s.select(large, s.add(n, one), n);
@@ -122,7 +122,7 @@ pub fn normals<S: Simd>(s: S, words: [S::U; 4]) -> [S::F; 4] {
 fn normal_pair<S: Simd>(s: S, radius: S::U, angle: S::U) -> [S::F; 2] {
     let (zero, one) = (s.splat(0.0), s.splat(1.0));
     // The top 23 bits as a fraction of 1.
-    let unit = |word: S::U| s.sub(s.with_bits(s.xor_u32(s.shift_right::<9>(word), s.splat_u32(0x3f80_0000))), one);
+    let unit = |word: S::U| s.sub(s.as_f32(s.xor_u32(s.shift_right::<9>(word), s.splat_u32(0x3f80_0000))), one);
     let half_step = s.splat(1.0 / 16_777_216.0);
     let radius = s.sqrt(s.mul(s.splat(-2.0), ln(s, s.add(unit(radius), half_step))));
     // The turn as quarters and an exact rest of at most an eighth.
@@ -319,7 +319,7 @@ mod tests {
                 for at in (0..16).step_by(S::LANES) {
                     let x = s.load(&xs[at..]);
                     let mut values = [0.0; 16];
-                    s.store(s.add(ln(s, x), normals(s, [s.to_bits(x); 4])[1]), &mut values[at..]);
+                    s.store(s.add(ln(s, x), normals(s, [s.as_u32(x); 4])[1]), &mut values[at..]);
                     out.extend(values[at..at + S::LANES].iter().copied().map(canonical));
                 }
             }

@@ -13,6 +13,9 @@ use super::{pooled_backward, Lanes, Placement, PooledRows, Stepper};
 use crate::engine::{Snapshot, Task};
 use crate::variational::{initial_log_sigma2, is_kept};
 
+/// Lays out one flat vector a model, which the argument gives, as the parameters.
+type LayOut<'a, F> = dyn Fn(&dyn Fn(usize) -> Vec<f64>) -> Vec<F> + 'a;
+
 /// The noise of the lanes' weights. Vectors are laid out as the parameters.
 pub struct Noise<S: Simd> {
     /// One a lane.
@@ -51,9 +54,6 @@ struct NoiseScratch<S: Simd> {
     by_square_rows: Rows,
 }
 
-/// Lays out one flat vector a model.
-type Layout<'a, S> = &'a dyn Fn(&dyn Fn(usize) -> Vec<f64>) -> Vec<<S as Simd>::F>;
-
 impl<S: Simd> Noise<S> {
     /// The noise before the first step, or of snapshots. `vector` lays out one flat vector a model.
     pub fn new(
@@ -61,7 +61,7 @@ impl<S: Simd> Noise<S> {
         layers: &[Layer],
         tasks: &[&Task],
         from: Option<&[Snapshot]>,
-        vector: Layout<S>,
+        vector: &LayOut<S::F>,
         own_moments: usize,
     ) -> Self {
         let initial = initial_log_sigma2(&tasks[0].network);

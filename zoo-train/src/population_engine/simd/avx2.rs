@@ -204,11 +204,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn with_bits(self, a: __m256i) -> __m256 {
+    fn as_f32(self, a: __m256i) -> __m256 {
         intrinsic!(_mm256_castsi256_ps(a))
     }
     #[inline(always)]
-    fn to_bits(self, a: __m256) -> __m256i {
+    fn as_u32(self, a: __m256) -> __m256i {
         intrinsic!(_mm256_castps_si256(a))
     }
     #[inline(always)]

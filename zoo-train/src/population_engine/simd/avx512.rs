@@ -169,11 +169,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn with_bits(self, a: __m512i) -> __m512 {
+    fn as_f32(self, a: __m512i) -> __m512 {
         intrinsic!(_mm512_castsi512_ps(a))
     }
     #[inline(always)]
-    fn to_bits(self, a: __m512) -> __m512i {
+    fn as_u32(self, a: __m512) -> __m512i {
         intrinsic!(_mm512_castps_si512(a))
     }
     #[inline(always)]

@@ -113,9 +113,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// One word a lane, of at least `LANES`.
     fn load_u32(self, words: &[u32]) -> Self::U;
     /// An f32 of these bits.
-    fn with_bits(self, a: Self::U) -> Self::F;
+    fn as_f32(self, a: Self::U) -> Self::F;
     /// The bits of an f32.
-    fn to_bits(self, a: Self::F) -> Self::U;
+    fn as_u32(self, a: Self::F) -> Self::U;
     /// a >> N, zeros coming in.
     fn shift_right<const N: u32>(self, a: Self::U) -> Self::U;
     /// Bitwise and.
@@ -275,7 +275,7 @@ mod tests {
             each(&|a, b, c| s.select(s.lt(a, b), c, a)),
             each(&|a, b, c| mask(s.and(s.lt(a, b), s.lt(b, c)))),
             each(&|_, _, _| s.splat_bits(0x3f80_0001)),
-            each(&|a, b, _| s.with_bits(s.and_u32(s.shift_right::<3>(s.to_bits(a)), s.to_bits(b)))),
+            each(&|a, b, _| s.as_f32(s.and_u32(s.shift_right::<3>(s.as_u32(a)), s.as_u32(b)))),
         ];
         let powers: Vec<f32> = (0..256).map(|n| (n % 254) as f32 - 126.0).collect();
         let pow2 = powers.chunks(S::LANES).flat_map(|n| {

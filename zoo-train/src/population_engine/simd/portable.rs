@@ -132,11 +132,11 @@ impl<const N: usize> Simd for Portable<N> {
         *words.first_chunk().expect("one word a lane")
     }
     #[inline(always)]
-    fn with_bits(self, a: Self::U) -> Self::F {
+    fn as_f32(self, a: Self::U) -> Self::F {
         map(a, f32::from_bits)
     }
     #[inline(always)]
-    fn to_bits(self, a: Self::F) -> Self::U {
+    fn as_u32(self, a: Self::F) -> Self::U {
         map(a, f32::to_bits)
     }
     #[inline(always)]
