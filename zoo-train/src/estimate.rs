@@ -11,8 +11,9 @@ use zoo_stage::Interrupt;
 use crate::engine::{Engine, Mask, Task};
 use crate::variational::Variational;
 
-/// Parameters times samples that are measured at once.
-const PARAMETER_SAMPLES: usize = 1 << 27;
+/// Parameters times pixels that are measured at once: four batches of a small network, a few samples
+/// of one that takes seconds for a batch.
+const MEASURED: usize = 1 << 36;
 
 /// Time spent measuring one kind of model.
 const CALIBRATION: Duration = Duration::from_millis(150);
@@ -98,8 +99,7 @@ fn measure(
     let Ok(network) = h.network(shape, classes) else {
         return Rates::default();
     };
-    // Large networks take seconds for a batch: a few samples of it must do.
-    let samples = (4 * h.batch_size).min(PARAMETER_SAMPLES / network.parameter_count()).max(4);
+    let samples = (4 * h.batch_size).min(MEASURED / (network.parameter_count() * shape[1] * shape[2])).max(2);
     let data = noise_dataset(shape, classes, samples);
     // Weights of ordinary size: calibrating on saturated ones would time denormal numbers.
     let initial = initial_parameters(&network, Init::KaimingUniform, 0);
@@ -112,16 +112,18 @@ fn measure(
         let orders = vec![order; models];
         let go_on = Interrupt::default();
         let per_sample = |run: &mut dyn FnMut()| {
-            if models * samples > 4 {
-                run();
-            }
-            let started = Instant::now();
+            let mut started = Instant::now();
             let mut rounds = 0;
-            while rounds == 0 || started.elapsed() < CALIBRATION {
-                run();
-                rounds += 1;
+            run();
+            // The first round of a short one warms the caches.
+            if started.elapsed() < CALIBRATION {
+                started = Instant::now();
+                while rounds == 0 || started.elapsed() < CALIBRATION {
+                    run();
+                    rounds += 1;
+                }
             }
-            started.elapsed().as_secs_f64() / (rounds * models * data.len(Split::Train)) as f64
+            started.elapsed().as_secs_f64() / (rounds.max(1) * models * data.len(Split::Train)) as f64
         };
         let train = per_sample(&mut || {
             let _ = cohort.train(1, &orders, &go_on);
