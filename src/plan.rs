@@ -54,6 +54,8 @@ pub struct Total {
     pub states: usize,
     /// Twins' states.
     pub twin_states: usize,
+    /// States of models and twins.
+    pub all_states: usize,
     /// Scalars in one model of each of the models.
     pub parameters: usize,
     /// Bytes.
@@ -87,10 +89,11 @@ impl fmt::Display for PlanSummary {
                 z.name, z.models, z.states, z.twin_states, z.parameters
             )?;
         }
-        let Total { zoos, models, states, twin_states, .. } = &self.total;
+        let Total { zoos, models, states, twin_states, all_states, .. } = &self.total;
         let (size, time) = (bytes(self.total.bytes), duration(self.total.seconds));
         let name = format!("{zoos} zoos");
-        write!(f, "{name:<width$} {models:>8} {states:>10} {twin_states:>11} {:>11} {size:>10} {time:>10}", "")
+        writeln!(f, "{name:<width$} {models:>8} {states:>10} {twin_states:>11} {:>11} {size:>10} {time:>10}", "")?;
+        write!(f, "{all_states} states in all")
     }
 }
 
@@ -164,6 +167,7 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
         total.models += zoo.models;
         total.states += zoo.states;
         total.twin_states += zoo.twin_states;
+        total.all_states += zoo.states + zoo.twin_states;
         total.parameters += zoo.models * zoo.parameters;
         total.bytes += zoo.bytes;
         total.seconds += zoo.seconds;

@@ -16,7 +16,7 @@ use crate::variational::Variational;
 const MEASURED: usize = 1 << 36;
 
 /// Time spent measuring one kind of model.
-const CALIBRATION: Duration = Duration::from_millis(150);
+const CALIBRATION: Duration = Duration::from_millis(60);
 
 /// Seconds that one thread needs for one model.
 #[derive(Debug, Clone, Copy, Default)]
