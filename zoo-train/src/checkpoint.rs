@@ -1,8 +1,9 @@
 //! A cohort in the middle of its training, on disk.
 //!
-//! A safetensors file: f64 tensors `parameters` (L, P), `moment{k}` (L, P) and, with variational
-//! dropout, `log_sigma2` (L, P), f32 tensor `states` (L, S, P), and in the header, as JSON under `progress`, all the rest. A file that does
-//! not fit the cohort is not an error: the cohort then starts over.
+//! A safetensors file: f64 tensors `parameters` (L, P), `moment{k}` (L, Q) and, with variational
+//! dropout, `log_sigma2` (L, Q), f32 tensor `states` (L, S, P), and in the header, as JSON under
+//! `progress`, all the rest. A file that does not fit the cohort is not an error: the cohort then
+//! starts over.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,30 +34,28 @@ pub fn save(path: &Path, fingerprint: &str, ids: &[ModelId], progress: &Progress
         steps: progress.snapshots.iter().map(|s| s.step).collect(),
         lines: progress.trajectories.iter().map(|t| t.lines.clone()).collect(),
     };
-    let parameters = progress.snapshots.first().map_or(0, |s| s.parameters.len());
     let moments = progress.snapshots.first().map_or(0, |s| s.moments.len());
-    let states = progress.trajectories.first().map_or(0, |t| t.states.len());
     let models = ids.len();
     let spec = |name: String, dtype, shape: &[usize]| TensorSpec { name, dtype, shape: shape.to_vec() };
-    let mut specs = vec![spec("parameters".into(), Dtype::F64, &[models, parameters])];
-    let mut data = vec![bytes(progress.snapshots.iter().map(|s| &s.parameters))];
+    let (mut specs, mut data) = (Vec::new(), Vec::new());
+    let mut push = |name: String, vectors: Vec<&Vec<f64>>| {
+        specs.push(spec(name, Dtype::F64, &[models, vectors.first().map_or(0, |v| v.len())]));
+        data.push(vectors.iter().flat_map(|v| v.iter().flat_map(|x| x.to_le_bytes())).collect::<Vec<u8>>());
+    };
+    push("parameters".into(), progress.snapshots.iter().map(|s| &s.parameters).collect());
     for k in 0..moments {
-        specs.push(spec(format!("moment{k}"), Dtype::F64, &[models, parameters]));
-        data.push(bytes(progress.snapshots.iter().map(|s| &s.moments[k])));
+        push(format!("moment{k}"), progress.snapshots.iter().map(|s| &s.moments[k]).collect());
     }
     if progress.snapshots.iter().any(|s| s.log_sigma2.is_some()) {
-        specs.push(spec("log_sigma2".into(), Dtype::F64, &[models, parameters]));
-        data.push(bytes(progress.snapshots.iter().filter_map(|s| s.log_sigma2.as_ref())));
+        push("log_sigma2".into(), progress.snapshots.iter().filter_map(|s| s.log_sigma2.as_ref()).collect());
     }
-    specs.push(spec("states".into(), Dtype::F32, &[models, states, parameters]));
+    let states = progress.trajectories.first().map_or(0, |t| t.states.len());
+    let length = progress.snapshots.first().map_or(0, |s| s.parameters.len());
+    specs.push(spec("states".into(), Dtype::F32, &[models, states, length]));
     data.push(progress.trajectories.iter().flat_map(|t| t.states.iter().flat_map(|s| from_f32(s))).collect());
     let metadata =
         BTreeMap::from([("progress".to_owned(), serde_json::to_string(&header).expect("plain data serialises"))]);
     write_atomic(path, |out| safetensors_file::write(out, &specs, &metadata, data.iter().map(Vec::as_slice)))
-}
-
-fn bytes<'a>(vectors: impl Iterator<Item = &'a Vec<f64>>) -> Vec<u8> {
-    vectors.flat_map(|v| v.iter().flat_map(|x| x.to_le_bytes())).collect()
 }
 
 /// The saved progress of the cohort `ids`, or `None` if there is none that fits.
@@ -118,8 +117,9 @@ mod tests {
         let snapshot = |x: f64| Snapshot {
             step: 7,
             parameters: vec![x; 3],
-            moments: vec![vec![0.1; 3], vec![x; 3]],
-            log_sigma2: Some(vec![-x; 3]),
+            // Running statistics have no moments.
+            moments: vec![vec![0.1; 2], vec![x; 2]],
+            log_sigma2: Some(vec![-x; 2]),
         };
         let line = zoo_model::result::from_json_lines(
             br#"{"training_iteration":0,"train_loss":1.5,"train_acc":0.1,"test_loss":null,"test_acc":0.1,"val_loss":0.3333333333333333,"val_acc":0.1}"#,
