@@ -144,10 +144,9 @@ fn neither_threads_nor_shards_nor_kills_change_a_byte() {
     assert_same(&work.path("one"), &work.path("shared"));
     for shard in [3, 2, 1] {
         work.ok(&format!("{train} part{shard} --shard {shard}/3"));
-        if shard > 1 {
-            work.fails("train merge part3 part2 -o early", if work.path("part2").exists() { 2 } else { 1 });
-        }
     }
+    let message = work.fails("train merge part3 part2 -o early", 2);
+    assert!(message.contains("no directory given is of shard 1/3"), "{message}");
     work.ok("train merge part1 part2 part3 -o merged");
     assert_same(&work.path("one"), &work.path("merged"));
 
@@ -184,6 +183,75 @@ fn neither_threads_nor_shards_nor_kills_change_a_byte() {
     work.ok("verify twin-one.tar.gz --parent one --replay 2 --retrain 1 --data d.safetensors");
     work.ok("verify twin-one --parent one.tar.gz");
     assert!(work.fails("verify twin-one --parent twin-two", 3).contains("verification failed"));
+}
+
+#[test]
+fn two_jobs_on_one_shard_leave_one_intact_result() {
+    let work = Workplace::new();
+    work.prepare();
+    let train = "train tiny.toml --data d.safetensors --threads 1 --checkpoint-seconds 0 -o";
+    work.ok(&format!("{train} one"));
+    // Both the only shard, which finishes the zoo, and a part of it.
+    for (shard, parts) in [("1/1", &["twice"][..]), ("1/2", &["part", "other"])] {
+        let output = parts[0];
+        let start = || {
+            let mut command = work.command(&format!("{train} {output} --shard {shard}"));
+            command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+        };
+        for job in [start(), start(), start()] {
+            let output = job.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        if parts.len() > 1 {
+            work.ok(&format!("{train} other --shard 2/2"));
+            for job in [0, 1].map(|_| {
+                let mut merge = work.command("train merge part other -o merged");
+                merge.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+            }) {
+                let output = job.wait_with_output().unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+    }
+    assert_same(&work.path("one"), &work.path("twice"));
+    assert_same(&work.path("one"), &work.path("merged"));
+}
+
+#[test]
+fn merge_names_what_is_missing_and_what_differs() {
+    let work = Workplace::new();
+    work.prepare();
+    let train = "train tiny.toml --data d.safetensors";
+    work.ok(&format!("{train} -o part1 --shard 1/2"));
+    work.edit("epochs = 6", "epochs = 5");
+    work.ok(&format!("{train} -o shorter --shard 2/2"));
+    let message = work.fails("train merge part1 shorter -o z", 2);
+    assert!(message.contains("`manifest.train.epochs` (6 and 5)"), "{message}");
+    let message = work.fails(&format!("{train} -o part1 --shard 1/2"), 2);
+    assert!(message.contains("`manifest.train.epochs` (6 and 5)") && message.contains("--force"), "{message}");
+    work.edit("epochs = 5", "epochs = 6");
+
+    work.ok(&format!("{train} -o dfdx --shard 2/2 --engine dfdx"));
+    let message = work.fails("train merge part1 dfdx -o z", 2);
+    assert!(message.contains("`engine.name` (\"population\" and \"dfdx\")"), "{message}");
+
+    work.edit("val = 40", "val = 30");
+    work.ok("data tiny.toml -o other.safetensors");
+    work.ok("train tiny.toml --data other.safetensors -o other --shard 2/2");
+    let message = work.fails("train merge part1 other -o z", 2);
+    assert!(message.contains("`dataset.sha256`"), "{message}");
+    work.edit("val = 30", "val = 40");
+
+    work.ok(&format!("{train} -o part2 --shard 2/2"));
+    let gone = fs::read_dir(work.path("part2/models")).unwrap().next().unwrap().unwrap().path();
+    fs::remove_dir_all(&gone).unwrap();
+    let message = work.fails("train merge part1 part2 -o z", 2);
+    let id = gone.file_name().unwrap().to_str().unwrap();
+    assert!(message.contains(&format!("shard 2/2 in part2 lacks 1 ({id})")), "{message}");
+    assert!(!work.path("z/zoo.json").exists());
+    work.ok(&format!("{train} -o part2 --shard 2/2"));
+    work.ok("train merge part1 part2 -o z");
+    work.ok("pack z -o z.tar.gz");
 }
 
 #[test]

@@ -97,6 +97,31 @@ pub fn sync_dir(dir: &Path) {
     }
 }
 
+/// A temporary folder with ordinary permissions in `parent`, which is made if need be; deleted
+/// unless persisted. Its name is the only one of its kind, whatever machines share the disk.
+pub fn temporary_dir_in(parent: &Path, prefix: &str) -> Result<tempfile::TempDir, FileError> {
+    fs::create_dir_all(parent).map_err(FileError::io("create the folder", parent))?;
+    let made = tempfile::Builder::new().prefix(prefix).tempdir_in(parent);
+    let temporary = made.map_err(|e| FileError::io("write in", parent)(without_path(e)))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(temporary.path(), open).map_err(FileError::io("write", temporary.path()))?;
+    }
+    Ok(temporary)
+}
+
+/// Renames a temporary folder to `path`, where nothing, or an empty folder, may be.
+pub fn persist_dir(temporary: tempfile::TempDir, path: &Path) -> Result<(), FileError> {
+    let parent = parent_of(path);
+    fs::create_dir_all(parent).map_err(FileError::io("create the folder", parent))?;
+    fs::rename(temporary.path(), path).map_err(FileError::io("write", path))?;
+    let _ = temporary.keep();
+    sync_dir(parent);
+    Ok(())
+}
+
 /// The folder that holds `path`, `.` for a bare name.
 pub fn parent_of(path: &Path) -> &Path {
     match path.parent() {
@@ -114,6 +139,14 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
         return Err(FileError::format(path, format!("is larger than the {limit} bytes allowed for it")));
     }
     Ok(bytes)
+}
+
+/// [`read_limited`] of a file that need not be there.
+pub fn read_if_exists(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, FileError> {
+    match read_limited(path, limit) {
+        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// SHA-256 of `bytes`, in lower-case hexadecimal.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::dataset::{Dataset, Split};
-use crate::files::{read_limited, sha256, sha256_file, sync_dir, without_path, write_bytes, FileError};
+use crate::files::{persist_dir, read_if_exists, sha256, sha256_file, temporary_dir_in, write_bytes, FileError};
 use crate::hyperparameters::Params;
 use crate::plan::{check_zoo_name, ModelId};
 use crate::result::{self, ResultLine};
@@ -160,6 +160,36 @@ impl ZooRecord {
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("plain data serialises") + "\n"
     }
+
+    /// What models of this zoo and of another do not have in common, for a reader: the first few
+    /// fields that differ, with both values. Counts of what was made do not matter.
+    pub fn differences(&self, other: &Self) -> String {
+        let value = |record: &Self| {
+            let inputs = Self { states: 0, diverged: 0, fingerprint: String::new(), ..record.clone() };
+            serde_json::to_value(inputs).expect("plain data serialises")
+        };
+        let mut found = Vec::new();
+        collect_differences("", &value(self), &value(other), &mut found);
+        let more = if found.len() > 3 { format!(", and {} more", found.len() - 3) } else { String::new() };
+        found.truncate(3);
+        found.join(", ") + &more
+    }
+}
+
+fn collect_differences(field: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
+    if let (Value::Object(x), Value::Object(y)) = (a, b) {
+        for key in x.keys().chain(y.keys().filter(|key| !x.contains_key(*key))) {
+            let path = if field.is_empty() { key.clone() } else { format!("{field}.{key}") };
+            let side = |object: &serde_json::Map<String, Value>| object.get(key).cloned().unwrap_or_default();
+            collect_differences(&path, &side(x), &side(y), found);
+        }
+    } else if a != b {
+        let short = |value: &Value| match value.to_string() {
+            text if text.chars().count() > 80 => text.chars().take(77).chain("...".chars()).collect(),
+            text => text,
+        };
+        found.push(format!("`{field}` ({} and {})", short(a), short(b)));
+    }
 }
 
 /// Parses the lines of a `SHA256SUMS`: path and lower-case checksum, in the order of the file.
@@ -229,12 +259,9 @@ impl ZooDir {
     /// `zoo.json`, or `None` if the zoo is not finished.
     pub fn record(&self) -> Result<Option<ZooRecord>, FileError> {
         let path = self.record_path();
-        if !path.try_exists().map_err(FileError::io("read", &path))? {
-            return Ok(None);
-        }
-        let record = read_limited(&path, RECORD_LIMIT)
-            .and_then(|json| ZooRecord::from_json(&json).map_err(|m| FileError::format(path, m)));
-        record.map(Some).map_err(|e| self.damaged(e))
+        let Some(json) = read_if_exists(&path, RECORD_LIMIT)? else { return Ok(None) };
+        let record = ZooRecord::from_json(&json).map_err(|m| self.damaged(FileError::format(path, m)))?;
+        Ok(Some(record))
     }
 
     /// An error about a file of this zoo, with the remedy.
@@ -324,46 +351,34 @@ impl ZooDir {
         lines: &[ResultLine],
         states: &[Vec<f32>],
     ) -> Result<(), FileError> {
-        let id = params.id;
-        let models = self.path.join(names::MODELS);
-        for folder in [staging, &models] {
-            fs::create_dir_all(folder).map_err(FileError::io("create the folder", folder))?;
-        }
-        let temporary = tempfile::Builder::new()
-            .prefix(&format!("{id}-"))
-            .tempdir_in(staging)
-            .map_err(|e| FileError::io("write in", staging)(without_path(e)))?;
-        let place = self.model(id);
-        let epochs: Vec<u32> = lines.iter().map(|l| l.training_iteration).collect();
-        let write_files = || {
-            write_bytes(&temporary.path().join(names::PARAMS), params.to_json().as_bytes())?;
-            write_bytes(&temporary.path().join(names::RESULT), result::to_json_lines(lines).as_bytes())?;
-            states::write(&temporary.path().join(names::STATES), network, &epochs, states)
-        };
-        // An error names the place that a file is meant for, not the temporary.
-        write_files().map_err(|e| match e {
-            FileError::Io { action, path, source } => {
-                let path = path.strip_prefix(temporary.path()).map(|file| place.join(file)).unwrap_or(path);
-                FileError::Io { action, path, source }
-            }
-            other => other,
-        })?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            let open = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(temporary.path(), open).map_err(FileError::io("write", temporary.path()))?;
-        }
-        match fs::rename(temporary.path(), &place) {
-            Ok(()) => {
-                let _ = temporary.keep();
-                sync_dir(&models);
-                Ok(())
-            }
-            // Another process finished the same model first: its bits are the same.
+        let place = self.model(params.id);
+        match self.try_write_model(staging, &place, params, network, lines, states) {
+            // Another process finished the same model, or the zoo, first: its bits are the same.
             Err(_) if place.join(names::STATES).exists() => Ok(()),
-            Err(e) => Err(FileError::io("write", place)(e)),
+            // An error names the place that a file is meant for, not the temporary.
+            Err(FileError::Io { action, path, source }) if path.starts_with(staging) => {
+                let file = names::MODEL_FILES.iter().find(|file| path.ends_with(file));
+                Err(FileError::Io { action, path: file.map_or(path.clone(), |file| place.join(file)), source })
+            }
+            outcome => outcome,
         }
+    }
+
+    fn try_write_model(
+        &self,
+        staging: &Path,
+        place: &Path,
+        params: &Params,
+        network: &Network,
+        lines: &[ResultLine],
+        states: &[Vec<f32>],
+    ) -> Result<(), FileError> {
+        let temporary = temporary_dir_in(staging, &format!("{}-", params.id))?;
+        let epochs: Vec<u32> = lines.iter().map(|l| l.training_iteration).collect();
+        write_bytes(&temporary.path().join(names::PARAMS), params.to_json().as_bytes())?;
+        write_bytes(&temporary.path().join(names::RESULT), result::to_json_lines(lines).as_bytes())?;
+        states::write(&temporary.path().join(names::STATES), network, &epochs, states)?;
+        persist_dir(temporary, place)
     }
 
     /// Files of the finished zoo below its directory, sorted, `zoo.json` and checksums left out.
@@ -389,10 +404,7 @@ impl ZooDir {
     /// The recorded checksums, or `None` if the zoo has no `SHA256SUMS`.
     pub fn checksums(&self) -> Result<Option<Vec<(String, String)>>, FileError> {
         let path = self.path.join(names::CHECKSUMS);
-        if !path.try_exists().map_err(FileError::io("read", &path))? {
-            return Ok(None);
-        }
-        let text = read_limited(&path, CHECKSUMS_LIMIT)?;
+        let Some(text) = read_if_exists(&path, CHECKSUMS_LIMIT)? else { return Ok(None) };
         parse_checksums(&text).map(Some).map_err(|m| self.damaged(FileError::format(path, m)))
     }
 }
@@ -436,6 +448,39 @@ mod tests {
             .unwrap_err()
             .to_string()
             .ends_with("models/notes: `notes` is not a model id of six digits: remove it"));
+    }
+
+    #[test]
+    fn differences_name_fields_and_values() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = crate::synthetic::write(dir.path(), "z", 3, 2).unwrap().finished().unwrap();
+        let mut other = record.clone();
+        assert_eq!(record.differences(&other), "");
+        other.manifest = serde_json::json!({ "train": { "epochs": 4 } });
+        other.states += 1;
+        other.engine = Some(EngineRecord { name: "dfdx".into(), version: "9".into() });
+        let found = record.differences(&other);
+        assert!(found.contains("`manifest.train.epochs` (null and 4)"), "{found}");
+        assert!(found.contains("engine") && !found.contains("states"), "{found}");
+    }
+
+    #[test]
+    fn a_model_that_another_process_wrote_first_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let zoo = crate::synthetic::write(&dir.path().join("z"), "z", 1, 2).unwrap();
+        let id = ModelId(0);
+        let (params, lines) = (zoo.params(id).unwrap(), zoo.results(id).unwrap());
+        let network = params.network().unwrap();
+        let states = vec![vec![0.0; network.parameter_count()]; lines.len()];
+        let before = fs::read(zoo.states(id)).unwrap();
+        let staging = dir.path().join("staging");
+        zoo.write_model(&staging, &params, &network, &lines, &states).unwrap();
+        assert_eq!(fs::read(zoo.states(id)).unwrap(), before);
+        assert_eq!(fs::read_dir(&staging).unwrap().count(), 0);
+        // Nor does it matter that the other one took the staging folder away.
+        fs::remove_dir(&staging).unwrap();
+        fs::write(&staging, "").unwrap();
+        zoo.write_model(&staging, &params, &network, &lines, &states).unwrap();
     }
 
     #[test]

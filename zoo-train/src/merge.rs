@@ -1,45 +1,50 @@
 //! Merging the outputs of shards into one zoo directory.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use zoo_model::files::{write_bytes, FileError};
+use zoo_model::files::{persist_dir, temporary_dir_in, write_bytes, FileError};
 use zoo_model::zoo_dir::names;
-use zoo_model::ZooDir;
+use zoo_model::{ModelId, ZooDir, ZooRecord};
 use zoo_stage::UsageError;
 
-use crate::population::{finish_if_complete, read_run, Completion, Run};
+use crate::population::{finish_if_complete, read_run, started_shards, Completion, Run, ShardRecord};
 use crate::Error;
 
 /// Merges shards of one zoo into `output`, which may be one of them. Files are hard-linked where
 /// the file system allows, else copied; the shards stay as they are.
 ///
 /// # Errors
-/// A shard is of another zoo (named, with what differs), or models are missing (named).
+/// A shard is of another zoo (named, with the fields that differ), or models are missing (named,
+/// with the shards that they belong to).
 pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, Error> {
     let mut whole: Option<(Run, &Path)> = None;
+    let mut started = BTreeMap::new();
     for shard in shards {
         let run = shard_run(shard)?;
         match &whole {
             None => whole = Some((run, shard.path())),
             Some((first, place)) if first.record != run.record || first.ids != run.ids => {
-                let differs = difference(first, &run);
-                return Err(UsageError(format!(
-                    "{} and {} are not shards of one zoo: their {differs} differ",
-                    place.display(),
-                    shard.path().display()
-                ))
-                .into());
+                let differences = match first.record.differences(&run.record) {
+                    none if none.is_empty() => "the ids of their models".into(),
+                    some => some,
+                };
+                let (a, b) = (place.display(), shard.path().display());
+                return Err(UsageError(format!("{a} and {b} are not shards of one zoo: they differ in {differences}")).into());
             }
             Some(_) => {}
         }
+        started.extend(started_shards(shard)?.into_iter().map(|record| ((record.count, record.index), (shard, record))));
     }
     let Some((run, _)) = whole else {
         return Err(UsageError("merge takes at least one shard".into()).into());
     };
     if let Some(record) = output.record()? {
         if record.fingerprint != run.record.fingerprint {
-            return Err(UsageError(format!("{} holds another zoo", output.path().display())).into());
+            let differences = record.differences(&ZooRecord { models: record.models, ..run.record });
+            let output = output.path().display();
+            return Err(UsageError(format!("{output} holds another zoo: it and the shards differ in {differences}")).into());
         }
     }
     let staging = output.path().join(".training");
@@ -47,34 +52,58 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, Error> {
     for &id in &run.ids {
         let target = output.model(id);
         let Some(source) = shards.iter().map(|s| s.model(id)).find(|m| m.is_dir()) else { continue };
-        if target.is_dir() {
-            continue;
+        if !target.is_dir() {
+            link_model(&source, &target, &staging)?;
         }
-        let temporary = staging.join(format!("{id}-merge-{}", std::process::id()));
-        fs::create_dir_all(&temporary).map_err(FileError::io("write", &temporary))?;
-        for file in names::MODEL_FILES {
-            let (from, to) = (source.join(file), temporary.join(file));
-            if fs::hard_link(&from, &to).is_err() {
-                fs::copy(&from, &to).map_err(FileError::io("copy", from))?;
-            }
-        }
-        fs::create_dir_all(output.path().join(names::MODELS)).map_err(FileError::io("write", output.path()))?;
-        fs::rename(&temporary, &target).map_err(FileError::io("write", &target))?;
     }
     let completion = finish_if_complete(output, &run)?;
     if !completion.finished {
-        let missing: Vec<String> =
-            run.ids.iter().filter(|&&id| !output.model(id).is_dir()).map(ToString::to_string).collect();
-        let some = missing.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-        let more = if missing.len() > 5 { ", ..." } else { "" };
-        return Err(UsageError(format!(
-            "{} of {} models are missing: {some}{more}; train the other shards and merge again",
-            missing.len(),
-            run.ids.len()
-        ))
-        .into());
+        let missing: Vec<ModelId> = run.ids.iter().copied().filter(|&id| !output.model(id).is_dir()).collect();
+        return Err(UsageError(missing_models(&missing, run.ids.len(), started.into_values().collect())).into());
     }
     Ok(completion)
+}
+
+/// Puts the model at `source` in place at `target`, whole or not at all.
+fn link_model(source: &Path, target: &Path, staging: &Path) -> Result<(), FileError> {
+    let temporary = temporary_dir_in(staging, "merge-")?;
+    for file in names::MODEL_FILES {
+        let (from, to) = (source.join(file), temporary.path().join(file));
+        if fs::hard_link(&from, &to).is_err() {
+            fs::copy(&from, &to).map_err(FileError::io("copy", from))?;
+        }
+    }
+    match persist_dir(temporary, target) {
+        // Another merge was first.
+        Err(_) if target.is_dir() => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Says which models are missing, and whose they are.
+fn missing_models(missing: &[ModelId], models: usize, started: Vec<(&ZooDir, ShardRecord)>) -> String {
+    let listed = |ids: &[ModelId]| {
+        let more = if ids.len() > 5 { ", ..." } else { "" };
+        ids.iter().take(5).map(ToString::to_string).collect::<Vec<_>>().join(", ") + more
+    };
+    let mut message = format!("{} of {models} models are missing: {}", missing.len(), listed(missing));
+    let mut unexplained = missing.to_vec();
+    for (dir, shard) in &started {
+        let of_shard: Vec<ModelId> = shard.ids.iter().copied().filter(|id| missing.binary_search(id).is_ok()).collect();
+        unexplained.retain(|id| of_shard.binary_search(id).is_err());
+        if !of_shard.is_empty() {
+            let (index, count, path) = (shard.index, shard.count, dir.path().display());
+            message += &format!("; shard {index}/{count} in {path} lacks {} ({})", of_shard.len(), listed(&of_shard));
+        }
+    }
+    if let (false, Some((_, last))) = (unexplained.is_empty(), started.last()) {
+        let count = last.count;
+        let given = |index: usize| started.iter().any(|(_, s)| (s.index, s.count) == (index, count));
+        let absent: Vec<String> =
+            (1..=count).filter(|&i| !given(i)).take(20).map(|index| format!("{index}/{count}")).collect();
+        message += &format!("; no directory given is of shard {}", absent.join(", "));
+    }
+    message + "; train what is missing and merge again"
 }
 
 /// What a shard is a part of: read from `run.json`, or from a finished zoo.
@@ -84,16 +113,5 @@ fn shard_run(shard: &ZooDir) -> Result<Run, Error> {
     }
     let record = shard.finished()?;
     let ids = shard.ids()?;
-    Ok(Run { record: zoo_model::ZooRecord { states: 0, diverged: 0, ..record }, ids })
-}
-
-fn difference(a: &Run, b: &Run) -> &'static str {
-    let (x, y) = (&a.record, &b.record);
-    if x.dataset != y.dataset {
-        "datasets"
-    } else if x.engine != y.engine {
-        "engines"
-    } else {
-        "manifests"
-    }
+    Ok(Run { record: ZooRecord { states: 0, diverged: 0, ..record }, ids })
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use zoo_model::files::{read_limited, touch, write_bytes, FileError};
+use zoo_model::files::{read_if_exists, touch, write_bytes, FileError};
 use zoo_model::zoo_dir::{names, RECORD_LIMIT};
 use zoo_model::{Dataset, Hyperparameters, ModelId, Params, ZooDir, ZooRecord};
 use zoo_stage::{Interrupted, Stage, UsageError};
@@ -145,12 +145,40 @@ fn run_path(zoo: &ZooDir) -> PathBuf {
 
 /// Reads what a directory in the making will be; `None` if it is not one.
 pub fn read_run(zoo: &ZooDir) -> Result<Option<Run>, FileError> {
-    let path = run_path(zoo);
-    if !path.try_exists().map_err(FileError::io("read", &path))? {
-        return Ok(None);
-    }
-    let json = read_limited(&path, RECORD_LIMIT + 16 * 1_000_000)?;
+    read_json(zoo, &run_path(zoo))
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(zoo: &ZooDir, path: &Path) -> Result<Option<T>, FileError> {
+    let Some(json) = read_if_exists(path, RECORD_LIMIT + 16 * 1_000_000)? else { return Ok(None) };
     serde_json::from_slice(&json).map(Some).map_err(|e| zoo.damaged(FileError::format(path, e.to_string())))
+}
+
+/// What a shard of the zoo in the making has to do, or has done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShardRecord {
+    pub index: usize,
+    pub count: usize,
+    /// Its models.
+    pub ids: Vec<ModelId>,
+}
+
+impl ShardRecord {
+    fn path(&self, zoo: &ZooDir) -> PathBuf {
+        training_dir(zoo).join(format!("shard-{}-of-{}.json", self.index, self.count))
+    }
+}
+
+/// The shards that were started in a directory in the making, by number.
+pub(crate) fn started_shards(zoo: &ZooDir) -> Result<Vec<ShardRecord>, FileError> {
+    let mut shards: Vec<ShardRecord> = Vec::new();
+    // No folder: nothing in the making.
+    for entry in fs::read_dir(training_dir(zoo)).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("shard-") {
+            shards.extend(read_json::<ShardRecord>(zoo, &entry.path())?);
+        }
+    }
+    shards.sort_by_key(|s| (s.count, s.index));
+    Ok(shards)
 }
 
 /// Whether `zoo` is finished and made of what `record` says. If only its name, description or
@@ -175,19 +203,19 @@ pub fn is_current(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
 
 /// Makes `zoo` ready to be filled with the models of `run`.
 fn prepare(zoo: &ZooDir, run: &Run, force: bool) -> Result<(), Error> {
-    let found = match (zoo.record()?, read_run(zoo)?) {
-        (Some(record), _) => Some(record),
-        (None, Some(started)) => Some(started.record),
-        (None, None) => None,
-    };
-    let occupied = fs::read_dir(zoo.path()).is_ok_and(|mut entries| entries.next().is_some());
+    // In this order: another process that finishes the zoo writes the one before it removes the other.
+    let started = read_run(zoo)?;
+    let found = zoo.record()?.or(started.map(|started| started.record));
+    let foreign = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|e| e.file_name() != TRAINING);
+    let occupied = fs::read_dir(zoo.path()).is_ok_and(|mut entries| entries.any(foreign));
     match found {
         Some(record) if record.fingerprint == run.record.fingerprint => {}
         Some(record) if !force => {
             return Err(UsageError(format!(
-                "{} holds the zoo `{}` made from another manifest, dataset or engine: choose another output, or replace it with --force",
+                "{} holds the zoo `{}` made otherwise: there and here differ {}; choose another output, or replace it with --force",
                 zoo.path().display(),
-                record.name
+                record.name,
+                record.differences(&ZooRecord { models: record.models, ..run.record.clone() })
             ))
             .into());
         }
@@ -272,6 +300,14 @@ impl Population<'_> {
         let mut number = 0..;
         cohorts.retain(|_| settings.shard.has(number.next().expect("endless")));
 
+        let shard = settings.shard;
+        if shard != Shard::WHOLE {
+            let mut ids: Vec<ModelId> = cohorts.iter().flatten().map(|&i| run.ids[i]).collect();
+            ids.sort_unstable();
+            let record = ShardRecord { index: shard.index, count: shard.count, ids };
+            write_bytes(&record.path(self.zoo), &serde_json::to_vec(&record).expect("plain data serialises"))?;
+        }
+
         let total: usize = cohorts.iter().map(Vec::len).sum();
         let progress = stage.progress("training", total as u64 * self.epochs());
         let worker = Worker { population: *self, run: &run, settings, stage, progress: &progress };
@@ -342,18 +378,29 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn train(&self, cohort: &[usize]) -> Result<(), Error> {
-        let Population { zoo, source, engine, data, kept_epochs, .. } = self.population;
+        let zoo = self.population.zoo;
         let models = cohort.len() as u64;
         let ids: Vec<ModelId> = cohort.iter().map(|&i| self.run.ids[i]).collect();
-        if ids.iter().all(|&id| zoo.model(id).is_dir()) {
+        let is_done = || ids.iter().all(|&id| zoo.model(id).is_dir());
+        if is_done() {
             self.progress.already(models * self.population.epochs());
             return Ok(());
         }
         self.stage.interrupt.check()?;
+        match self.train_from_checkpoint(cohort, &ids) {
+            // Another process that trains the same has finished it, and taken `.training` away.
+            Err(Error::File(_)) if is_done() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn train_from_checkpoint(&self, cohort: &[usize], ids: &[ModelId]) -> Result<(), Error> {
+        let Population { zoo, source, engine, data, kept_epochs, .. } = self.population;
+        let models = cohort.len() as u64;
         let staging = training_dir(zoo);
         let path = staging.join(format!("cohort-{}.safetensors", ids[0]));
         let fingerprint = &self.run.record.fingerprint;
-        let mut progress = checkpoint::load(&path, fingerprint, &ids).unwrap_or_default();
+        let mut progress = checkpoint::load(&path, fingerprint, ids).unwrap_or_default();
         self.progress.already(models * u64::from(progress.epoch));
         let (params, jobs): (Vec<Params>, Vec<Job>) = source.jobs(cohort, engine, data)?.into_iter().unzip();
 
@@ -362,7 +409,7 @@ impl Worker<'_> {
         let outcome = trajectory::train(engine, &jobs, data, kept_epochs, &mut progress, interrupt, |now| {
             self.progress.advance(models);
             if saved.0.elapsed() >= self.settings.checkpoint_pause {
-                checkpoint::save(&path, fingerprint, &ids, now)?;
+                checkpoint::save(&path, fingerprint, ids, now)?;
                 saved = (Instant::now(), now.epoch);
             }
             Ok::<(), Error>(())
@@ -370,7 +417,7 @@ impl Worker<'_> {
         let trajectories = match outcome {
             Err(Error::Interrupted(Interrupted)) => {
                 if progress.epoch > saved.1 {
-                    checkpoint::save(&path, fingerprint, &ids, &progress)?;
+                    checkpoint::save(&path, fingerprint, ids, &progress)?;
                 }
                 return Err(Interrupted.into());
             }

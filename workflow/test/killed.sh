@@ -1,12 +1,20 @@
 #!/usr/bin/env bash
 # The same zoo from one process, and from the workflow while jobs are killed: equal archives.
 #
-#   workflow/test/local.sh FOLDER     needs snakemake and the stages on the PATH
+#   workflow/test/killed.sh FOLDER PROFILE [OPTION...]
+#
+# PROFILE is a folder of workflow/profiles, OPTIONs are Snakemake's. Needs Snakemake and the stages on the PATH.
 set -euo pipefail
 work=${1:?name an empty folder}
+profile=${2:?name a profile}
+shift 2
 here=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
+make_zoo() {
+    snakemake -s "$here/Snakefile" --profile "$here/profiles/$profile" --directory "$work" "$@" \
+        --config manifests="$work/zoo.toml" root="$work/many" shards=8 plan=no
+}
 cat > "$work/zoo.toml" <<'TOML'
 [zoo]
 name = "killed"
@@ -41,15 +49,12 @@ zoo run "$work/zoo.toml" --root "$work/one" -q
 ) &
 killer=$!
 trap 'kill $killer 2>/dev/null || true' EXIT
-snakemake -s "$here/Snakefile" --profile "$here/profiles/local" --directory "$work" \
-    --config manifests="$work/zoo.toml" root="$work/many" shards=8 plan=no > "$work/log" 2>&1 ||
-    { tail -50 "$work/log"; exit 1; }
+make_zoo "$@" > "$work/log" 2>&1 || { tail -50 "$work/log"; exit 1; }
 
 for archive in "$work"/one/archives/*.tar.gz; do
     cmp "$archive" "$work/many/archives/$(basename "$archive")"
 done
 [ "$(wc -l < "$work/kills")" -ge 3 ] || { echo "too few jobs were killed to tell"; exit 1; }
-again=$(snakemake -s "$here/Snakefile" --profile "$here/profiles/local" --directory "$work" -n \
-    --config manifests="$work/zoo.toml" root="$work/many" shards=8 plan=no 2>&1)
+again=$(make_zoo "$@" -n 2>&1)
 grep -q "Nothing to be done" <<< "$again" || { echo "$again"; exit 1; }
 echo "$(wc -l < "$work/kills") jobs killed: equal archives"
