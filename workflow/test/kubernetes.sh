@@ -19,7 +19,7 @@ jobs = pathlib.Path(os.environ["ZOO_MOUNT"]) / "jobs"
 match sys.argv[1:]:
     case ["create", "-f", "-"]:
         text = sys.stdin.read()
-        job = client.ApiClient().deserialize(type("Response", (), {"data": text}), "V1Job")
+        job = client.ApiClient().deserialize(text, "V1Job", "application/json")
         assert client.ApiClient().sanitize_for_serialization(job) == json.loads(text), "unknown fields"
         container = job.spec.template.spec.containers[0]
         code = jobs / job.metadata.name

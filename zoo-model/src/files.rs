@@ -173,6 +173,39 @@ pub fn digest_file<D: Digest>(path: &Path) -> Result<String, FileError> {
     }
 }
 
+/// Passes bytes on, and takes their length and SHA-256 on the way.
+#[derive(Debug)]
+pub struct Hashing<W> {
+    inner: W,
+    hasher: Sha256,
+    length: u64,
+}
+
+impl<W> Hashing<W> {
+    /// Passes on to `inner`.
+    pub fn new(inner: W) -> Self {
+        Self { inner, hasher: Sha256::new(), length: 0 }
+    }
+
+    /// What the bytes went to, how many there were, and their SHA-256.
+    pub fn finish(self) -> (W, u64, [u8; 32]) {
+        (self.inner, self.length, self.hasher.finalize().into())
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        self.length += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// Fingerprint of any serialisable value: SHA-256 of its JSON.
 pub fn fingerprint(value: &impl serde::Serialize) -> String {
     sha256(&serde_json::to_vec(value).expect("plain data serialises"))

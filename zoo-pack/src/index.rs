@@ -7,6 +7,7 @@
 //! Its bytes are a function of the zoo, and part of the format: verification makes the index again
 //! and compares.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use parquet::basic::{LogicalType, Repetition, Type as PhysicalType};
@@ -141,17 +142,17 @@ impl Schema {
 }
 
 /// Writes an index group by group; the bytes depend on the zoo alone.
-pub struct IndexWriter {
+pub struct IndexWriter<W: Write + Send> {
     schema: Schema,
-    writer: SerializedFileWriter<Vec<u8>>,
+    writer: SerializedFileWriter<W>,
 }
 
-impl IndexWriter {
-    /// An index of models like `params`.
-    pub fn new(params: &Params) -> Result<Self, ParquetError> {
+impl<W: Write + Send> IndexWriter<W> {
+    /// An index of models like `params`, written to `out`.
+    pub fn new(params: &Params, out: W) -> Result<Self, ParquetError> {
         let schema = Schema::of(params);
         let properties = WriterProperties::builder().set_created_by("zoo-pack".into()).build();
-        let writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema.parquet_type()?), Arc::new(properties))?;
+        let writer = SerializedFileWriter::new(out, Arc::new(schema.parquet_type()?), Arc::new(properties))?;
         Ok(Self { schema, writer })
     }
 
@@ -160,24 +161,24 @@ impl IndexWriter {
         let mut group = self.writer.next_row_group()?;
         for column in self.schema.columns(models) {
             match column.values {
-                Values::Int32(values) => write::<Int32Type>(&mut group, values)?,
-                Values::Int64(values) => write::<Int64Type>(&mut group, values)?,
-                Values::Double(values) => write::<DoubleType>(&mut group, values)?,
-                Values::Bool(values) => write::<BoolType>(&mut group, values)?,
-                Values::Text(values) => write::<ByteArrayType>(&mut group, values)?,
+                Values::Int32(values) => write::<Int32Type, W>(&mut group, values)?,
+                Values::Int64(values) => write::<Int64Type, W>(&mut group, values)?,
+                Values::Double(values) => write::<DoubleType, W>(&mut group, values)?,
+                Values::Bool(values) => write::<BoolType, W>(&mut group, values)?,
+                Values::Text(values) => write::<ByteArrayType, W>(&mut group, values)?,
             }
         }
         group.close().map(|_| ())
     }
 
-    /// The file's content.
-    pub fn finish(self) -> Result<Vec<u8>, ParquetError> {
+    /// What the index was written to.
+    pub fn finish(self) -> Result<W, ParquetError> {
         self.writer.into_inner()
     }
 }
 
-fn write<T: DataType>(
-    group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
+fn write<T: DataType, W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
     values: Vec<Option<T::T>>,
 ) -> Result<(), ParquetError> {
     let levels: Vec<i16> = values.iter().map(|v| i16::from(v.is_some())).collect();
@@ -199,7 +200,7 @@ mod tests {
         let zoo = synthetic::write(&dir.path().join("noise"), "noise", 3, 4).unwrap();
         let models: Vec<_> =
             (0..3).map(ModelId).map(|id| (zoo.params(id).unwrap(), zoo.results(id).unwrap())).collect();
-        let mut writer = IndexWriter::new(&models[0].0).unwrap();
+        let mut writer = IndexWriter::new(&models[0].0, Vec::new()).unwrap();
         writer.add(&models).unwrap();
         assert_eq!(zoo_model::files::sha256(&writer.finish().unwrap())[..16], *"5f4fd6f098ce765a");
     }

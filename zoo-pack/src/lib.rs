@@ -21,14 +21,16 @@ mod section;
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use parquet::errors::ParquetError;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use zoo_model::files::{parent_of, persist, sha256, sha256_file, temporary_file_in, touch, write_bytes, FileError};
+use zoo_model::files::{
+    parent_of, persist, sha256, sha256_file, temporary_file_in, touch, write_bytes, FileError, Hashing,
+};
 use zoo_model::zoo_dir::{format_checksums, names};
 use zoo_model::{Manifest, ManifestError, ModelId, ZooDir, ZooRecord};
 use zoo_stage::{Interrupted, Stage, UsageError};
@@ -172,10 +174,48 @@ struct Layout {
     zoo: ZooDir,
     record: ZooRecord,
     /// Small entries at the head of every volume, `SHA256SUMS` first.
-    head: Vec<(&'static str, Vec<u8>)>,
+    head: Vec<(&'static str, Content)>,
     /// Path, size and checksum of the models' files, in order.
     files: Vec<ModelFile>,
     volumes: Vec<Volume>,
+}
+
+/// What a head entry holds.
+enum Content {
+    Bytes(Vec<u8>),
+    /// The index, which grows with the zoo, in a file without a name.
+    Spooled {
+        file: File,
+        size: u64,
+        sha256: String,
+    },
+}
+
+impl Content {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Spooled { size, .. } => *size,
+        }
+    }
+
+    fn sha256(&self) -> String {
+        match self {
+            Self::Bytes(bytes) => sha256(bytes),
+            Self::Spooled { sha256, .. } => sha256.clone(),
+        }
+    }
+
+    fn open(&self) -> io::Result<Box<dyn Read + '_>> {
+        match self {
+            Self::Bytes(bytes) => Ok(Box::new(bytes.as_slice())),
+            Self::Spooled { file, size, .. } => {
+                let mut file = file;
+                file.rewind()?;
+                Ok(Box::new(file.take(*size)))
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -197,7 +237,7 @@ pub fn pack(zoo: &Path, output: &Path, options: &PackOptions, stage: &Stage) -> 
     let layout = Layout::new(zoo, output, options, stage)?;
     let folder = parent_of(output);
     let archives: Vec<PathBuf> = layout.volumes.iter().map(|v| folder.join(&v.file)).collect();
-    let head: u64 = layout.head.iter().map(|(_, content)| content.len() as u64).sum();
+    let head: u64 = layout.head.iter().map(|(_, content)| content.size()).sum();
     let summary = |up_to_date, packed_bytes| Summary {
         archives: archives.clone(),
         up_to_date,
@@ -220,7 +260,7 @@ pub fn pack(zoo: &Path, output: &Path, options: &PackOptions, stage: &Stage) -> 
     let mut packed_bytes = 0;
     for (volume, path) in layout.volumes.iter().zip(&archives) {
         let mut temporary = temporary_file_in(folder).map_err(FileError::io("write in", folder))?;
-        let mut out = Hashing { file: temporary.as_file_mut(), hasher: Sha256::new(), length: 0 };
+        let mut out = Hashing::new(temporary.as_file_mut());
         let written = compress_stream(&mut out, options.section.level, options.threads, |pieces| {
             layout.write(volume, pieces, &progress, stage)
         });
@@ -228,8 +268,9 @@ pub fn pack(zoo: &Path, output: &Path, options: &PackOptions, stage: &Stage) -> 
             Error::Write(source) => FileError::io("write", path)(source).into(),
             other => other,
         })?;
-        lines.push((volume.file.clone(), hex::encode(out.hasher.finalize())));
-        packed_bytes += out.length;
+        let (_, length, sha256) = out.finish();
+        lines.push((volume.file.clone(), hex::encode(sha256)));
+        packed_bytes += length;
         temporaries.push((temporary, path));
     }
     for (temporary, path) in temporaries {
@@ -278,17 +319,18 @@ impl Layout {
         let files = model_files(&zoo, stage)?;
         let (index, accuracies) = describe(&zoo, &ids, stage)?;
         let json = fs::read(zoo.record_path()).map_err(FileError::io("read", zoo.record_path()))?;
-        let mut head: Vec<(&'static str, Vec<u8>)> =
-            vec![(names::ZOO, json), (CARD, card::card(&record, &accuracies).into_bytes()), (INDEX, index)];
-        let head_size: u64 = head.iter().map(|(_, content)| content.len() as u64 + 1024).sum();
+        let card = card::card(&record, &accuracies).into_bytes();
+        let mut head = vec![(names::ZOO, Content::Bytes(json)), (CARD, Content::Bytes(card)), (INDEX, index)];
+        let head_size: u64 = head.iter().map(|(_, content)| content.size() + 1024).sum();
         let volumes = volumes(output, &files, head_size, options.section.volume_size)?;
         if volumes.len() > 1 {
             let list = Volumes { volumes: volumes.clone() };
-            head.push((VOLUMES, serde_json::to_vec_pretty(&list).expect("plain data serialises")));
+            let list = serde_json::to_vec_pretty(&list).expect("plain data serialises");
+            head.push((VOLUMES, Content::Bytes(list)));
         }
-        let mut sums: Vec<(String, String)> = head.iter().map(|(n, c)| ((*n).to_owned(), sha256(c))).collect();
+        let mut sums: Vec<(String, String)> = head.iter().map(|(n, c)| ((*n).to_owned(), c.sha256())).collect();
         sums.extend(files.iter().map(|f| (f.path.clone(), f.sha256.clone())));
-        head.insert(0, (names::CHECKSUMS, format_checksums(&sums).into_bytes()));
+        head.insert(0, (names::CHECKSUMS, Content::Bytes(format_checksums(&sums).into_bytes())));
         Ok(Self { zoo, record, head, files, volumes })
     }
 
@@ -301,7 +343,7 @@ impl Layout {
         }
         let mut start = Vec::new();
         for (name, content) in &self.head {
-            self.append(&mut start, name, content)?;
+            self.append(&mut start, name, content.size(), content.open()?.take(PIECE as u64))?;
             if start.len() >= PIECE {
                 break;
             }
@@ -314,8 +356,9 @@ impl Layout {
                 if start.len() as u64 + missing <= piece.len() as u64 {
                     break;
                 }
-                let content = fs::read(self.zoo.path().join(&file.path)).map_err(FileError::io("read", &file.path))?;
-                self.append(&mut piece, &file.path, &content)?;
+                let content =
+                    File::open(self.zoo.path().join(&file.path)).map_err(FileError::io("read", &file.path))?;
+                self.append(&mut piece, &file.path, file.size, content.take(PIECE as u64))?;
             }
             if piece.len() < PIECE {
                 piece.resize(piece.len() + 1024, 0);
@@ -331,12 +374,11 @@ impl Layout {
         Ok(true)
     }
 
-    fn append(&self, out: &mut Vec<u8>, path: &str, content: &[u8]) -> io::Result<()> {
-        let path = format!("{}/{path}", self.record.name);
-        out.extend(entries::header(&path, content.len() as u64)?.as_bytes());
-        out.extend(content);
-        out.resize(out.len() + entries::padding(content.len() as u64), 0);
-        Ok(())
+    /// Writes an entry of `size` bytes, which all of `content` are, or its beginning.
+    fn append(&self, out: &mut impl Write, path: &str, size: u64, mut content: impl Read) -> io::Result<()> {
+        out.write_all(entries::header(&format!("{}/{path}", self.record.name), size)?.as_bytes())?;
+        io::copy(&mut content, out)?;
+        out.write_all(&vec![0; entries::padding(size)])
     }
 
     fn files_of<'a>(&'a self, volume: &'a Volume) -> impl Iterator<Item = &'a ModelFile> {
@@ -351,9 +393,7 @@ impl Layout {
         stage: &Stage,
     ) -> Result<(), Error> {
         for (name, content) in &self.head {
-            let mut entry = Vec::new();
-            self.append(&mut entry, name, content)?;
-            out.write_all(&entry)?;
+            self.append(out, name, content.size(), content.open()?)?;
         }
         let mut buffer = vec![0; 1 << 18];
         for file in self.files_of(volume) {
@@ -411,9 +451,10 @@ fn model_files(zoo: &ZooDir, stage: &Stage) -> Result<Vec<ModelFile>, Error> {
 }
 
 /// The index of a zoo, and the accuracies for its card.
-fn describe(zoo: &ZooDir, ids: &[ModelId], stage: &Stage) -> Result<(Vec<u8>, card::Accuracies), Error> {
+fn describe(zoo: &ZooDir, ids: &[ModelId], stage: &Stage) -> Result<(Content, card::Accuracies), Error> {
     let mut accuracies = card::Accuracies::default();
-    let mut index = index::IndexWriter::new(&zoo.params(ids[0])?)?;
+    let spool = tempfile::tempfile().map_err(FileError::io("write in", std::env::temp_dir()))?;
+    let mut index = index::IndexWriter::new(&zoo.params(ids[0])?, Hashing::new(spool))?;
     for group in ids.chunks(index::MODELS_PER_GROUP) {
         stage.interrupt.check()?;
         let read = |&id: &ModelId| Ok((zoo.params(id)?, zoo.results(id)?));
@@ -421,7 +462,8 @@ fn describe(zoo: &ZooDir, ids: &[ModelId], stage: &Stage) -> Result<(Vec<u8>, ca
         models.iter().for_each(|(_, lines)| accuracies.add(lines));
         index.add(&models)?;
     }
-    Ok((index.finish()?, accuracies))
+    let (file, size, sha256) = index.finish()?.finish();
+    Ok((Content::Spooled { file, size, sha256: hex::encode(sha256) }, accuracies))
 }
 
 /// Distributes models over as few volumes as the limit allows, in order.
@@ -481,23 +523,4 @@ fn remove_stale(output: &Path, current: &[PathBuf]) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-struct Hashing<'a> {
-    file: &'a mut File,
-    hasher: Sha256,
-    length: u64,
-}
-
-impl Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..n]);
-        self.length += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
 }

@@ -31,11 +31,14 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, Error> {
                     some => some,
                 };
                 let (a, b) = (place.display(), shard.path().display());
-                return Err(UsageError(format!("{a} and {b} are not shards of one zoo: they differ in {differences}")).into());
+                return Err(
+                    UsageError(format!("{a} and {b} are not shards of one zoo: they differ in {differences}")).into()
+                );
             }
             Some(_) => {}
         }
-        started.extend(started_shards(shard)?.into_iter().map(|record| ((record.count, record.index), (shard, record))));
+        started
+            .extend(started_shards(shard)?.into_iter().map(|record| ((record.count, record.index), (shard, record))));
     }
     let Some((run, _)) = whole else {
         return Err(UsageError("merge takes at least one shard".into()).into());
@@ -44,7 +47,9 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, Error> {
         if record.fingerprint != run.record.fingerprint {
             let differences = record.differences(&ZooRecord { models: record.models, ..run.record });
             let output = output.path().display();
-            return Err(UsageError(format!("{output} holds another zoo: it and the shards differ in {differences}")).into());
+            return Err(
+                UsageError(format!("{output} holds another zoo: it and the shards differ in {differences}")).into()
+            );
         }
     }
     let staging = output.path().join(".training");

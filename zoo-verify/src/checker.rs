@@ -6,6 +6,7 @@ use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
 use zoo_model::architecture::{Network, Role};
+use zoo_model::files::Hashing;
 use zoo_model::result::{from_json_lines, ResultLine};
 use zoo_model::safetensors_file::{to_f32, to_i64, Header};
 use zoo_model::states::{check_epochs, check_header, EPOCHS};
@@ -85,7 +86,7 @@ pub struct Checker {
 /// there.
 #[derive(Default)]
 struct Index {
-    writer: Option<IndexWriter>,
+    writer: Option<IndexWriter<Hashing<io::Sink>>>,
     group: Vec<(Params, Vec<ResultLine>)>,
     models: usize,
     found: Option<[u8; 32]>,
@@ -94,7 +95,7 @@ struct Index {
 impl Index {
     fn add(&mut self, params: &Params, lines: &[ResultLine]) -> Result<(), ParquetError> {
         if self.writer.is_none() {
-            self.writer = Some(IndexWriter::new(params)?);
+            self.writer = Some(IndexWriter::new(params, Hashing::new(io::sink()))?);
         }
         self.models += 1;
         self.group.push((params.clone(), lines.to_vec()));
@@ -114,8 +115,8 @@ impl Index {
 
     fn finish(&mut self) -> Result<[u8; 32], ParquetError> {
         self.flush()?;
-        let bytes = self.writer.take().map_or(Ok(Vec::new()), IndexWriter::finish)?;
-        Ok(Sha256::digest(bytes).into())
+        let made = self.writer.take().map_or_else(|| Ok(Hashing::new(io::sink())), IndexWriter::finish)?;
+        Ok(made.finish().2)
     }
 }
 
