@@ -45,6 +45,10 @@ enum Command {
     Pack(zoo_pack::Args),
     /// Verify archives or zoo directories (zoo-verify)
     Verify(zoo_verify::Args),
+    /// Report what is in a zoo (zoo-analyze)
+    Analyze(zoo_analyze::Args),
+    /// Predict properties of models from their weights, and tell how well that goes
+    Benchmark(zoo_analyze::BenchmarkArgs),
 }
 
 /// Examples for `--help`.
@@ -136,6 +140,8 @@ pub enum Summary {
     Pack(zoo_pack::Summary),
     #[allow(missing_docs)]
     Verify(zoo_verify::Summary),
+    #[allow(missing_docs)]
+    Analyze(zoo_analyze::Summary),
 }
 
 impl fmt::Display for Summary {
@@ -149,6 +155,7 @@ impl fmt::Display for Summary {
             Self::Sparsify(s) => s.fmt(f),
             Self::Pack(s) => s.fmt(f),
             Self::Verify(s) => s.fmt(f),
+            Self::Analyze(s) => s.fmt(f),
         }
     }
 }
@@ -167,5 +174,10 @@ pub fn run(args: &Args, stage: &Stage) -> anyhow::Result<Summary> {
         Command::Sparsify(args) => Summary::Sparsify(zoo_sparsify::run(args, stage)?),
         Command::Pack(args) => Summary::Pack(zoo_pack::run(args, stage)?),
         Command::Verify(args) => Summary::Verify(zoo_verify::run(args, stage)?),
+        Command::Analyze(args) => Summary::Analyze(zoo_analyze::run(args, stage)?),
+        Command::Benchmark(args) => {
+            let benchmark = zoo_analyze::run_benchmark(args, stage)?;
+            Summary::Analyze(zoo_analyze::Summary::Benchmark(benchmark))
+        }
     })
 }

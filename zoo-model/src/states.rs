@@ -1,7 +1,7 @@
 //! `states.safetensors`: every parameter of one model, stacked over its kept states.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use crate::architecture::Network;
@@ -69,6 +69,39 @@ pub fn check_header(header: &Header, network: &Network) -> Result<usize, String>
         return Err(format!("has a tensor `{}` that the network does not have", stray.spec.name));
     }
     Ok(count)
+}
+
+/// Reads all states of a stream of `size` bytes: their epochs and flat vectors.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub fn read_all(stream: &mut impl Read, size: u64, network: &Network) -> Result<(Vec<u32>, Vec<Vec<f32>>), String> {
+    let header = Header::read(stream)?;
+    let count = check_header(&header, network)?;
+    if header.file_length() != size {
+        return Err(format!(
+            "has {size} bytes, its header describes {}: it is truncated or damaged",
+            header.file_length()
+        ));
+    }
+    let mut states = vec![vec![0.0; network.state_len()]; count];
+    let mut epochs = Vec::new();
+    for tensor in &header.tensors {
+        if tensor.spec.name == EPOCHS {
+            let mut bytes = vec![0; tensor.length as usize];
+            stream.read_exact(&mut bytes).map_err(|e| e.to_string())?;
+            epochs = check_epochs(&to_i64(&bytes))?;
+            continue;
+        }
+        let parameter = network.parameters().iter().find(|p| p.name == tensor.spec.name);
+        let parameter = parameter.expect("check_header knows every tensor");
+        let mut bytes = vec![0; 4 * parameter.range.len()];
+        for state in &mut states {
+            stream.read_exact(&mut bytes).map_err(|e| e.to_string())?;
+            state[parameter.range.clone()].copy_from_slice(&to_f32(&bytes));
+        }
+    }
+    Ok((epochs, states))
 }
 
 /// A states file open for reading state by state.
@@ -145,6 +178,11 @@ mod tests {
         let mut file = StatesFile::open(&path, &network).unwrap();
         assert_eq!(file.epochs(), [0, 2, 3]);
         assert_eq!(file.state(1).unwrap(), states[1]);
+        let stream = std::fs::read(&path).unwrap();
+        let size = stream.len() as u64;
+        let (epochs, all) = read_all(&mut stream.as_slice(), size, &network).unwrap();
+        assert_eq!((epochs, &all[..2]), (vec![0, 2, 3], &states[..2]));
+        assert!(read_all(&mut stream.as_slice(), size - 1, &network).unwrap_err().contains("truncated"));
         let (epoch, last) = file.last().unwrap();
         assert_eq!(epoch, 3);
         assert!(last.iter().zip(&states[2]).all(|(a, b)| a.to_bits() == b.to_bits()));

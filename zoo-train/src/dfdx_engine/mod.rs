@@ -50,17 +50,28 @@ impl Engine for DfdxEngine {
     }
 
     fn start<'d>(&self, tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Box<dyn Cohort + 'd> {
-        Box::new(Models {
-            models: tasks
-                .iter()
-                .enumerate()
-                .map(|(i, t)| Model::new(t, from.map(|f| &f[i]), data.len(Split::Train)))
-                .collect(),
-            tasks: tasks.to_vec(),
-            data,
-            normalization: data.normalization(),
-        })
+        Box::new(Models::new(tasks, data, from))
     }
+}
+
+/// What the layers of a model make of samples `range` of a split: of every activation function and
+/// residual block, and of the last layer, the outputs as (samples, values), row-major. The order of
+/// the values of a sample is the engine's own.
+pub fn layer_outputs(task: &Task, data: &Dataset, split: Split, range: Range<usize>) -> Vec<Vec<f64>> {
+    let models = Models::new(std::slice::from_ref(task), data, None);
+    let images = models.images(split, range.clone(), |_, _| {});
+    let model = &models.models[0];
+    let (mut x, mut pass, mut map) = model.pass::<NoneTape>(&images, range.len(), Mode::Evaluation);
+    let modules = model.network.modules();
+    let mut outputs = Vec::new();
+    for (i, NamedModule { module, .. }) in modules.iter().enumerate() {
+        x = pass.module(module, x, map);
+        map = after(module, map);
+        if matches!(module, Module::Activation(_) | Module::Residual { .. }) || i + 1 == modules.len() {
+            outputs.push(x.as_vec());
+        }
+    }
+    outputs
 }
 
 struct Models<'d> {
@@ -70,7 +81,18 @@ struct Models<'d> {
     normalization: Vec<[f64; 256]>,
 }
 
-impl Models<'_> {
+impl<'d> Models<'d> {
+    fn new(tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Self {
+        let samples = data.len(Split::Train);
+        let model = |(i, task)| Model::new(task, from.map(|f| &f[i]), samples);
+        Self {
+            models: tasks.iter().enumerate().map(model).collect(),
+            tasks: tasks.to_vec(),
+            data,
+            normalization: data.normalization(),
+        }
+    }
+
     /// Normalised images of some samples as (batch * positions, channels), row-major; `change` may
     /// change an image of (C, H, W) before.
     fn images(
@@ -358,11 +380,18 @@ impl Model {
         batch: usize,
         mode: Mode,
     ) -> (Matrix<T>, Vec<BatchStatistics>) {
+        let (x, mut pass, map) = self.pass(images, batch, mode);
+        let (x, _) = pass.modules(self.network.modules(), x, map);
+        (x, pass.observed)
+    }
+
+    /// Normalised images (batch * positions, channels) at the beginning of their way.
+    fn pass<T: Tape<Real, Cpu>>(&self, images: &[Real], batch: usize, mode: Mode) -> (Matrix<T>, Pass<'_>, Map) {
         let [channels, height, width] = self.network.input();
         let map = Map { height, width };
         let x = self.device.tensor_from_vec(images.to_vec(), (batch * map.positions(), channels));
         let trained = self.network.parameters().iter().filter(|p| p.role.is_trained()).count();
-        let mut pass = Pass {
+        let pass = Pass {
             model: self,
             batch,
             mode,
@@ -373,8 +402,7 @@ impl Model {
             dropouts: 0,
             observed: Vec::new(),
         };
-        let (x, _) = pass.modules(self.network.modules(), x.put_tape(T::default()), map);
-        (x, pass.observed)
+        (x.put_tape(T::default()), pass, map)
     }
 }
 
@@ -579,6 +607,17 @@ mod tests {
     use super::*;
     use zoo_model::synthetic::noise_dataset;
     use zoo_model::{Architecture, Augmentation, Init, Optimizer, Schedule};
+
+    #[test]
+    fn the_last_layers_outputs_are_the_logits() {
+        let data = zoo_model::synthetic::noise_dataset([1, 28, 28], 10, 6);
+        let h = Hyperparameters { dropout: 0.5, ..Hyperparameters::default() };
+        let task = crate::task(&h, data.shape, 10).unwrap();
+        let outputs = layer_outputs(&task, &data, Split::Test, 1..5);
+        let logits = DfdxEngine.start(&[task], &data, None).logits(Split::Test, 1..5).remove(0);
+        assert_eq!(outputs.iter().map(Vec::len).collect::<Vec<_>>(), [4 * 8 * 144, 4 * 6 * 16, 4 * 36, 4 * 20, 4 * 10]);
+        assert_eq!(outputs[4], logits);
+    }
 
     #[test]
     fn matrix_places_are_a_permutation_of_the_flat_vector() {

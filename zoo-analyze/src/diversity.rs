@@ -1,0 +1,591 @@
+//! The diversity of a zoo, as the paper defines it: spread of performance, of weights, of
+//! predictions and of representations.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+use serde::Serialize;
+use serde_json::Value;
+use zoo_model::architecture::Role;
+use zoo_model::{Dataset, Hyperparameters, ModelId, Network, Params, Split};
+use zoo_stage::{Stage, UsageError};
+use zoo_train::dfdx_engine::layer_outputs;
+use zoo_train::{engine_for, Task};
+
+use crate::scores::{agreement, kappa};
+use crate::source::{Model, Source};
+use crate::statistics::{quantile, tensor_names, STATISTICS};
+use crate::Error;
+
+/// Most models whose last states are compared pair by pair; of more, evenly spaced ones.
+const MOST_COMPARED: usize = 128;
+/// Most models whose predictions and activations are compared.
+const MOST_EVALUATED: usize = 48;
+/// Test samples that activations are compared on.
+const CKA_SAMPLES: usize = 256;
+/// Most models in the map of trajectories.
+const MOST_TRAJECTORIES: usize = 96;
+/// Most scalars of states that are held for comparisons and for the map, each.
+const MOST_HELD: usize = 1 << 26;
+
+/// A distribution in a few numbers; quantiles are linearly interpolated.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Distribution {
+    /// Number of values.
+    pub count: usize,
+    /// Mean.
+    pub mean: f64,
+    /// Standard deviation, of the population.
+    pub std: f64,
+    /// The 0, 5, 25, 50, 75, 95 and 100 percentiles.
+    pub quantiles: [f64; 7],
+}
+
+impl Distribution {
+    /// Of finite values; `None` of none.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let count = values.len();
+        let mean = values.iter().sum::<f64>() / count as f64;
+        let std = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count as f64).sqrt();
+        let quantiles = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0].map(|q| quantile(&values, q));
+        (count > 0).then_some(Self { count, mean, std, quantiles })
+    }
+}
+
+/// Performance after some epoch, or of models with some hyperparameter value.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Performance {
+    /// Test accuracy.
+    pub accuracy: Distribution,
+    /// Training minus test accuracy.
+    pub gap: Option<Distribution>,
+}
+
+/// Performance of the models that share the value of a hyperparameter, after their last epoch.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ByHyperparameter {
+    /// Key in `params.json`.
+    pub key: String,
+    /// Value, as text.
+    pub value: String,
+    /// Their performance.
+    #[serde(flatten)]
+    pub performance: Performance,
+}
+
+/// Pairs of models compared by their last states.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WeightDistances {
+    /// Models compared.
+    pub models: usize,
+    /// Euclidean distances of all pairs.
+    pub l2: Distribution,
+    /// Cosines of all pairs.
+    pub cosine: Distribution,
+}
+
+/// Pairs of models compared by what they make of the test images.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Behaviour {
+    /// Models compared.
+    pub models: usize,
+    /// Test samples classified.
+    pub samples: usize,
+    /// Share of samples that a pair classifies alike.
+    pub agreement: Distribution,
+    /// The same as Cohen's kappa.
+    pub kappa: Option<Distribution>,
+    /// Test samples whose activations are compared.
+    pub cka_samples: usize,
+    /// Linear centred kernel alignment of a pair's activations, layer by layer (Kornblith et al.,
+    /// 2019, equation 4 of the biased estimator).
+    pub cka: Vec<Option<Distribution>>,
+}
+
+/// Mean over all models of the statistics of a tensor after some epoch.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TensorOverTime {
+    /// Layer and kind, such as `1.weight`.
+    pub tensor: String,
+    /// (epoch, mean of the means, mean of the standard deviations).
+    pub epochs: Vec<(u32, f64, f64)>,
+}
+
+/// A state on the map of trajectories.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Place {
+    /// The model.
+    pub id: ModelId,
+    /// Epoch.
+    pub epoch: u32,
+    /// First two principal components.
+    pub at: [f64; 2],
+    /// Test accuracy.
+    pub accuracy: f64,
+}
+
+/// The map of trajectories: states of some models on the first two principal components of all
+/// of these states.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Map {
+    /// Share of the variance along each axis.
+    pub explained: [f64; 2],
+    /// The states, model by model, epochs ascending.
+    pub places: Vec<Place>,
+}
+
+/// A twin zoo beside its parents.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TwinZoo {
+    /// Name of the twin zoo.
+    pub name: String,
+    /// Share of the weights that are zero, over its models.
+    pub sparsity: Distribution,
+    /// Test accuracy after the last epoch.
+    pub accuracy: Distribution,
+    /// Test accuracy minus that of the parent's last state.
+    pub accuracy_change: Option<Distribution>,
+    /// Share of the test samples that twin and parent classify alike.
+    pub agreement: Option<Distribution>,
+    /// Mean share of zeros of every weight tensor.
+    pub layers: Vec<(String, f64)>,
+}
+
+/// Everything that is told of a zoo's diversity.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Diversity {
+    /// Performance by epoch.
+    pub epochs: Vec<(u32, Performance)>,
+    /// Performance by hyperparameter value; those that all models share are left out.
+    pub hyperparameters: Vec<ByHyperparameter>,
+    /// Hyperparameters that all models share.
+    pub shared: Vec<(String, String)>,
+    /// Distances of weights.
+    pub weights: Option<WeightDistances>,
+    /// Agreement and CKA, where the dataset is at hand.
+    pub behaviour: Option<Behaviour>,
+    /// Weights over time.
+    pub tensors: Vec<TensorOverTime>,
+    /// The map of trajectories.
+    pub map: Option<Map>,
+    /// Twin zoos.
+    pub twins: Vec<TwinZoo>,
+}
+
+/// The last states of evenly spaced models, and where they come from.
+struct LastStates {
+    params: Vec<Params>,
+    states: Vec<Vec<f32>>,
+}
+
+/// Accuracy and gap of a state.
+type Metrics = (f64, Option<f64>);
+
+/// Gathers what diversity is computed from, model by model.
+pub struct Collector {
+    models: usize,
+    parameters: usize,
+    seen: usize,
+    by_epoch: BTreeMap<u32, Vec<Metrics>>,
+    by_value: BTreeMap<String, BTreeMap<SortedValue, Vec<Metrics>>>,
+    last: LastStates,
+    last_accuracy: BTreeMap<ModelId, f64>,
+    tensor_names: Vec<String>,
+    /// By epoch: sums of means and deviations of every tensor, and how many.
+    tensors: BTreeMap<u32, (Vec<(f64, f64)>, usize)>,
+    trajectories: Vec<(ModelId, u32, f64, Vec<f32>)>,
+}
+
+/// A JSON value ordered as a number where it is one.
+#[derive(Debug, Clone, PartialEq)]
+struct SortedValue(Value);
+
+impl Eq for SortedValue {}
+
+impl PartialOrd for SortedValue {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for SortedValue {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        match (self.0.as_f64(), other.0.as_f64()) {
+            (Some(a), Some(b)) => a.total_cmp(&b),
+            _ => self.0.to_string().cmp(&other.0.to_string()),
+        }
+    }
+}
+
+impl SortedValue {
+    fn text(&self) -> String {
+        match &self.0 {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Whether model `index` of `of` is one of `most` evenly spaced ones.
+fn is_chosen(index: usize, of: usize, most: usize) -> bool {
+    index.is_multiple_of(of.div_ceil(most.max(1)).max(1))
+}
+
+impl Collector {
+    /// Nothing yet.
+    pub fn new(source: &Source) -> Self {
+        let record = source.record();
+        Self {
+            models: record.models,
+            parameters: record.parameters.max(1),
+            seen: 0,
+            by_epoch: BTreeMap::new(),
+            by_value: BTreeMap::new(),
+            last: LastStates { params: Vec::new(), states: Vec::new() },
+            last_accuracy: BTreeMap::new(),
+            tensor_names: Vec::new(),
+            tensors: BTreeMap::new(),
+            trajectories: Vec::new(),
+        }
+    }
+
+    /// Adds a model; `statistics` are those of its states.
+    pub fn add(&mut self, model: &Model, statistics: &[Vec<f64>]) {
+        let index = self.seen;
+        self.seen += 1;
+        let id = model.params.id;
+        let mut last = None;
+        for line in &model.lines {
+            if let Some(accuracy) = line.test_acc.filter(|_| !line.diverged) {
+                let metrics = (accuracy, line.train_acc.map(|train| train - accuracy));
+                self.by_epoch.entry(line.training_iteration).or_default().push(metrics);
+                last = Some(metrics);
+            }
+        }
+        if let Some(metrics) = last {
+            self.last_accuracy.insert(id, metrics.0);
+            let Ok(Value::Object(params)) = serde_json::to_value(&model.params) else { unreachable!("an object") };
+            for (key, value) in params {
+                if !value.is_object() && key != "zoo::id" && key != "seed" {
+                    self.by_value.entry(key).or_default().entry(SortedValue(value)).or_default().push(metrics);
+                }
+            }
+        }
+        if self.tensor_names.is_empty() {
+            self.tensor_names = tensor_names(&model.network);
+        }
+        for (line, statistics) in model.lines.iter().zip(statistics) {
+            if line.diverged || !statistics.iter().all(|s| s.is_finite()) {
+                continue;
+            }
+            let per_tensor = statistics.chunks_exact(STATISTICS.len());
+            let (sums, count) =
+                self.tensors.entry(line.training_iteration).or_insert((vec![(0.0, 0.0); per_tensor.len()], 0));
+            for (sum, of_tensor) in sums.iter_mut().zip(per_tensor) {
+                *sum = (sum.0 + of_tensor[0], sum.1 + of_tensor[1].sqrt());
+            }
+            *count += 1;
+        }
+        let finite = |state: &[f32]| state.iter().all(|v| v.is_finite());
+        let compared = MOST_COMPARED.min(MOST_HELD / self.parameters);
+        if let (true, Some(state)) = (is_chosen(index, self.models, compared), model.states.last()) {
+            if finite(state) && self.last.states.len() < compared {
+                self.last.params.push(model.params.clone());
+                self.last.states.push(state.clone());
+            }
+        }
+        let drawn = MOST_TRAJECTORIES.min(MOST_HELD / self.parameters / model.states.len().max(1));
+        if is_chosen(index, self.models, drawn) && drawn > 0 {
+            for (line, state) in model.lines.iter().zip(&model.states) {
+                if let (Some(accuracy), true) = (line.test_acc, finite(state)) {
+                    self.trajectories.push((id, line.training_iteration, accuracy, state.clone()));
+                }
+            }
+        }
+    }
+
+    /// Computes everything. `data` must be the dataset of the zoo.
+    ///
+    /// # Errors
+    /// The dataset or a twin is of another zoo, or the stage is interrupted.
+    pub fn finish(
+        self,
+        source: &Source,
+        data: Option<&Dataset>,
+        twins: &[Source],
+        stage: &Stage,
+    ) -> Result<Diversity, Error> {
+        let performance = |metrics: &[Metrics]| {
+            let accuracy = Distribution::of(metrics.iter().map(|m| m.0))?;
+            Some(Performance { accuracy, gap: Distribution::of(metrics.iter().filter_map(|m| m.1)) })
+        };
+        let epochs = self.by_epoch.iter().filter_map(|(&epoch, m)| Some((epoch, performance(m)?))).collect();
+        let (mut hyperparameters, mut shared) = (Vec::new(), Vec::new());
+        for (key, values) in &self.by_value {
+            for (value, metrics) in values {
+                match (values.len(), performance(metrics)) {
+                    (1, _) => shared.push((key.clone(), value.text())),
+                    // A value for almost every model is a number of it, no choice.
+                    (n, Some(performance)) if n <= 24 => {
+                        hyperparameters.push(ByHyperparameter { key: key.clone(), value: value.text(), performance });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let tensors = self.tensor_names.iter().enumerate().map(|(i, tensor)| TensorOverTime {
+            tensor: tensor.clone(),
+            epochs: self
+                .tensors
+                .iter()
+                .map(|(&epoch, (sums, n))| (epoch, sums[i].0 / *n as f64, sums[i].1 / *n as f64))
+                .collect(),
+        });
+        let behaviour = data.map(|data| behaviour(source, &self.last, data, stage)).transpose()?.flatten();
+        let twins =
+            twins.iter().map(|twin| twin_zoo(source, twin, &self.last_accuracy, stage)).collect::<Result<_, _>>()?;
+        Ok(Diversity {
+            epochs,
+            hyperparameters,
+            shared,
+            weights: weight_distances(&self.last.states),
+            behaviour,
+            tensors: tensors.collect(),
+            map: trajectory_map(&self.trajectories),
+            twins,
+        })
+    }
+}
+
+fn pairs(n: usize) -> Vec<(usize, usize)> {
+    (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).collect()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    // Eight sums, so that the compiler can use vectors; their order is fixed.
+    let mut sums = [0.0f64; 8];
+    let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f64 =
+        a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    for (a, b) in a_chunks.zip(b_chunks) {
+        for i in 0..8 {
+            sums[i] += f64::from(a[i]) * f64::from(b[i]);
+        }
+    }
+    sums.iter().sum::<f64>() + rest
+}
+
+fn weight_distances(states: &[Vec<f32>]) -> Option<WeightDistances> {
+    let squares: Vec<f64> = states.par_iter().map(|s| dot(s, s)).collect();
+    let compare = |&(i, j): &(usize, usize)| {
+        let product = dot(&states[i], &states[j]);
+        let l2 = (squares[i] + squares[j] - 2.0 * product).max(0.0).sqrt();
+        (l2, product / (squares[i] * squares[j]).sqrt())
+    };
+    let (l2, cosine): (Vec<f64>, Vec<f64>) = pairs(states.len()).par_iter().map(compare).unzip();
+    Some(WeightDistances { models: states.len(), l2: Distribution::of(l2)?, cosine: Distribution::of(cosine)? })
+}
+
+fn behaviour(source: &Source, last: &LastStates, data: &Dataset, stage: &Stage) -> Result<Option<Behaviour>, Error> {
+    let expected = &source.record().dataset.sha256;
+    if *expected != data.sha256() {
+        return Err(UsageError(format!(
+            "{} was trained on another dataset file than the one given (SHA-256 {expected}, not {})",
+            source.path().display(),
+            data.sha256()
+        ))
+        .into());
+    }
+    let models = last.states.len();
+    let chosen: Vec<usize> = (0..models).filter(|&i| is_chosen(i, models, MOST_EVALUATED)).collect();
+    let mut tasks = Vec::new();
+    for &i in &chosen {
+        let Ok(network) = last.params[i].network() else { continue };
+        let hyperparameters = last.params[i].hyperparameters.clone();
+        tasks.push(Task { network, hyperparameters, initial: last.states[i].clone(), mask: None, epochs_before: 0 });
+    }
+    let Some(first) = tasks.first() else { return Ok(None) };
+    let engine = engine_for(None, &first.hyperparameters);
+    let hyperparameters: Vec<&Hyperparameters> = tasks.iter().map(|t| &t.hyperparameters).collect();
+    let cohorts = engine.cohorts(&hyperparameters);
+    let progress = stage.progress("comparing predictions", tasks.len() as u64);
+    let evaluated: Vec<Vec<(usize, Vec<u16>)>> = cohorts
+        .par_iter()
+        .map(|cohort| {
+            let tasks: Vec<Task> = cohort.iter().map(|&i| tasks[i].clone()).collect();
+            let evaluations = engine.start(&tasks, data, None).evaluate(Split::Test, &stage.interrupt)?;
+            progress.advance(cohort.len() as u64);
+            Ok(cohort.iter().copied().zip(evaluations.into_iter().map(|e| e.predictions)).collect())
+        })
+        .collect::<Result<_, Error>>()?;
+    let mut predictions = vec![Vec::new(); tasks.len()];
+    for (i, found) in evaluated.into_iter().flatten() {
+        predictions[i] = found;
+    }
+    drop(progress);
+    let pairs = pairs(tasks.len());
+    let classes = data.classes();
+    let compare = |&(i, j): &(usize, usize)| {
+        (agreement(&predictions[i], &predictions[j]), kappa(&predictions[i], &predictions[j], classes))
+    };
+    let (agreements, kappas): (Vec<f64>, Vec<f64>) = pairs.par_iter().map(compare).unzip();
+
+    let samples = data.len(Split::Test).min(CKA_SAMPLES);
+    let progress = stage.progress("comparing activations", tasks.len() as u64);
+    let kernels: Vec<Vec<Vec<f32>>> = tasks
+        .par_iter()
+        .map(|task| {
+            stage.interrupt.check()?;
+            let outputs = layer_outputs(task, data, Split::Test, 0..samples);
+            progress.advance(1);
+            Ok(outputs.iter().map(|values| centred_kernel(values, samples)).collect())
+        })
+        .collect::<Result<_, Error>>()?;
+    let cka = (0..kernels[0].len()).map(|layer| {
+        let norm: Vec<f64> = kernels.par_iter().map(|k| dot(&k[layer], &k[layer]).sqrt()).collect();
+        let alike = |&(i, j): &(usize, usize)| dot(&kernels[i][layer], &kernels[j][layer]) / (norm[i] * norm[j]);
+        Distribution::of(pairs.par_iter().map(alike).collect::<Vec<f64>>())
+    });
+    let cka = cka.collect();
+    let Some(agreement) = Distribution::of(agreements) else { return Ok(None) };
+    Ok(Some(Behaviour {
+        models: tasks.len(),
+        samples: data.len(Split::Test),
+        agreement,
+        kappa: Distribution::of(kappas),
+        cka_samples: samples,
+        cka,
+    }))
+}
+
+/// H X X' H of values (samples, width), scaled to a largest entry of 1: H takes the means away.
+fn centred_kernel(values: &[f64], samples: usize) -> Vec<f32> {
+    let width = values.len() / samples;
+    let mut centred = values.to_vec();
+    for i in 0..width {
+        let mean = values.iter().skip(i).step_by(width).sum::<f64>() / samples as f64;
+        centred.iter_mut().skip(i).step_by(width).for_each(|v| *v -= mean);
+    }
+    let x = faer::MatRef::from_row_major_slice(&centred, samples, width);
+    let mut kernel = faer::Mat::<f64>::zeros(samples, samples);
+    faer::linalg::matmul::matmul(&mut kernel, faer::Accum::Replace, x, x.transpose(), 1.0, faer::Par::Seq);
+    let largest = kernel.col_iter().flat_map(|c| c.iter()).fold(0.0f64, |a, b| a.max(b.abs()));
+    let scale = if largest > 0.0 { 1.0 / largest } else { 0.0 };
+    kernel.col_iter().flat_map(|c| c.iter()).map(|v| (v * scale) as f32).collect()
+}
+
+/// The first two principal components, by subspace iteration.
+fn trajectory_map(states: &[(ModelId, u32, f64, Vec<f32>)]) -> Option<Map> {
+    const ITERATIONS: usize = 60;
+    let (_, _, _, first) = states.first()?;
+    let (n, d) = (states.len(), first.len());
+    let mut mean = vec![0.0f64; d];
+    for (_, _, _, state) in states {
+        mean.iter_mut().zip(state).for_each(|(m, &v)| *m += f64::from(v) / n as f64);
+    }
+    let centred: Vec<Vec<f32>> = states
+        .par_iter()
+        .map(|(_, _, _, state)| state.iter().zip(&mean).map(|(&v, m)| (f64::from(v) - m) as f32).collect())
+        .collect();
+    let total: f64 = centred.par_iter().map(|x| dot(x, x)).collect::<Vec<f64>>().iter().sum();
+    if total <= 0.0 || !total.is_finite() {
+        return None;
+    }
+    let project = |axis: &[f32]| -> Vec<f64> { centred.par_iter().map(|x| dot(x, axis)).collect() };
+    let back = |weights: &[f64]| -> Vec<f64> {
+        // Columns in pieces, rows in order: the sums do not depend on the threads.
+        let piece = d.div_ceil(64).max(1);
+        let starts: Vec<usize> = (0..d).step_by(piece).collect();
+        let sums = starts.par_iter().map(|&start| {
+            let range = start..d.min(start + piece);
+            let mut sum = vec![0.0; range.len()];
+            for (x, w) in centred.iter().zip(weights) {
+                sum.iter_mut().zip(&x[range.clone()]).for_each(|(s, &v)| *s += w * f64::from(v));
+            }
+            sum
+        });
+        sums.collect::<Vec<_>>().concat()
+    };
+    let unit = |v: Vec<f64>| -> Vec<f32> {
+        let length = v.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+        v.iter().map(|x| (x / length) as f32).collect()
+    };
+    let mut axes: [Vec<f32>; 2] = [unit(centred[n - 1].iter().map(|&v| f64::from(v)).collect()), vec![1.0; d]];
+    for _ in 0..ITERATIONS {
+        let a = unit(back(&project(&axes[0])));
+        let mut b = back(&project(&axes[1]));
+        let along: f64 = b.iter().zip(&a).map(|(b, &a)| b * f64::from(a)).sum();
+        b.iter_mut().zip(&a).for_each(|(b, &a)| *b -= along * f64::from(a));
+        axes = [a, unit(b)];
+    }
+    // The sign of an axis is arbitrary: its largest entry is made positive.
+    for axis in &mut axes {
+        let largest = axis.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(1.0);
+        if largest < 0.0 {
+            axis.iter_mut().for_each(|v| *v = -*v);
+        }
+    }
+    let [x, y] = axes.each_ref().map(|axis| project(axis));
+    let share = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>() / total;
+    let places =
+        states.iter().enumerate().map(|(i, &(id, epoch, accuracy, _))| Place { id, epoch, at: [x[i], y[i]], accuracy });
+    Some(Map { explained: [share(&x), share(&y)], places: places.collect() })
+}
+
+fn twin_zoo(
+    parent: &Source,
+    twin: &Source,
+    accuracies: &BTreeMap<ModelId, f64>,
+    stage: &Stage,
+) -> Result<TwinZoo, Error> {
+    let of = twin.record().parent.as_ref().map(|p| p.name.as_str());
+    if of != Some(&parent.record().name) {
+        let (twin, parent) = (twin.path().display(), &parent.record().name);
+        return Err(UsageError(format!(
+            "{twin} is not a twin of `{parent}`: name the parents first, then their twins"
+        ))
+        .into());
+    }
+    let (mut sparsity, mut accuracy, mut change, mut agreement) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut layers: Vec<(String, f64)> = Vec::new();
+    let mut models = 0.0;
+    twin.for_each(
+        stage,
+        |_| true,
+        |model| {
+            let (Some(line), Some(state)) = (model.lines.last(), model.states.last()) else { return Ok(()) };
+            let Some(test) = line.test_acc.filter(|_| !line.diverged) else { return Ok(()) };
+            accuracy.push(test);
+            change.extend(accuracies.get(&model.params.id).map(|parent| test - parent));
+            sparsity.extend(line.sparsity_ratio);
+            agreement.extend(line.test_agreement);
+            let shares = zero_shares(&model.network, state);
+            layers.resize(shares.len(), (String::new(), 0.0));
+            for (sum, (name, share)) in layers.iter_mut().zip(shares) {
+                *sum = (name, sum.1 + share);
+            }
+            models += 1.0;
+            Ok(())
+        },
+    )?;
+    layers.iter_mut().for_each(|(_, sum)| *sum /= models);
+    let empty = || UsageError(format!("{} has no usable model", twin.path().display()));
+    Ok(TwinZoo {
+        name: twin.record().name.clone(),
+        sparsity: Distribution::of(sparsity).ok_or_else(empty)?,
+        accuracy: Distribution::of(accuracy).ok_or_else(empty)?,
+        accuracy_change: Distribution::of(change),
+        agreement: Distribution::of(agreement),
+        layers,
+    })
+}
+
+/// Share of zeros of every weight tensor.
+fn zero_shares(network: &Network, state: &[f32]) -> Vec<(String, f64)> {
+    let trained = network.parameters().iter().filter(|p| p.role.is_trained());
+    let named = trained.zip(tensor_names(network)).filter(|(p, _)| p.role == Role::Weight);
+    let share = |values: &[f32]| values.iter().filter(|&&v| v == 0.0).count() as f64 / values.len() as f64;
+    named.map(|(p, name)| (name, share(&state[p.range.clone()]))).collect()
+}
