@@ -25,6 +25,8 @@ const MOST_EVALUATED: usize = 48;
 const CKA_SAMPLES: usize = 256;
 /// Most models in the map of trajectories.
 const MOST_TRAJECTORIES: usize = 96;
+/// Times the median length at which a model is left out of the map.
+const FAR: f64 = 3.0;
 /// Most scalars of states that are held for comparisons and for the map, each.
 const MOST_HELD: usize = 1 << 26;
 
@@ -104,12 +106,12 @@ pub struct Behaviour {
     pub cka: Vec<Option<Distribution>>,
 }
 
-/// Mean over all models of the statistics of a tensor after some epoch.
+/// Median over all models of the statistics of a tensor after every epoch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TensorOverTime {
     /// Layer and kind, such as `1.weight`.
     pub tensor: String,
-    /// (epoch, mean of the means, mean of the standard deviations).
+    /// (epoch, median of the means, median of the standard deviations).
     pub epochs: Vec<(u32, f64, f64)>,
 }
 
@@ -130,6 +132,9 @@ pub struct Place {
 /// of these states.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Map {
+    /// Models left out because their weights exploded: a last state of more than [`FAR`] times the
+    /// median length would leave no room for the others.
+    pub left_out: usize,
     /// Share of the variance along each axis.
     pub explained: [f64; 2],
     /// The states, model by model, epochs ascending.
@@ -180,6 +185,9 @@ struct LastStates {
     states: Vec<Vec<f32>>,
 }
 
+/// Model, epoch, test accuracy and weights of a state; a model's follow each other.
+type Trajectory = (ModelId, u32, f64, Vec<f32>);
+
 /// Accuracy and gap of a state.
 type Metrics = (f64, Option<f64>);
 
@@ -193,9 +201,9 @@ pub struct Collector {
     last: LastStates,
     last_accuracy: BTreeMap<ModelId, f64>,
     tensor_names: Vec<String>,
-    /// By epoch: sums of means and deviations of every tensor, and how many.
-    tensors: BTreeMap<u32, (Vec<(f64, f64)>, usize)>,
-    trajectories: Vec<(ModelId, u32, f64, Vec<f32>)>,
+    /// By epoch and tensor: means and standard deviations, of all models.
+    tensors: BTreeMap<u32, Vec<[Vec<f64>; 2]>>,
+    trajectories: Vec<Trajectory>,
 }
 
 /// A JSON value ordered as a number where it is one.
@@ -280,13 +288,12 @@ impl Collector {
             if line.diverged || !statistics.iter().all(|s| s.is_finite()) {
                 continue;
             }
-            let per_tensor = statistics.chunks_exact(STATISTICS.len());
-            let (sums, count) =
-                self.tensors.entry(line.training_iteration).or_insert((vec![(0.0, 0.0); per_tensor.len()], 0));
-            for (sum, of_tensor) in sums.iter_mut().zip(per_tensor) {
-                *sum = (sum.0 + of_tensor[0], sum.1 + of_tensor[1].sqrt());
+            let of_epoch = self.tensors.entry(line.training_iteration).or_default();
+            of_epoch.resize_with(self.tensor_names.len(), Default::default);
+            for (values, of_tensor) in of_epoch.iter_mut().zip(statistics.chunks_exact(STATISTICS.len())) {
+                values[0].push(of_tensor[0]);
+                values[1].push(of_tensor[1].sqrt());
             }
-            *count += 1;
         }
         let finite = |state: &[f32]| state.iter().all(|v| v.is_finite());
         let compared = MOST_COMPARED.min(MOST_HELD / self.parameters);
@@ -335,13 +342,10 @@ impl Collector {
                 }
             }
         }
+        let median = |values: &[f64]| Distribution::of(values.iter().copied()).map_or(f64::NAN, |d| d.quantiles[3]);
         let tensors = self.tensor_names.iter().enumerate().map(|(i, tensor)| TensorOverTime {
             tensor: tensor.clone(),
-            epochs: self
-                .tensors
-                .iter()
-                .map(|(&epoch, (sums, n))| (epoch, sums[i].0 / *n as f64, sums[i].1 / *n as f64))
-                .collect(),
+            epochs: self.tensors.iter().map(|(&e, of)| (e, median(&of[i][0]), median(&of[i][1]))).collect(),
         });
         let behaviour = data.map(|data| behaviour(source, &self.last, data, stage)).transpose()?.flatten();
         let twins =
@@ -477,12 +481,18 @@ fn centred_kernel(values: &[f64], samples: usize) -> Vec<f32> {
 }
 
 /// The first two principal components, by subspace iteration.
-fn trajectory_map(states: &[(ModelId, u32, f64, Vec<f32>)]) -> Option<Map> {
+fn trajectory_map(states: &[Trajectory]) -> Option<Map> {
     const ITERATIONS: usize = 60;
+    let trajectories: Vec<&[Trajectory]> = states.chunk_by(|a, b| a.0 == b.0).collect();
+    let lengths: Vec<f64> = trajectories.iter().map(|t| t.last().map_or(0.0, |(_, _, _, w)| dot(w, w).sqrt())).collect();
+    let median = Distribution::of(lengths.iter().copied())?.quantiles[3];
+    let near = |i: &usize| lengths[*i] <= FAR * median;
+    let states: Vec<&Trajectory> = (0..lengths.len()).filter(near).flat_map(|i| trajectories[i]).collect();
+    let left_out = (0..lengths.len()).filter(|i| !near(i)).count();
     let (_, _, _, first) = states.first()?;
     let (n, d) = (states.len(), first.len());
     let mut mean = vec![0.0f64; d];
-    for (_, _, _, state) in states {
+    for (_, _, _, state) in &states {
         mean.iter_mut().zip(state).for_each(|(m, &v)| *m += f64::from(v) / n as f64);
     }
     let centred: Vec<Vec<f32>> = states
@@ -530,8 +540,8 @@ fn trajectory_map(states: &[(ModelId, u32, f64, Vec<f32>)]) -> Option<Map> {
     let [x, y] = axes.each_ref().map(|axis| project(axis));
     let share = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>() / total;
     let places =
-        states.iter().enumerate().map(|(i, &(id, epoch, accuracy, _))| Place { id, epoch, at: [x[i], y[i]], accuracy });
-    Some(Map { explained: [share(&x), share(&y)], places: places.collect() })
+        states.iter().enumerate().map(|(i, &&(id, epoch, accuracy, _))| Place { id, epoch, at: [x[i], y[i]], accuracy });
+    Some(Map { left_out, explained: [share(&x), share(&y)], places: places.collect() })
 }
 
 fn twin_zoo(

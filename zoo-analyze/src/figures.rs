@@ -57,12 +57,16 @@ pub fn figures(diversity: &Diversity) -> Vec<Figure> {
     );
     push(
         "weights",
-        "Weights over time: standard deviation within a tensor, mean over all models, by layer and kind.",
+        "Weights over time: standard deviation within a tensor, median over all models, by layer and kind.",
         lines(&diversity.tensors),
     );
+    let left_out = match diversity.map.as_ref().map_or(0, |m| m.left_out) {
+        0 => String::new(),
+        n => format!(" {n} models whose weights exploded are left out."),
+    };
     push(
         "map",
-        "States of some models on their first two principal components, lines along a model's training, coloured by test accuracy (dark: low, yellow: high). A circle is the last state. Axes leave out the outermost percent.",
+        &format!("States of some models on their first two principal components, lines along a model's training, coloured by test accuracy (dark: low, yellow: high). A circle is the last state. Axes leave out the outermost percent.{left_out}"),
         diversity.map.as_ref().and_then(map),
     );
     let twins: Vec<(String, String, Distribution)> = diversity

@@ -6,7 +6,7 @@
 
 use faer::linalg::matmul::matmul;
 use faer::prelude::Solve;
-use faer::{Accum, Mat, Par, Side};
+use faer::{Accum, Mat, MatRef, Par, Side};
 use rayon::prelude::*;
 
 /// Width of the tiles that X'X is made of: each is computed by one thread, so that the sums do not
@@ -67,24 +67,34 @@ impl Moments {
         if rows == 0 {
             return;
         }
-        let mean = |values: &[f64], width: usize| -> Vec<f64> {
-            (0..width).map(|i| values.iter().skip(i).step_by(width).sum::<f64>() / rows as f64).collect()
+        let centre = |values: &mut [f64], width: usize, shift: Option<&[f64]>, sums: &mut [f64]| -> Vec<f64> {
+            let first = || {
+                let mut mean = vec![0.0; width];
+                for row in values.chunks_exact(width) {
+                    mean.iter_mut().zip(row).for_each(|(m, v)| *m += v / rows as f64);
+                }
+                mean
+            };
+            let shift = shift.map_or_else(first, <[f64]>::to_vec);
+            for row in values.chunks_exact_mut(width) {
+                for ((value, shift), sum) in row.iter_mut().zip(&shift).zip(sums.iter_mut()) {
+                    *value -= shift;
+                    *sum += *value;
+                }
+            }
+            shift
         };
-        let (block_x, block_y) = (&self.block_x, &self.block_y);
-        let (shift_x, shift_y) = self.shift.get_or_insert_with(|| (mean(block_x, d), mean(block_y, t)));
-        let x = Mat::from_fn(rows, d, |r, i| block_x[r * d + i] - shift_x[i]);
-        let y = Mat::from_fn(rows, t, |r, i| block_y[r * t + i] - shift_y[i]);
-        for (sum, column) in self.sum_x.iter_mut().zip(x.col_iter()) {
-            *sum += column.iter().sum::<f64>();
-        }
-        for (sum, column) in self.sum_y.iter_mut().zip(y.col_iter()) {
-            *sum += column.iter().sum::<f64>();
-        }
+        let known = self.shift.take();
+        let shift_x = centre(&mut self.block_x, d, known.as_ref().map(|s| s.0.as_slice()), &mut self.sum_x);
+        let shift_y = centre(&mut self.block_y, t, known.as_ref().map(|s| s.1.as_slice()), &mut self.sum_y);
+        self.shift = Some((shift_x, shift_y));
+        let x = MatRef::from_row_major_slice(&self.block_x, rows, d);
+        let y = MatRef::from_row_major_slice(&self.block_y, rows, t);
         let of = |tile: usize| x.subcols(tile * TILE, width(d, tile));
         self.tiles.par_iter_mut().zip(places(d)).for_each(|(tile, (i, j))| {
             matmul(tile, Accum::Add, of(i).transpose(), of(j), 1.0, Par::Seq);
         });
-        matmul(&mut self.xy, Accum::Add, x.transpose(), &y, 1.0, Par::Seq);
+        matmul(&mut self.xy, Accum::Add, x.transpose(), y, 1.0, Par::Seq);
         self.rows += rows;
         self.block_x.clear();
         self.block_y.clear();
@@ -147,9 +157,9 @@ impl Ridge {
     /// Predictions for rows of features, row after row: (rows, targets).
     pub fn predict(&self, x: &[f64]) -> Mat<f64> {
         let d = self.weights.nrows();
-        let x = Mat::from_fn(x.len() / d, d, |r, i| x[r * d + i]);
+        let x = MatRef::from_row_major_slice(x, x.len() / d, d);
         let mut out = Mat::from_fn(x.nrows(), self.intercept.len(), |_, t| self.intercept[t]);
-        matmul(&mut out, Accum::Add, &x, &self.weights, 1.0, Par::Seq);
+        matmul(&mut out, Accum::Add, x, &self.weights, 1.0, Par::Seq);
         out
     }
 }
