@@ -484,7 +484,8 @@ fn centred_kernel(values: &[f64], samples: usize) -> Vec<f32> {
 fn trajectory_map(states: &[Trajectory]) -> Option<Map> {
     const ITERATIONS: usize = 60;
     let trajectories: Vec<&[Trajectory]> = states.chunk_by(|a, b| a.0 == b.0).collect();
-    let lengths: Vec<f64> = trajectories.iter().map(|t| t.last().map_or(0.0, |(_, _, _, w)| dot(w, w).sqrt())).collect();
+    let lengths: Vec<f64> =
+        trajectories.iter().map(|t| t.last().map_or(0.0, |(_, _, _, w)| dot(w, w).sqrt())).collect();
     let median = Distribution::of(lengths.iter().copied())?.quantiles[3];
     let near = |i: &usize| lengths[*i] <= FAR * median;
     let states: Vec<&Trajectory> = (0..lengths.len()).filter(near).flat_map(|i| trajectories[i]).collect();
@@ -539,8 +540,12 @@ fn trajectory_map(states: &[Trajectory]) -> Option<Map> {
     }
     let [x, y] = axes.each_ref().map(|axis| project(axis));
     let share = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>() / total;
-    let places =
-        states.iter().enumerate().map(|(i, &&(id, epoch, accuracy, _))| Place { id, epoch, at: [x[i], y[i]], accuracy });
+    let places = states.iter().enumerate().map(|(i, &&(id, epoch, accuracy, _))| Place {
+        id,
+        epoch,
+        at: [x[i], y[i]],
+        accuracy,
+    });
     Some(Map { left_out, explained: [share(&x), share(&y)], places: places.collect() })
 }
 
