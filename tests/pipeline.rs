@@ -183,6 +183,27 @@ fn neither_threads_nor_shards_nor_kills_change_a_byte() {
     work.ok("verify twin-one.tar.gz --parent one --replay 2 --retrain 1 --data d.safetensors");
     work.ok("verify twin-one --parent one.tar.gz");
     assert!(work.fails("verify twin-one --parent twin-two", 3).contains("verification failed"));
+
+    // A report of the zoo, its twins and its images, from archives as from directories.
+    work.ok("analyze one twin-one --data d.safetensors -o report.html --no-trees");
+    work.ok("analyze one.tar.gz twin-one.tar.gz --data d.safetensors -o again.html --no-trees");
+    for file in ["report.json", "twins.svg", "map.svg", "hyperparameters.svg"] {
+        let read = |report: &str| fs::read_to_string(work.path(report).join(file)).unwrap();
+        assert!(read("report") == read("again"), "{file} differs");
+    }
+    let report = fs::read_to_string(work.path("report/report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let diversity = &report["diversity"];
+    let twins = &diversity["twins"][0];
+    assert!((twins["sparsity"]["mean"].as_f64().unwrap() - 0.8).abs() < 0.01, "{twins}");
+    assert_eq!(twins["layers"].as_array().unwrap().len(), 5);
+    let behaviour = &diversity["behaviour"];
+    assert_eq!(behaviour["cka"].as_array().unwrap().len(), 5, "{behaviour}");
+    let shares = [&behaviour["agreement"], &behaviour["cka"][0], &twins["agreement"]];
+    assert!(shares.iter().all(|d| (0.0..=1.0 + 1e-6).contains(&d["mean"].as_f64().unwrap())), "{shares:?}");
+    let last = diversity["epochs"].as_array().unwrap().last().unwrap();
+    assert_eq!(last[0], 6);
+    assert!(work.ok("benchmark one --no-trees").contains("test accuracy"));
 }
 
 #[test]
