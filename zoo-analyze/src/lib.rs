@@ -80,8 +80,8 @@ pub struct Args {
     /// The prepared dataset of the zoo: compare predictions and activations too
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Report to write: a page; figures and numbers go to the folder of its name without .html
-    #[arg(short, long, value_name = "REPORT.html", required = true)]
+    /// Report to write: the page REPORT.html, figures and numbers in the folder REPORT
+    #[arg(short, long, value_name = "REPORT", required = true)]
     output: Option<PathBuf>,
     #[command(flatten)]
     split: SplitArgs,
@@ -124,7 +124,7 @@ pub struct BenchmarkArgs {
 pub const EXAMPLES: &str = "\
 Examples:
   zoo-analyze archives/quickstart.tar.gz -o quickstart.html
-  zoo-analyze zoos/my zoos/my-magnitude-50 zoos/my-magnitude-80 --data data/my.safetensors -o my.html
+  zoo-analyze zoos/my zoos/my-magnitude-80 --data data/my.safetensors -o my.html
   zoo-analyze benchmark zoos/my --json
 
 Models that cannot be read and states that diverged are left out, and listed.
@@ -171,11 +171,15 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     let (Some((zoo, twins)), Some(output)) = (args.zoos.split_first(), &args.output) else {
         return Err(UsageError("a zoo and --output are needed".into()).into());
     };
-    if output.extension().is_none_or(|e| e != "html") {
-        return Err(UsageError(format!("the report must be called NAME.html, not {}", output.display())).into());
-    }
+    let page = match output.extension() {
+        None => output.with_extension("html"),
+        Some(html) if html == "html" => output.clone(),
+        Some(_) => {
+            return Err(UsageError(format!("the report must be called NAME.html, not {}", output.display())).into());
+        }
+    };
     let report = analyze(zoo, twins, args.data.as_deref(), &args.split.options(), stage)?;
-    let written = report.write(output)?;
+    let written = report.write(&page)?;
     Ok(Summary::Report { written, notes: report.notes, benchmark: report.benchmark })
 }
 

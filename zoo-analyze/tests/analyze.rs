@@ -47,7 +47,8 @@ fn a_report_is_the_same_from_a_directory_and_an_archive_on_any_number_of_threads
     assert!(analyze(path, "1", "noise -o two.html -q").status.success());
     let options = zoo_pack::PackOptions::default();
     zoo_pack::pack(&path.join("noise"), &path.join("noise.tar.gz"), &options, &Default::default()).unwrap();
-    ok(path, "noise.tar.gz -o three.html");
+    ok(path, "noise.tar.gz -o three");
+    assert!(path.join("three.html").exists());
     let files = ["report.json", "accuracy.svg", "gap.svg", "weights.svg", "map.svg"];
     for other in ["two", "three"] {
         for file in files {
