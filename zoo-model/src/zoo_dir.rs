@@ -453,10 +453,11 @@ mod tests {
     #[test]
     fn differences_name_fields_and_values() {
         let dir = tempfile::tempdir().unwrap();
-        let record = crate::synthetic::write(dir.path(), "z", 3, 2).unwrap().finished().unwrap();
+        let mut record = crate::synthetic::write(dir.path(), "z", 3, 2).unwrap().finished().unwrap();
+        record.manifest = serde_json::json!({ "train": { "batch-size": 8 }, "seed": 1 });
         let mut other = record.clone();
         assert_eq!(record.differences(&other), "");
-        other.manifest = serde_json::json!({ "train": { "epochs": 4 } });
+        other.manifest = serde_json::json!({ "train": { "batch-size": 8, "epochs": 4 }, "seed": 1 });
         other.states += 1;
         other.engine = Some(EngineRecord { name: "dfdx".into(), version: "9".into() });
         let found = record.differences(&other);
