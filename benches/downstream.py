@@ -53,6 +53,20 @@ def ridge(x, y):
     return scores
 
 
+def classifier(x, y):
+    """Test accuracy of the ridge classifier that is best on validation: targets of -1 and 1, the largest wins."""
+    names = sorted(set(y["train"]))
+    signs = np.array([[1.0 if name == label else -1.0 for name in names] for label in y["train"]])
+    train, val, test = (standardised(x[split], x["train"]) for split in ("train", "val", "test"))
+    models = [Ridge(alpha=alpha).fit(train, signs) for alpha in LAMBDAS]
+
+    def accuracy(model, of, truth):
+        return np.mean([names[i] == label for i, label in zip(model.predict(of).argmax(1), truth)])
+
+    best = max(range(len(LAMBDAS)), key=lambda i: (accuracy(models[i], val, y["val"]), i))
+    return accuracy(models[best], test, y["test"])
+
+
 def published(vectors, bounds, y):
     """Seconds of the published baselines' way: quantile features of all states at once, layer by layer; then for
     every property and each of 17 penalties X'X anew in double precision, and a general solver.
@@ -120,6 +134,16 @@ def main():
             faults += not equal
             print(f"{name:<20} {predictor:<18} R2 {mine['r2']:.4f} and {r2:.4f}, tau {mine['kendall_tau']:.4f} and "
                   f"{tau:.4f}, lambda {mine['lambda']:g} and {penalty:g}{'' if equal else '   DIFFERENT'}")
+        for name, key in (("activation", "model::nlin"), ("initialisation", "model::init_type"),
+                          ("optimiser", "optim::optimizer")):
+            mine = scored.get((name, predictor))
+            if mine is None:
+                continue
+            found = classifier(x, {split: frame[key].tolist() for split, frame in targets.items()})
+            equal = abs(found - mine["accuracy"]) < 5e-4
+            faults += not equal
+            print(f"{name:<20} {predictor:<18} accuracy {mine['accuracy']:.4f} and {found:.4f}"
+                  f"{'' if equal else '   DIFFERENT'}")
     if not arguments.check:
         theirs = published(vectors, bounds, y)
         states = sum(without_trees["states"])

@@ -8,7 +8,7 @@
 //! Ridge regressions and ridge classifiers (one target of -1 and 1 a category, the largest wins)
 //! have the penalty among [`LAMBDAS`] that is best on the validation split, each target its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 
 use faer::Mat;
@@ -339,10 +339,10 @@ impl Collector {
             let models = self.rows.each_ref().map(|r| r.models);
             return Err(Error::TooSmall { path: source.path().into(), models });
         }
-        let mut predictions: BTreeMap<usize, Predictions> = BTreeMap::new();
+        let mut predictions: Vec<(Predictor, Predictions)> = Vec::new();
         if let Some(moments) = self.weights.take() {
             let fitted = moments.fit(&LAMBDAS);
-            predictions.insert(0, self.predict_weights(source, &fitted, stage)?);
+            predictions.push((Predictor::RidgeWeights, self.predict_weights(source, &fitted, stage)?));
         }
         let width = train.statistics.len() / train.targets.len();
         let mut moments = Moments::new(width, TARGETS);
@@ -356,7 +356,7 @@ impl Collector {
                 of_statistics.add(out, &fitted, block);
             }
         }
-        predictions.insert(1, of_statistics);
+        predictions.push((Predictor::RidgeStatistics, of_statistics));
         stage.interrupt.check()?;
 
         let mut scores = Vec::new();
@@ -367,11 +367,10 @@ impl Collector {
                 continue;
             }
             let (truth_val, truth) = (val.column(target), test.column(target));
-            for (which, predictions) in &predictions {
+            for (predictor, predictions) in &predictions {
                 let Some(best) = predictions.best(|p| r2(&truth_val, &column(&p[0], target))) else { continue };
                 let found = column(&predictions.by_lambda[best].as_ref().expect("it was best")[1], target);
-                let predictor = [Predictor::RidgeWeights, Predictor::RidgeStatistics][*which];
-                scores.push(Score::continuous(property, predictor, &truth, &found, Some(LAMBDAS[best])));
+                scores.push(Score::continuous(property, *predictor, &truth, &found, Some(LAMBDAS[best])));
             }
             if let Some(found) = trees.get(&target) {
                 scores.push(Score::continuous(property, Predictor::TreesStatistics, &truth, found, None));
@@ -390,14 +389,12 @@ impl Collector {
             let majority =
                 *present.iter().max_by_key(|c| (frequency(c), std::cmp::Reverse(**c))).expect("two at least");
             let majority = truth.iter().filter(|&&t| t == majority).count() as f64 / truth.len() as f64;
-            let choose = |p: &Mat<f64>| -> Vec<usize> {
-                let value = |r: usize, c: usize| p[(r, start + c)];
-                (0..p.nrows())
-                    .map(|r| {
-                        *present.iter().max_by(|&&a, &&b| value(r, a).total_cmp(&value(r, b))).expect("two at least")
-                    })
-                    .collect()
+            let choose = |rows: usize, value: &dyn Fn(usize, usize) -> f64| -> Vec<usize> {
+                let larger = |r: usize, a: usize, b: usize| value(r, start + a).total_cmp(&value(r, start + b));
+                let winner = |r: usize| *present.iter().max_by(|&&a, &&b| larger(r, a, b)).expect("two at least");
+                (0..rows).map(winner).collect()
             };
+            let of_matrix = |p: &Mat<f64>| choose(p.nrows(), &|r, t| p[(r, t)]);
             let mut push = |predictor, found: &[usize], lambda| {
                 scores.push(Score {
                     property,
@@ -409,19 +406,13 @@ impl Collector {
                     lambda,
                 });
             };
-            for (which, predictions) in &predictions {
-                let Some(best) = predictions.best(|p| agreement(&truth_val, &choose(&p[0]))) else { continue };
-                let found = choose(&predictions.by_lambda[best].as_ref().expect("it was best")[1]);
-                push([Predictor::RidgeWeights, Predictor::RidgeStatistics][*which], &found, Some(LAMBDAS[best]));
+            for (predictor, predictions) in &predictions {
+                let Some(best) = predictions.best(|p| agreement(&truth_val, &of_matrix(&p[0]))) else { continue };
+                let found = of_matrix(&predictions.by_lambda[best].as_ref().expect("it was best")[1]);
+                push(*predictor, &found, Some(LAMBDAS[best]));
             }
-            if let Some(first) = trees.get(&(start + present[0])) {
-                let value = |r: usize, c: usize| trees[&(start + c)][r];
-                let found: Vec<usize> = (0..first.len())
-                    .map(|r| {
-                        *present.iter().max_by(|&&a, &&b| value(r, a).total_cmp(&value(r, b))).expect("two at least")
-                    })
-                    .collect();
-                push(Predictor::TreesStatistics, &found, None);
+            if self.options.trees {
+                push(Predictor::TreesStatistics, &choose(truth.len(), &|r, t| trees[&t][r]), None);
             }
         }
         Ok(Benchmark {

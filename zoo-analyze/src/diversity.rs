@@ -604,3 +604,52 @@ fn zero_shares(network: &Network, state: &[f32]) -> Vec<(String, f64)> {
     let share = |values: &[f32]| values.iter().filter(|&&v| v == 0.0).count() as f64 / values.len() as f64;
     named.map(|(p, name)| (name, share(&state[p.range.clone()]))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zoo_model::random::{Purpose, Stream};
+
+    fn cka(a: &[f32], b: &[f32]) -> f64 {
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    }
+
+    #[test]
+    fn cka_is_blind_to_rotation_scale_and_offset_and_sees_the_rest() {
+        let (samples, width) = (40, 2);
+        let mut noise = Stream::new(3, Purpose::Sample, 0, 0);
+        let x: Vec<f64> = (0..samples * width).map(|_| noise.normal_pair()[0]).collect();
+        let turned: Vec<f64> = x
+            .chunks(2)
+            .flat_map(|p| [5.0 + 3.0 * (0.6 * p[0] - 0.8 * p[1]), 3.0 * (0.8 * p[0] + 0.6 * p[1])])
+            .collect();
+        let other: Vec<f64> = (0..samples * width).map(|_| noise.normal_pair()[0]).collect();
+        let [x, turned, other] = [x, turned, other].map(|values| centred_kernel(&values, samples));
+        assert!((cka(&x, &turned) - 1.0).abs() < 1e-5);
+        assert!(cka(&x, &other) < 0.5);
+    }
+
+    #[test]
+    fn distances_and_cosines_are_those_of_all_pairs() {
+        let found = weight_distances(&[vec![3.0, 0.0], vec![0.0, 4.0], vec![6.0, 0.0]]).unwrap();
+        assert_eq!((found.models, found.l2.count), (3, 3));
+        let expected = (5.0 + 3.0 + 52f64.sqrt()) / 3.0;
+        assert!((found.l2.mean - expected).abs() < 1e-12 && (found.cosine.mean - 1.0 / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_map_finds_the_plane_of_the_states_and_leaves_exploded_models_out() {
+        // Two orthogonal directions in 50 dimensions, the first with nine times the variance.
+        let state = |a: f32, b: f32| (0..50).map(|i| if i % 2 == 0 { 3.0 * a } else { b }).collect::<Vec<f32>>();
+        let at = [(1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)];
+        let mut states: Vec<Trajectory> =
+            at.iter().enumerate().map(|(i, &(a, b))| (ModelId(i as u32), 1, 0.5, state(a, b))).collect();
+        states.push((ModelId(9), 1, 0.1, vec![1e6; 50]));
+        let map = trajectory_map(&states).unwrap();
+        assert_eq!((map.left_out, map.places.len()), (1, 4));
+        assert!((map.explained[0] - 0.9).abs() < 1e-6 && (map.explained[1] - 0.1).abs() < 1e-6, "{:?}", map.explained);
+        for place in &map.places {
+            assert!((place.at[0].abs() - 15.0).abs() < 1e-3 && (place.at[1].abs() - 5.0).abs() < 1e-3, "{place:?}");
+        }
+    }
+}

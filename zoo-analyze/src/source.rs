@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 use zoo_model::files::FileError;
-use zoo_model::zoo_dir::names;
+use zoo_model::zoo_dir::{model_file, names};
 use zoo_model::{result, states, ModelId, Network, Params, ResultLine, ZooDir, ZooRecord};
 use zoo_pack::entries::Entries;
 use zoo_pack::members::decode;
@@ -240,15 +240,6 @@ impl Parts {
         }
         Ok(None)
     }
-}
-
-/// Model and file of a path `models/ID/FILE`.
-fn model_file(path: &str) -> Option<(ModelId, &str)> {
-    let mut parts = path.split('/');
-    let (models, id, file) = (parts.next()?, parts.next()?, parts.next()?);
-    (models == names::MODELS && parts.next().is_none() && names::MODEL_FILES.contains(&file))
-        .then(|| id.parse().ok().map(|id| (id, file)))
-        .flatten()
 }
 
 fn archive_record(path: &Path) -> Result<ZooRecord, Error> {

@@ -192,6 +192,13 @@ fn collect_differences(field: &str, a: &Value, b: &Value, found: &mut Vec<String
     }
 }
 
+/// Id and file name of a path like `models/000017/params.json`.
+pub fn model_file(path: &str) -> Option<(ModelId, &str)> {
+    let (id, file) = path.strip_prefix(names::MODELS)?.strip_prefix('/')?.split_once('/')?;
+    let id = id.parse().ok()?;
+    names::MODEL_FILES.contains(&file).then_some((id, file))
+}
+
 /// Parses the lines of a `SHA256SUMS`: path and lower-case checksum, in the order of the file.
 ///
 /// # Errors

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use zoo_model::files::{persist_dir, temporary_dir_in, write_bytes, FileError};
+use zoo_model::files::{persist_dir, temporary_dir_in, FileError};
 use zoo_model::zoo_dir::names;
 use zoo_model::{ModelId, ZooDir, ZooRecord};
 use zoo_stage::UsageError;
 
-use crate::population::{finish_if_complete, read_run, started_shards, Completion, Run, ShardRecord};
+use crate::population::{
+    finish_if_complete, read_run, started_shards, training_dir, write_run, Completion, Run, ShardRecord,
+};
 use crate::Error;
 
 /// Merges shards of one zoo into `output`, which may be one of them. Files are hard-linked where
@@ -52,8 +54,8 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, Error> {
             );
         }
     }
-    let staging = output.path().join(".training");
-    write_bytes(&staging.join("run.json"), &serde_json::to_vec(&run).expect("plain data serialises"))?;
+    write_run(output, &run)?;
+    let staging = training_dir(output);
     for &id in &run.ids {
         let target = output.model(id);
         let Some(source) = shards.iter().map(|s| s.model(id)).find(|m| m.is_dir()) else { continue };

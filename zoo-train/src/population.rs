@@ -135,7 +135,8 @@ impl fmt::Display for Summary {
 
 const TRAINING: &str = ".training";
 
-fn training_dir(zoo: &ZooDir) -> PathBuf {
+/// Where everything lies that is not a finished model.
+pub(crate) fn training_dir(zoo: &ZooDir) -> PathBuf {
     zoo.path().join(TRAINING)
 }
 
@@ -226,8 +227,12 @@ fn prepare(zoo: &ZooDir, run: &Run, force: bool) -> Result<(), Error> {
         }
         None => {}
     }
-    let json = serde_json::to_vec(run).expect("plain data serialises");
-    Ok(write_bytes(&run_path(zoo), &json)?)
+    Ok(write_run(zoo, run)?)
+}
+
+/// Writes what a directory in the making will be.
+pub(crate) fn write_run(zoo: &ZooDir, run: &Run) -> Result<(), FileError> {
+    write_bytes(&run_path(zoo), &serde_json::to_vec(run).expect("plain data serialises"))
 }
 
 /// Removes what zoo directories are made of, and nothing else; `zoo.json` first, so that no

@@ -10,7 +10,7 @@ use zoo_model::files::Hashing;
 use zoo_model::result::{from_json_lines, ResultLine};
 use zoo_model::safetensors_file::{to_f32, to_i64, Header};
 use zoo_model::states::{check_epochs, check_header, EPOCHS};
-use zoo_model::zoo_dir::{checksum_lines, is_sha256, names};
+use zoo_model::zoo_dir::{checksum_lines, is_sha256, model_file, names};
 use zoo_model::{ModelId, Params, ZooRecord};
 use zoo_pack::index::{IndexWriter, ParquetError, MODELS_PER_GROUP};
 use zoo_pack::{Volume, Volumes, CARD, INDEX, VOLUMES};
@@ -646,13 +646,6 @@ fn brief(epochs: &[u32]) -> String {
 
 /// Entries that come before the models, in order.
 pub const HEAD: [&str; 5] = [names::CHECKSUMS, names::ZOO, CARD, INDEX, VOLUMES];
-
-/// Id and file name of a path like `models/000017/params.json`.
-pub fn model_file(path: &str) -> Option<(ModelId, &str)> {
-    let (id, file) = path.strip_prefix(names::MODELS)?.strip_prefix('/')?.split_once('/')?;
-    let id = id.parse().ok()?;
-    names::MODEL_FILES.contains(&file).then_some((id, file))
-}
 
 /// Most bytes of an entry; `None` if a zoo has no file of this name.
 fn size_limit(path: &str) -> Option<u64> {

@@ -25,14 +25,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use zoo_model::files::{read_limited, FileError};
 use zoo_model::random::{Purpose, Stream};
-use zoo_model::zoo_dir::{names, parse_checksums};
+use zoo_model::zoo_dir::{model_file, names, parse_checksums};
 use zoo_model::{Dataset, ModelId};
 use zoo_pack::entries::{padding, Entries, Entry};
 use zoo_pack::members::{decode, Damage};
 use zoo_pack::sums_path;
 use zoo_stage::{Interrupted, Stage, UsageError, VerificationFailed};
 
-use checker::{hexadecimal, model_file, Checker, Hopeless, HEAD};
+use checker::{hexadecimal, Checker, Hopeless, HEAD};
 pub use report::{Failure, Level, Report, KEPT_FAILURES};
 
 /// Why no verdict could be reached.

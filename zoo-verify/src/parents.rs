@@ -6,12 +6,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use zoo_model::files::{parent_of, sha256_file, FileError};
-use zoo_model::zoo_dir::{names, parse_checksums};
+use zoo_model::zoo_dir::{model_file, names, parse_checksums};
 use zoo_model::{ModelId, ZooDir};
 use zoo_pack::entries::Entries;
 use zoo_pack::members::decode;
-
-use crate::checker::model_file;
 
 /// Where the zoo `name` lies beside a twin at `path`: a directory, an archive, or the first of its
 /// volumes (each of which lists the whole zoo).
