@@ -419,7 +419,7 @@ fn behaviour(source: &Source, last: &LastStates, data: &Dataset, stage: &Stage) 
         .par_iter()
         .map(|cohort| {
             let tasks: Vec<Task> = cohort.iter().map(|&i| tasks[i].clone()).collect();
-            let evaluations = engine.start(&tasks, data, None).evaluate(Split::Test, &stage.interrupt)?;
+            let evaluations = engine.start(&tasks, data, None)?.evaluate(Split::Test, &stage.interrupt)?;
             progress.advance(cohort.len() as u64);
             Ok(cohort.iter().copied().zip(evaluations.into_iter().map(|e| e.predictions)).collect())
         })

@@ -264,7 +264,7 @@ pub fn job<'a>(
 ) -> Result<Job<'a>, zoo_train::Error> {
     let task = task(parent, last_state, twin)?;
     let dense = Task { initial: last_state.to_vec(), mask: None, ..task.clone() };
-    let mut evaluations = engine.start(&[dense], data, None).evaluate(Split::Test, &Interrupt::default())?;
+    let mut evaluations = engine.start(&[dense], data, None)?.evaluate(Split::Test, &Interrupt::default())?;
     let of_parent = evaluations.remove(0).predictions;
     let network = task.network.clone();
     let annotate = move |line: &mut zoo_model::ResultLine, state: &[f32], test: &zoo_train::Evaluation| {

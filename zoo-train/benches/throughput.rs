@@ -324,7 +324,7 @@ fn hyperparameters(architecture: Architecture) -> Hyperparameters {
 fn rates(engine: &PopulationEngine, h: &Hyperparameters, data: &Dataset) -> (f64, f64) {
     let with_seed = |seed| task(&Hyperparameters { seed, ..h.clone() }, data.shape, 10).expect("the shape fits");
     let tasks: Vec<_> = (0..COHORT as u64).map(with_seed).collect();
-    let mut cohort = engine.start(&tasks, data, None);
+    let mut cohort = engine.start(&tasks, data, None).expect("the processor is there");
     let go_on = Interrupt::default();
     let samples = (COHORT * data.len(Split::Train)) as f64;
     let mut epoch = 0;

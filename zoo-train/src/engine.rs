@@ -6,6 +6,7 @@ use zoo_stage::{Interrupt, Interrupted};
 
 use crate::magnitude::Ramp;
 use crate::metrics::{predicted, Score, Tally};
+use crate::population_engine::cuda::driver::DeviceError;
 use crate::variational::{self, Variational};
 
 /// One model to train: what its bits depend on.
@@ -93,6 +94,17 @@ pub struct Evaluation {
     pub predictions: Vec<u16>,
 }
 
+/// Why a cohort gives no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CohortError {
+    /// Asked to stop.
+    #[error("{0}")]
+    Interrupted(#[from] Interrupted),
+    /// The device failed.
+    #[error("{0}")]
+    Device(#[from] DeviceError),
+}
+
 /// Something that trains models.
 pub trait Engine: Send + Sync {
     /// Name, as `--engine` takes it.
@@ -104,16 +116,38 @@ pub trait Engine: Send + Sync {
     /// Whether it trains models with these hyperparameters.
     fn trains(&self, hyperparameters: &Hyperparameters) -> bool;
 
-    /// Groups models that are trained together; indices into `models`. Depends on `models` alone.
+    /// Groups models that are trained together; indices into `models`. Depends on `models` alone, so
+    /// that shards are the same everywhere.
     fn cohorts(&self, models: &[&Hyperparameters]) -> Vec<Vec<usize>>;
+
+    /// Unites cohorts to those that the device trains at a time.
+    ///
+    /// # Errors
+    /// Not one model fits the device.
+    fn unite(&self, cohorts: Vec<Vec<usize>>, _: &[&Hyperparameters], _: &Dataset) -> Result<Vec<Vec<usize>>, DeviceError> {
+        Ok(cohorts)
+    }
+
+    /// Cohorts that are trained at once where there are so many threads.
+    fn cohorts_at_once(&self, threads: usize) -> usize {
+        threads
+    }
 
     /// A cohort ready to train, from the tasks' initial parameters or from snapshots. Either all of
     /// its tasks are of variational dropout or none.
-    fn start<'d>(&self, tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Box<dyn Cohort + 'd>;
+    ///
+    /// # Errors
+    /// The device failed, or is full.
+    fn start<'d>(
+        &self,
+        tasks: &[Task],
+        data: &'d Dataset,
+        from: Option<&[Snapshot]>,
+    ) -> Result<Box<dyn Cohort + 'd>, DeviceError>;
 }
 
 /// Models that are trained in step with each other. Every method answers once a model, in the
-/// order of the tasks.
+/// order of the tasks. Errors are an interruption, or the device's.
 pub trait Cohort {
     /// The models' hyperparameters.
     fn tasks(&self) -> &[Task];
@@ -125,33 +159,45 @@ pub trait Cohort {
     /// one perhaps smaller; returns the running means over the batches as trained.
     ///
     /// `epoch` keys the dropout masks, together with the step within this call.
-    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, Interrupted>;
+    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, CohortError>;
 
     /// Gradient of the mean cross entropy of the train samples `samples`, without weight decay
     /// and dropout: a flat vector.
-    fn gradients(&mut self, samples: &[u32]) -> Vec<Vec<f32>>;
+    fn gradients(&mut self, samples: &[u32]) -> Result<Vec<Vec<f32>>, CohortError>;
 
     /// Logits of the samples `range` of a split, dropout off: (samples, classes). They are those
     /// of the models' [states](Snapshot::state), so that a kept state can be evaluated again.
-    fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Vec<Vec<f64>>;
+    fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Result<Vec<Vec<f64>>, CohortError>;
 
     /// The models as they are now.
-    fn snapshots(&self) -> Vec<Snapshot>;
+    fn snapshots(&self) -> Result<Vec<Snapshot>, CohortError>;
 
     /// Gives each model its mask, if there is one for it: the parameters for which it is false are
     /// zero from now on.
-    fn prune(&mut self, masks: &[Option<Vec<bool>>]);
+    fn prune(&mut self, masks: &[Option<Vec<bool>>]) -> Result<(), CohortError>;
+
+    /// Gives models on a [`Ramp`] their masks for epoch `epoch`.
+    fn prune_for(&mut self, epoch: u32) -> Result<(), CohortError> {
+        if !self.tasks().iter().any(|t| matches!(t.mask, Some(Mask::Ramp(_)))) {
+            return Ok(());
+        }
+        let mask = |(task, snapshot): (&Task, Snapshot)| match &task.mask {
+            Some(Mask::Ramp(ramp)) => Some(ramp.mask(&task.network, &snapshot.state(), epoch)),
+            _ => None,
+        };
+        let masks: Vec<Option<Vec<bool>>> = self.tasks().iter().zip(self.snapshots()?).map(mask).collect();
+        self.prune(&masks)
+    }
+
+    /// Says that the next call that trains will be [`train_epoch`](Self::train_epoch) of `epoch`: a
+    /// device that works on its own may begin. What snapshots answer stays that of the epoch before.
+    fn begin_epoch(&mut self, _epoch: u32) -> Result<(), CohortError> {
+        Ok(())
+    }
 
     /// Trains one epoch, from 1, in that epoch's order. Models on a [`Ramp`] are pruned before.
-    fn train_epoch(&mut self, epoch: u32, interrupt: &Interrupt) -> Result<Vec<Score>, Interrupted> {
-        if self.tasks().iter().any(|t| matches!(t.mask, Some(Mask::Ramp(_)))) {
-            let mask = |(task, snapshot): (&Task, Snapshot)| match &task.mask {
-                Some(Mask::Ramp(ramp)) => Some(ramp.mask(&task.network, &snapshot.state(), epoch)),
-                _ => None,
-            };
-            let masks: Vec<Option<Vec<bool>>> = self.tasks().iter().zip(self.snapshots()).map(mask).collect();
-            self.prune(&masks);
-        }
+    fn train_epoch(&mut self, epoch: u32, interrupt: &Interrupt) -> Result<Vec<Score>, CohortError> {
+        self.prune_for(epoch)?;
         let samples = self.data().len(Split::Train);
         let absolute = self.tasks()[0].epochs_before + epoch;
         let orders: Vec<Vec<u32>> =
@@ -160,7 +206,7 @@ pub trait Cohort {
     }
 
     /// Evaluates a split, dropout off, samples in the order of the file.
-    fn evaluate(&mut self, split: Split, interrupt: &Interrupt) -> Result<Vec<Evaluation>, Interrupted> {
+    fn evaluate(&mut self, split: Split, interrupt: &Interrupt) -> Result<Vec<Evaluation>, CohortError> {
         const PIECE: usize = 1000;
         let models = self.tasks().len();
         let total = self.data().len(split);
@@ -169,7 +215,7 @@ pub trait Cohort {
         for start in (0..total).step_by(PIECE) {
             interrupt.check()?;
             let range = start..total.min(start + PIECE);
-            let logits = self.logits(split, range.clone());
+            let logits = self.logits(split, range.clone())?;
             let labels = &self.data().split(split).labels[range];
             for ((tally, predictions), logits) in tallies.iter_mut().zip(&mut predictions).zip(&logits) {
                 tally.add(logits, labels);

@@ -107,7 +107,7 @@ fn measure(
     let task = Task { initial, network, hyperparameters: h.clone(), mask, epochs_before: 0 };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let timed = || {
-        let mut cohort = engine.start(&vec![task; models], &data, None);
+        let Ok(mut cohort) = engine.start(&vec![task; models], &data, None) else { return Rates::default() };
         let order: Vec<u32> = (0..data.len(Split::Train) as u32).collect();
         let orders = vec![order; models];
         let go_on = Interrupt::default();

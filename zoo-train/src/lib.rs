@@ -19,6 +19,7 @@ pub mod checkpoint;
 pub mod dfdx_engine;
 pub mod engine;
 pub mod estimate;
+pub mod functions;
 pub mod magnitude;
 pub mod merge;
 pub mod metrics;
@@ -43,8 +44,9 @@ use zoo_model::{
 use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
 
 pub use dfdx_engine::DfdxEngine;
-pub use engine::{Cohort, Engine, Evaluation, Mask, Snapshot, Task};
+pub use engine::{Cohort, CohortError, Engine, Evaluation, Mask, Snapshot, Task};
 pub use population::{Completion, Population, Settings, Shard, Summary};
+pub use population_engine::cuda::driver::DeviceError;
 pub use population_engine::PopulationEngine;
 
 /// Why training failed.
@@ -68,6 +70,18 @@ pub enum Error {
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Threads(rayon::ThreadPoolBuildError),
+    /// The device failed, or there is none.
+    #[error("{0}")]
+    Device(#[from] DeviceError),
+}
+
+impl From<CohortError> for Error {
+    fn from(error: CohortError) -> Self {
+        match error {
+            CohortError::Interrupted(interrupted) => interrupted.into(),
+            CohortError::Device(device) => device.into(),
+        }
+    }
 }
 
 /// The engines to choose from, the fastest first.

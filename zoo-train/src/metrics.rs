@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::functions::{exp, ln};
+
 /// Mean loss and accuracy over some samples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Score {
@@ -37,12 +39,11 @@ impl Tally {
     }
 }
 
-/// Cross entropy of one sample: logsumexp(logits) - logits\[label\], with `libm`'s functions, whose
-/// bits are the same on every platform.
+/// Cross entropy of one sample: logsumexp(logits) - logits\[label\], the same bits on every device.
 pub fn cross_entropy(logits: &[f64], label: usize) -> f64 {
     let max = logits.iter().fold(f64::NEG_INFINITY, |m, &l| if l > m || l.is_nan() { l } else { m });
-    let sum: f64 = logits.iter().map(|&l| libm::exp(l - max)).sum();
-    max + libm::log(sum) - logits[label]
+    let sum: f64 = logits.iter().map(|&l| exp(l - max)).sum();
+    max + ln(sum) - logits[label]
 }
 
 /// The predicted class, as PyTorch's argmax: the first NaN, else the first of the largest.

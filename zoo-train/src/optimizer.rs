@@ -4,13 +4,20 @@ use zoo_model::{Hyperparameters, Optimizer, Schedule};
 
 use crate::schedule::{rates, Rates};
 
-/// Adam's step size and what divides the root of the mean square, after correcting for the bias of
-/// the first steps, at step `step` (from 1).
+/// What Adam's mean of gradients and the root of the mean square are divided by at step `step` (from
+/// 1), to correct for the bias of the first steps.
 ///
 /// The powers are `libm`'s, whose bits are the same on every platform.
-pub fn adam_rates(learning_rate: f64, beta1: f64, step: u64) -> (f64, f64) {
+pub fn adam_corrections(beta1: f64, step: u64) -> (f64, f64) {
     let bias = |beta: f64| 1.0 - libm::pow(beta, step as f64);
-    (learning_rate / bias(beta1), bias(BETA2).sqrt())
+    (bias(beta1), bias(BETA2).sqrt())
+}
+
+/// Adam's step size, corrected for the bias of the mean, and what divides the root of the mean
+/// square; see [`adam_corrections`].
+pub fn adam_rates(learning_rate: f64, beta1: f64, step: u64) -> (f64, f64) {
+    let (mean, square) = adam_corrections(beta1, step);
+    (learning_rate / mean, square)
 }
 
 /// An optimiser and its moments: one vector for SGD, two for Adam.

@@ -304,6 +304,7 @@ impl Population<'_> {
         let mut cohorts = self.engine.cohorts(&hyperparameters);
         let mut number = 0..;
         cohorts.retain(|_| settings.shard.has(number.next().expect("endless")));
+        let cohorts = self.engine.unite(cohorts, &hyperparameters, self.data)?;
 
         let shard = settings.shard;
         if shard != Shard::WHOLE {
@@ -319,7 +320,7 @@ impl Population<'_> {
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
         std::thread::scope(|scope| {
-            for _ in 0..settings.threads.clamp(1, cohorts.len().max(1)) {
+            for _ in 0..self.engine.cohorts_at_once(settings.threads).clamp(1, cohorts.len().max(1)) {
                 scope.spawn(|| {
                     // One thread a pool: a matrix product is then never split, whatever the cores.
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(Error::Threads);

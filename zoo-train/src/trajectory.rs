@@ -2,9 +2,9 @@
 
 use zoo_model::result::{finite, ResultLine};
 use zoo_model::{Dataset, Split};
-use zoo_stage::{Interrupt, Interrupted};
+use zoo_stage::Interrupt;
 
-use crate::engine::{Cohort, Engine, Evaluation, Snapshot, Task};
+use crate::engine::{Cohort, CohortError, Engine, Evaluation, Snapshot, Task};
 use crate::metrics::Score;
 
 /// A task, and what its caller wants recorded besides the metrics.
@@ -52,7 +52,7 @@ impl Progress {
 ///
 /// Goes on from `progress`. `after_epoch` sees the progress after each epoch, so that it can be
 /// saved; an interruption leaves `progress` at the end of the last whole epoch.
-pub fn train<E: From<Interrupted>>(
+pub fn train<E: From<CohortError>>(
     engine: &dyn Engine,
     jobs: &[Job],
     data: &Dataset,
@@ -63,46 +63,60 @@ pub fn train<E: From<Interrupted>>(
 ) -> Result<Vec<Trajectory>, E> {
     let tasks: Vec<Task> = jobs.iter().map(|j| j.task.clone()).collect();
     let from = (!progress.snapshots.is_empty()).then_some(progress.snapshots.as_slice());
-    let mut cohort = engine.start(&tasks, data, from);
+    let mut cohort = engine.start(&tasks, data, from).map_err(CohortError::from)?;
     progress.trajectories.resize(jobs.len(), Trajectory::default());
     let last = kept_epochs.last().copied().unwrap_or(0);
     if from.is_none() && kept_epochs.first() == Some(&0) {
-        let trained: Vec<Score> =
-            cohort.evaluate(Split::Train, interrupt)?.into_iter().filter_map(|e| e.score).collect();
-        let kept = keep(0, &trained, jobs, cohort.as_mut(), interrupt)?;
+        let trained = scores(cohort.evaluate(Split::Train, interrupt)?);
+        let evaluations = evaluate(cohort.as_mut(), interrupt)?;
+        let kept = keep(0, &trained, &evaluations, jobs, &cohort.snapshots()?);
         progress.extend(kept);
     }
     for epoch in progress.epoch + 1..=last {
         let trained = cohort.train_epoch(epoch, interrupt)?;
-        // Nothing of the epoch enters the progress before all of it is there.
         let is_kept = kept_epochs.binary_search(&epoch).is_ok();
-        let kept = if is_kept { keep(epoch, &trained, jobs, cohort.as_mut(), interrupt)? } else { Vec::new() };
-        (progress.epoch, progress.snapshots) = (epoch, cohort.snapshots());
-        progress.extend(kept);
+        let evaluations = if is_kept { Some(evaluate(cohort.as_mut(), interrupt)?) } else { None };
+        // What follows is copied out and written while the next epoch runs.
+        if epoch < last {
+            cohort.begin_epoch(epoch + 1)?;
+        }
+        let snapshots = cohort.snapshots()?;
+        let trained: Vec<Option<Score>> = trained.into_iter().map(Some).collect();
+        // Nothing of the epoch enters the progress before all of it is there.
+        let kept = evaluations.map(|evaluations| keep(epoch, &trained, &evaluations, jobs, &snapshots));
+        (progress.epoch, progress.snapshots) = (epoch, snapshots);
+        progress.extend(kept.unwrap_or_default());
         after_epoch(progress)?;
     }
     Ok(std::mem::take(&mut progress.trajectories))
 }
 
+fn scores(evaluations: Vec<Evaluation>) -> Vec<Option<Score>> {
+    evaluations.into_iter().map(|e| e.score).collect()
+}
+
+/// The models on the validation and the test split.
+fn evaluate(cohort: &mut dyn Cohort, interrupt: &Interrupt) -> Result<[Vec<Evaluation>; 2], CohortError> {
+    Ok([cohort.evaluate(Split::Val, interrupt)?, cohort.evaluate(Split::Test, interrupt)?])
+}
+
 /// The line and state of each model after an epoch.
 fn keep(
     epoch: u32,
-    trained: &[Score],
+    trained: &[Option<Score>],
+    [val, test]: &[Vec<Evaluation>; 2],
     jobs: &[Job],
-    cohort: &mut dyn Cohort,
-    interrupt: &Interrupt,
-) -> Result<Vec<(ResultLine, Vec<f32>)>, Interrupted> {
-    let val = cohort.evaluate(Split::Val, interrupt)?;
-    let test = cohort.evaluate(Split::Test, interrupt)?;
-    let each = cohort.snapshots().into_iter().enumerate().map(|(m, snapshot)| {
+    snapshots: &[Snapshot],
+) -> Vec<(ResultLine, Vec<f32>)> {
+    let each = snapshots.iter().enumerate().map(|(m, snapshot)| {
         let state = snapshot.state();
-        let mut line = result_line(epoch, &state, Some(trained[m]), val[m].score, test[m].score);
+        let mut line = result_line(epoch, &state, trained[m], val[m].score, test[m].score);
         if let Some(annotate) = &jobs[m].annotate {
             annotate(&mut line, &state, &test[m]);
         }
         (line, state)
     });
-    Ok(each.collect())
+    each.collect()
 }
 
 fn result_line(epoch: u32, state: &[f32], train: Option<Score>, val: Option<Score>, test: Option<Score>) -> ResultLine {

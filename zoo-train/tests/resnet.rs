@@ -121,15 +121,15 @@ fn one_step_equals_torchvisions(file: &str) {
     let network = hyperparameters.network(data.shape, classes).unwrap();
     let task =
         Task { initial: state(&network), network: network.clone(), hyperparameters, mask: None, epochs_before: 0 };
-    let mut cohort = DfdxEngine.start(&[task], &data, None);
+    let mut cohort = DfdxEngine.start(&[task], &data, None).unwrap();
 
-    let logits = cohort.logits(Split::Test, 0..batch).remove(0);
+    let logits = cohort.logits(Split::Test, 0..batch).unwrap().remove(0);
     assert_close(&logits, &vectors.doubles["eval_logits"], 1e-6, "logits at evaluation");
     let order: Vec<u32> = (0..batch as u32).collect();
-    let gradient = doubles(&cohort.gradients(&order)[0]);
+    let gradient = doubles(&cohort.gradients(&order).unwrap()[0]);
     let score = cohort.train(1, &[order], &Interrupt::default()).unwrap()[0];
     assert_close(&[score.loss], &vectors.doubles["loss"], 1e-9, "loss");
-    let after = &cohort.snapshots()[0].parameters;
+    let after = &cohort.snapshots().unwrap()[0].parameters;
     for parameter in network.parameters() {
         let name = &parameter.name;
         assert_close(

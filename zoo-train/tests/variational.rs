@@ -55,13 +55,13 @@ fn tasks(data: &Dataset, mask: &Mask, optimizer: Optimizer, models: u64) -> Vec<
 
 /// Snapshots after each of three epochs; from the first epoch on, by a cohort that starts anew.
 fn train(engine: &dyn Engine, tasks: &[Task], data: &Dataset, interrupted: bool) -> Vec<Vec<Snapshot>> {
-    let mut cohort = engine.start(tasks, data, None);
+    let mut cohort = engine.start(tasks, data, None).unwrap();
     let mut all: Vec<Vec<Snapshot>> = Vec::new();
     for epoch in 1..=3 {
         cohort.train_epoch(epoch, &Interrupt::default()).unwrap();
-        all.push(cohort.snapshots());
+        all.push(cohort.snapshots().unwrap());
         if interrupted {
-            cohort = engine.start(tasks, data, all.last().map(Vec::as_slice));
+            cohort = engine.start(tasks, data, all.last().map(Vec::as_slice)).unwrap();
         }
     }
     all
@@ -127,7 +127,7 @@ fn a_ramps_sparsity_is_that_of_its_epoch_and_drowned_weights_are_zero() {
 
         let mut noisy = tasks(&data, &variational, Optimizer::Adam, 1);
         noisy[0].initial[0] = 1e-4;
-        let mut snapshot = engine.start(&noisy, &data, None).snapshots().remove(0);
+        let mut snapshot = engine.start(&noisy, &data, None).unwrap().snapshots().unwrap().remove(0);
         // Log alpha reaches 3 at once where |w| is at most e^-6.5.
         let small = |p: &zoo_model::architecture::Parameter| {
             noisy[0].initial[p.range.clone()].iter().filter(|w| w.abs() < 0.001_503).count()
@@ -138,7 +138,7 @@ fn a_ramps_sparsity_is_that_of_its_epoch_and_drowned_weights_are_zero() {
         // What is evaluated is what is kept.
         let kept = Task { initial: snapshot.state(), mask: None, ..noisy[0].clone() };
         let logits = |task: &Task, from: Option<&[Snapshot]>| {
-            engine.start(std::slice::from_ref(task), &data, from).logits(zoo_model::Split::Test, 0..3)
+            engine.start(std::slice::from_ref(task), &data, from).unwrap().logits(zoo_model::Split::Test, 0..3).unwrap()
         };
         assert_eq!(logits(&noisy[0], None), logits(&kept, None));
         snapshot.log_sigma2.as_mut().unwrap()[3] = 5.0;

@@ -8,9 +8,9 @@ use zoo_model::plan::TrainSection;
 use zoo_model::zoo_dir::{names, DatasetRecord};
 use zoo_model::{states, Dataset, ModelId, Params, ResultLine, Split, ZooRecord};
 use zoo_sparsify::Twin;
-use zoo_stage::{Interrupt, Interrupted};
+use zoo_stage::Interrupt;
 use zoo_train::trajectory::{self, Job, Progress, Trajectory};
-use zoo_train::{task, Engine, EngineName, Task};
+use zoo_train::{task, CohortError, Engine, EngineName, Task};
 
 use crate::checker::Sampled;
 use crate::report::{Failure, Level};
@@ -45,14 +45,14 @@ pub fn replay(
     engine: &dyn Engine,
     data: &Dataset,
     interrupt: &Interrupt,
-) -> Result<Vec<Failure>, Interrupted> {
+) -> Result<Vec<Failure>, CohortError> {
     let (Some(state), Some(line), Ok(network)) = (model.states.last(), model.lines.last(), model.params.network())
     else {
         return Ok(Vec::new());
     };
     let hyperparameters = model.params.hyperparameters.clone();
     let task = Task { network, hyperparameters, initial: state.clone(), mask: None, epochs_before: 0 };
-    let mut cohort = engine.start(&[task], data, None);
+    let mut cohort = engine.start(&[task], data, None)?;
     let mut failures = Vec::new();
     let recorded =
         [(Split::Test, "test", line.test_loss, line.test_acc), (Split::Val, "val", line.val_loss, line.val_acc)];
@@ -85,7 +85,7 @@ pub fn retrain(
     engine: &dyn Engine,
     data: &Dataset,
     interrupt: &Interrupt,
-) -> Result<Vec<Failure>, Interrupted> {
+) -> Result<Vec<Failure>, CohortError> {
     let id = model.params.id;
     let fail = |message: String| Ok(vec![failure(Level::Retrain, id, names::STATES, message)]);
     let made_by = record.engine.as_ref().map(|e| e.version.clone()).unwrap_or_default();
@@ -129,10 +129,10 @@ fn run(
     data: &Dataset,
     kept: &[u32],
     interrupt: &Interrupt,
-) -> Result<Trajectory, Interrupted> {
+) -> Result<Trajectory, CohortError> {
     let mut progress = Progress::default();
     let ignore = |_: &Progress| Ok(());
-    let mut trained = trajectory::train::<Interrupted>(engine, &[job], data, kept, &mut progress, interrupt, ignore)?;
+    let mut trained = trajectory::train::<CohortError>(engine, &[job], data, kept, &mut progress, interrupt, ignore)?;
     Ok(trained.remove(0))
 }
 

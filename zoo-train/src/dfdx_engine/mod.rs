@@ -16,11 +16,12 @@ use dfdx::prelude::*;
 use zoo_model::architecture::{Module, NamedModule, Parameter, Role};
 use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::{Activation, Dataset, Hyperparameters, Network, Split};
-use zoo_stage::{Interrupt, Interrupted};
+use zoo_stage::Interrupt;
 
-use crate::engine::{Cohort, Engine, Snapshot, Task};
+use crate::engine::{Cohort, CohortError, Engine, Snapshot, Task};
 use crate::metrics::{Score, Tally};
 use crate::optimizer::OptimizerState;
+use crate::population_engine::cuda::driver::DeviceError;
 use crate::variational::is_kept;
 use ops::{
     add_bias, conv2d, gelu, global_avg_pool, leaky_relu, max_pool, normalize, normalize_batch, relu, scale, sum,
@@ -38,7 +39,7 @@ impl Engine for DfdxEngine {
     }
 
     fn version(&self) -> String {
-        "2 (dfdx 0.13, cpu)".into()
+        "3 (dfdx 0.13, cpu)".into()
     }
 
     fn trains(&self, _: &Hyperparameters) -> bool {
@@ -49,8 +50,13 @@ impl Engine for DfdxEngine {
         (0..models.len()).map(|i| vec![i]).collect()
     }
 
-    fn start<'d>(&self, tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Box<dyn Cohort + 'd> {
-        Box::new(Models::new(tasks, data, from))
+    fn start<'d>(
+        &self,
+        tasks: &[Task],
+        data: &'d Dataset,
+        from: Option<&[Snapshot]>,
+    ) -> Result<Box<dyn Cohort + 'd>, DeviceError> {
+        Ok(Box::new(Models::new(tasks, data, from)))
     }
 }
 
@@ -135,7 +141,7 @@ impl Cohort for Models<'_> {
         self.data
     }
 
-    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, Interrupted> {
+    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, CohortError> {
         let mut scores = Vec::new();
         for (m, order) in orders.iter().enumerate() {
             let task = self.tasks[m].clone();
@@ -166,16 +172,14 @@ impl Cohort for Models<'_> {
         Ok(scores)
     }
 
-    fn gradients(&mut self, samples: &[u32]) -> Vec<Vec<f32>> {
+    fn gradients(&mut self, samples: &[u32]) -> Result<Vec<Vec<f32>>, CohortError> {
         let images = self.images(Split::Train, samples.iter().map(|&s| s as usize), |_, _| {});
         let labels = self.labels(samples);
-        self.models
-            .iter()
-            .map(|m| m.gradient(&images, &labels, None).gradient.iter().map(|&g| g as f32).collect())
-            .collect()
+        let gradient = |m: &Model| m.gradient(&images, &labels, None).gradient.iter().map(|&g| g as f32).collect();
+        Ok(self.models.iter().map(gradient).collect())
     }
 
-    fn logits(&mut self, split: Split, range: Range<usize>) -> Vec<Vec<f64>> {
+    fn logits(&mut self, split: Split, range: Range<usize>) -> Result<Vec<Vec<f64>>, CohortError> {
         // Patches of this many images stay within the caches.
         const BATCH: usize = 50;
         let mut logits = vec![Vec::new(); self.models.len()];
@@ -188,10 +192,10 @@ impl Cohort for Models<'_> {
             }
         }
         self.models.iter_mut().for_each(|m| m.load_tensors(Precision::Full));
-        logits
+        Ok(logits)
     }
 
-    fn snapshots(&self) -> Vec<Snapshot> {
+    fn snapshots(&self) -> Result<Vec<Snapshot>, CohortError> {
         let snapshot = |m: &Model| Snapshot {
             step: m.optimizer.step,
             parameters: m.parameters.clone(),
@@ -202,10 +206,10 @@ impl Cohort for Models<'_> {
                 .collect(),
             log_sigma2: m.noise.as_ref().map(|n| n.log_sigma2.clone()),
         };
-        self.models.iter().map(snapshot).collect()
+        Ok(self.models.iter().map(snapshot).collect())
     }
 
-    fn prune(&mut self, masks: &[Option<Vec<bool>>]) {
+    fn prune(&mut self, masks: &[Option<Vec<bool>>]) -> Result<(), CohortError> {
         for (model, mask) in self.models.iter_mut().zip(masks) {
             let Some(mask) = mask else { continue };
             for (parameter, _) in model.parameters.iter_mut().zip(mask).filter(|(_, &kept)| !kept) {
@@ -214,6 +218,7 @@ impl Cohort for Models<'_> {
             model.mask = Some(mask.clone());
             model.load_tensors(Precision::Full);
         }
+        Ok(())
     }
 }
 
@@ -614,7 +619,7 @@ mod tests {
         let h = Hyperparameters { dropout: 0.5, ..Hyperparameters::default() };
         let task = crate::task(&h, data.shape, 10).unwrap();
         let outputs = layer_outputs(&task, &data, Split::Test, 1..5);
-        let logits = DfdxEngine.start(&[task], &data, None).logits(Split::Test, 1..5).remove(0);
+        let logits = DfdxEngine.start(&[task], &data, None).unwrap().logits(Split::Test, 1..5).unwrap().remove(0);
         assert_eq!(outputs.iter().map(Vec::len).collect::<Vec<_>>(), [4 * 8 * 144, 4 * 6 * 16, 4 * 36, 4 * 20, 4 * 10]);
         assert_eq!(outputs[4], logits);
     }
@@ -653,22 +658,22 @@ mod tests {
         let data = noise_dataset([1, 8, 8], 10, 5);
         let task = crate::task(&hyperparameters, data.shape, 10).unwrap();
         let go_on = Interrupt::default();
-        let start = |from: Option<&[Snapshot]>| DfdxEngine.start(std::slice::from_ref(&task), &data, from);
+        let start = |from: Option<&[Snapshot]>| DfdxEngine.start(std::slice::from_ref(&task), &data, from).unwrap();
         let mut whole = start(None);
         whole.train_epoch(1, &go_on).unwrap();
-        let between = whole.snapshots();
+        let between = whole.snapshots().unwrap();
         let running = between[0].parameters.len() - task.network.parameter_count();
         assert!(between[0].parameters[task.network.parameter_count()..].iter().any(|&s| s != 0.0 && s != 1.0));
         assert_eq!((running, between[0].moments[0].len()), (9600, task.network.parameter_count()));
         whole.train_epoch(2, &go_on).unwrap();
         let mut resumed = start(Some(&between));
         resumed.train_epoch(2, &go_on).unwrap();
-        assert!(resumed.snapshots() == whole.snapshots());
+        assert!(resumed.snapshots().unwrap() == whole.snapshots().unwrap());
 
         let without = Hyperparameters { augmentation: Augmentation::NONE, ..hyperparameters };
-        let mut other = DfdxEngine.start(&[Task { hyperparameters: without, ..task.clone() }], &data, None);
+        let mut other = DfdxEngine.start(&[Task { hyperparameters: without, ..task.clone() }], &data, None).unwrap();
         other.train_epoch(1, &go_on).unwrap();
-        assert!(other.snapshots() != between, "augmentation changes what is seen");
+        assert!(other.snapshots().unwrap() != between, "augmentation changes what is seen");
     }
 
     #[test]

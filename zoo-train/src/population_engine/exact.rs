@@ -10,10 +10,11 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use zoo_model::random::{dropout_threshold, philox, Purpose};
-use zoo_model::{Activation, Hyperparameters};
+use zoo_model::Hyperparameters;
 
 use super::dropout::Draw;
 use super::layers::Layer;
+use crate::functions::activate;
 
 /// A candidate is close to a window's maximum if it differs by less than this times 1 + the
 /// maximum's magnitude: some times what rounding does to sums of a few hundred terms.
@@ -164,25 +165,6 @@ impl<'a, P: Fn(usize) -> f64> Exact<'a, P> {
         } else {
             0.0
         }
-    }
-}
-
-/// An activation in f64, by `libm`, whose bits are the same on every platform.
-fn activate(activation: Activation, x: f64) -> f64 {
-    let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
-    match activation {
-        Activation::Tanh => libm::tanh(x),
-        Activation::Relu => x.max(0.0),
-        Activation::Sigmoid => sigmoid(x),
-        Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
-        Activation::LeakyRelu => {
-            if x > 0.0 {
-                x
-            } else {
-                0.01 * x
-            }
-        }
-        Activation::Silu => x * sigmoid(x),
     }
 }
 

@@ -1,6 +1,6 @@
-//! Populations on the CPU: one model a lane.
+//! Populations: on the CPU one model a lane, on CUDA devices one a block ([`cuda`]).
 //!
-//! A cohort's models go through the same places of their mini-batches in lock-step; each parameter,
+//! On the CPU, a cohort's models go through the same places of their mini-batches in lock-step; each parameter,
 //! activation and moment is a vector whose lane is the model ([`simd`]). A lane computes the same
 //! sequence of IEEE operations whatever its neighbours, the width of the vectors and the processor:
 //! the bits of a model are those of `reference.rs`, which spells the sequence out.
@@ -17,7 +17,9 @@
 //! | [`rows`] | buffers with each model's values side by side |
 //! | [`lanes`] | models side by side: training step and evaluation |
 //! | [`reference`] | one model in plain scalar code: the oracle of all the others |
+//! | [`cuda`] | the same on CUDA devices |
 
+pub mod cuda;
 pub mod dropout;
 pub mod exact;
 pub mod functions;
@@ -30,12 +32,15 @@ pub mod rows;
 pub mod simd;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Optimizer, Split};
-use zoo_stage::{Interrupt, Interrupted};
+use zoo_stage::Interrupt;
 
-use crate::engine::{Cohort, Engine, Snapshot, Task};
+use crate::engine::{Cohort, CohortError, Engine, Snapshot, Task};
 use crate::metrics::{Score, Tally};
+use cuda::device::Device;
+use cuda::driver::DeviceError;
 use dropout::Draw;
 use lanes::Lanes;
 #[cfg(target_arch = "x86_64")]
@@ -45,10 +50,12 @@ use simd::{InstructionSet, Portable, Simd};
 /// Most models in a cohort: the lanes of the widest vectors. Narrower ones take them in groups.
 pub const COHORT: usize = 16;
 
-/// The population engine on the CPU.
-#[derive(Debug, Clone, Copy)]
+/// The population engine. The bits do not depend on the device.
+#[derive(Clone)]
 pub struct PopulationEngine {
     instructions: InstructionSet,
+    /// None: all is done on the CPU.
+    devices: Vec<Arc<Device>>,
 }
 
 impl PopulationEngine {
@@ -66,7 +73,13 @@ impl PopulationEngine {
     /// With these instructions, or the best of this processor if it does not have them.
     pub fn with(instructions: InstructionSet) -> Self {
         let available = instructions.is_available();
-        Self { instructions: if available { instructions } else { InstructionSet::best() } }
+        Self { instructions: if available { instructions } else { InstructionSet::best() }, devices: Vec::new() }
+    }
+
+    /// On these devices, as far as they train what is to be trained: not variational dropout, which
+    /// is left to the CPU.
+    pub fn on(devices: Vec<Arc<Device>>) -> Self {
+        Self { devices, ..Self::new() }
     }
 
     /// The instructions in use.
@@ -87,7 +100,7 @@ impl Engine for PopulationEngine {
     }
 
     fn version(&self) -> String {
-        "2".into()
+        "3".into()
     }
 
     fn trains(&self, h: &Hyperparameters) -> bool {
@@ -96,32 +109,86 @@ impl Engine for PopulationEngine {
     }
 
     fn cohorts(&self, models: &[&Hyperparameters]) -> Vec<Vec<usize>> {
-        type Kind = (Architecture, Activation, Optimizer, bool, usize, u32);
         let mut open: HashMap<Kind, usize> = HashMap::new();
         let mut cohorts: Vec<Vec<usize>> = Vec::new();
         for (i, h) in models.iter().enumerate() {
-            let kind = (h.architecture, h.activation, h.optimizer, h.dropout > 0.0, h.batch_size, h.epochs);
-            let cohort = *open.entry(kind).or_insert_with(|| {
+            let cohort = *open.entry(kind(h)).or_insert_with(|| {
                 cohorts.push(Vec::new());
                 cohorts.len() - 1
             });
             cohorts[cohort].push(i);
             if cohorts[cohort].len() == COHORT {
-                open.remove(&kind);
+                open.remove(&kind(h));
             }
         }
         cohorts
     }
 
-    fn start<'d>(&self, tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Box<dyn Cohort + 'd> {
-        match self.instructions {
+    fn unite(
+        &self,
+        cohorts: Vec<Vec<usize>>,
+        models: &[&Hyperparameters],
+        data: &Dataset,
+    ) -> Result<Vec<Vec<usize>>, DeviceError> {
+        if self.devices.is_empty() {
+            return Ok(cohorts);
+        }
+        // The cohort that takes models of a kind, and how many more.
+        let mut open: HashMap<Kind, (usize, usize)> = HashMap::new();
+        let mut united: Vec<Vec<usize>> = Vec::new();
+        for cohort in cohorts {
+            let h = models[cohort[0]];
+            // A network that does not fit the images is reported when it is trained.
+            let network = h.network(data.shape, data.classes()).ok();
+            let most = network.map(|network| cuda::most_models(&self.devices, h, &network, data)).transpose()?;
+            let Some(most) = most.flatten() else {
+                united.push(cohort);
+                continue;
+            };
+            for model in cohort {
+                let (place, room) = match open.get(&kind(h)) {
+                    Some(&(place, room)) if room > 0 => (place, room),
+                    _ => {
+                        united.push(Vec::new());
+                        (united.len() - 1, most.min(cuda::MODELS_AT_ONCE))
+                    }
+                };
+                united[place].push(model);
+                open.insert(kind(h), (place, room - 1));
+            }
+        }
+        Ok(united)
+    }
+
+    fn cohorts_at_once(&self, threads: usize) -> usize {
+        // Their hosts' threads mostly wait; how many fit, the devices know.
+        threads.max(self.devices.len() * cuda::COHORTS_AT_ONCE)
+    }
+
+    fn start<'d>(
+        &self,
+        tasks: &[Task],
+        data: &'d Dataset,
+        from: Option<&[Snapshot]>,
+    ) -> Result<Box<dyn Cohort + 'd>, DeviceError> {
+        if let Some(cohort) = cuda::start(&self.devices, tasks, data, from)? {
+            return Ok(cohort);
+        }
+        Ok(match self.instructions {
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512 => start(Avx512::detect().expect("available"), tasks, data, from),
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx2 => start(Avx2::detect().expect("available"), tasks, data, from),
             _ => start(Portable::<8>, tasks, data, from),
-        }
+        })
     }
+}
+
+/// What models of a cohort have in common.
+type Kind = (Architecture, Activation, Optimizer, bool, usize, u32);
+
+fn kind(h: &Hyperparameters) -> Kind {
+    (h.architecture, h.activation, h.optimizer, h.dropout > 0.0, h.batch_size, h.epochs)
 }
 
 fn start<'d, S: Simd>(s: S, tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Box<dyn Cohort + 'd> {
@@ -149,7 +216,7 @@ impl<S: Simd> Cohort for Groups<'_, S> {
         self.data
     }
 
-    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, Interrupted> {
+    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, CohortError> {
         let batch_size = self.tasks[0].hyperparameters.batch_size;
         let mut tallies = vec![Tally::default(); self.tasks.len()];
         for (group, (orders, tallies)) in
@@ -168,13 +235,13 @@ impl<S: Simd> Cohort for Groups<'_, S> {
         Ok(tallies.iter().map(|t| t.score().expect("the train split is not empty")).collect())
     }
 
-    fn gradients(&mut self, samples: &[u32]) -> Vec<Vec<f32>> {
+    fn gradients(&mut self, samples: &[u32]) -> Result<Vec<Vec<f32>>, CohortError> {
         let data = self.data;
         let each = |group: &mut Lanes<S>| group.batch_gradients(data, &vec![samples; group.models()]);
-        self.groups.iter_mut().flat_map(each).collect()
+        Ok(self.groups.iter_mut().flat_map(each).collect())
     }
 
-    fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Vec<Vec<f64>> {
+    fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Result<Vec<Vec<f64>>, CohortError> {
         let mut logits = vec![Vec::new(); self.tasks.len()];
         for (group, logits) in self.groups.iter_mut().zip(logits.chunks_mut(S::LANES)) {
             let trained = group.remove_drowned();
@@ -183,16 +250,17 @@ impl<S: Simd> Cohort for Groups<'_, S> {
             }
             group.restore(trained);
         }
-        logits
+        Ok(logits)
     }
 
-    fn snapshots(&self) -> Vec<Snapshot> {
-        self.groups.iter().flat_map(Lanes::snapshots).collect()
+    fn snapshots(&self) -> Result<Vec<Snapshot>, CohortError> {
+        Ok(self.groups.iter().flat_map(Lanes::snapshots).collect())
     }
 
-    fn prune(&mut self, masks: &[Option<Vec<bool>>]) {
+    fn prune(&mut self, masks: &[Option<Vec<bool>>]) -> Result<(), CohortError> {
         for (group, masks) in self.groups.iter_mut().zip(masks.chunks(S::LANES)) {
             group.prune(masks);
         }
+        Ok(())
     }
 }

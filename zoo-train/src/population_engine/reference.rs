@@ -341,6 +341,8 @@ fn optimize(
 mod tests {
     use super::super::lanes::image_in_f64;
     use super::super::simd::InstructionSet;
+    use super::super::cuda::device::Device;
+    use super::super::cuda::emulated::{Emulated, Turns};
     use super::super::PopulationEngine;
     use super::*;
     use crate::engine::{Engine, Mask, Snapshot};
@@ -400,31 +402,30 @@ mod tests {
         (0..models).map(task).collect()
     }
 
-    fn check(base: &Hyperparameters, data: &Dataset, sets: &[InstructionSet], diverge: bool) {
+    fn check(base: &Hyperparameters, data: &Dataset, engines: &[PopulationEngine], diverge: bool) {
         let mut tasks = tasks(base, data, 10);
         if diverge {
             // A neighbour that explodes must not be felt, and does so as the reference does.
             tasks[1].hyperparameters.learning_rate = 1e30;
             tasks[9].initial[5] = f32::NAN;
         }
-        check_tasks(&tasks, data, sets);
+        check_tasks(&tasks, data, engines);
     }
 
-    fn check_tasks(tasks: &[Task], data: &Dataset, sets: &[InstructionSet]) {
+    fn check_tasks(tasks: &[Task], data: &Dataset, engines: &[PopulationEngine]) {
         let orders: Vec<Vec<u32>> = (0..10).map(|m| (0..7).map(|i| (i * 3 + m) % 9).collect()).collect();
         let expected: Vec<(Model, Vec<f32>)> =
             tasks.iter().zip(&orders).map(|(task, order)| by_reference(task, data, order)).collect();
-        for &set in sets.iter().filter(|s| s.is_available()) {
-            let engine = PopulationEngine::with(set);
+        for (e, engine) in engines.iter().enumerate() {
             // All in one cohort, and the last one alone.
             for range in [0..10, 9..10] {
-                let mut cohort = engine.start(&tasks[range.clone()], data, None);
+                let mut cohort = engine.start(&tasks[range.clone()], data, None).unwrap();
                 cohort.train(1, &orders[range.clone()], &Interrupt::default()).unwrap();
-                let (snapshots, logits) = (cohort.snapshots(), cohort.logits(Split::Test, 1..2));
+                let (snapshots, logits) = (cohort.snapshots().unwrap(), cohort.logits(Split::Test, 1..2).unwrap());
                 for ((found, logits), m) in snapshots.iter().zip(&logits).zip(range) {
                     let (model, expected) = &expected[m];
                     let Snapshot { step, parameters, moments, log_sigma2 } = found;
-                    let what = format!("{set:?}, model {m}: {:?}", tasks[m].hyperparameters);
+                    let what = format!("engine {e}, model {m}: {:?}", tasks[m].hyperparameters);
                     assert_eq!(*step, 3, "{what}");
                     assert!(bits(parameters.iter().copied()) == wide(&model.parameters.values), "parameters, {what}");
                     let noise = model.noise.as_ref();
@@ -440,6 +441,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// With these of the instruction sets that the processor has.
+    fn on(sets: &[InstructionSet]) -> Vec<PopulationEngine> {
+        sets.iter().filter(|s| s.is_available()).map(|&s| PopulationEngine::with(s)).collect()
+    }
+
+    /// On emulated devices whose threads take turns in every order, some steps a launch.
+    fn emulated() -> Vec<PopulationEngine> {
+        let turns = [(Turns::Ascending, 1.0), (Turns::Descending, 1e-9), (Turns::Mixed, 1.0)];
+        let device = |(turns, launch_seconds)| {
+            Device::new(Box::new(Emulated { turns, launch_seconds, ..Emulated::default() })).unwrap()
+        };
+        turns.into_iter().map(|turns| PopulationEngine::on(vec![device(turns)])).collect()
     }
 
     fn hyperparameters(architecture: Architecture, activation: Activation) -> Hyperparameters {
@@ -462,16 +477,28 @@ mod tests {
         for (i, activation) in [Tanh, Relu, Sigmoid, Gelu, LeakyRelu, Silu].into_iter().enumerate() {
             let optimizer = [Optimizer::Adam, Optimizer::Sgd][i % 2];
             let h = Hyperparameters { optimizer, ..hyperparameters(Architecture::CnnS, activation) };
-            check(&h, &data, &InstructionSet::ALL, false);
+            check(&h, &data, &on(&InstructionSet::ALL), false);
         }
         let dropped = Hyperparameters { dropout: 0.5, ..hyperparameters(Architecture::CnnS, Tanh) };
-        check(&dropped, &data, &InstructionSet::ALL, false);
+        check(&dropped, &data, &on(&InstructionSet::ALL), false);
+    }
+
+    #[test]
+    fn the_kernels_equal_the_reference() {
+        use Activation::*;
+        let data = noise_dataset([1, 28, 28], 10, 9);
+        for (i, activation) in [Tanh, Relu, Sigmoid, Gelu, LeakyRelu, Silu].into_iter().enumerate() {
+            let optimizer = [Optimizer::Adam, Optimizer::Sgd][i % 2];
+            let dropout = if i < 2 { 0.5 } else { 0.0 };
+            let h = Hyperparameters { optimizer, dropout, ..hyperparameters(Architecture::CnnS, activation) };
+            check(&h, &data, &emulated()[i % 3..=i % 3], i == 1);
+        }
     }
 
     #[test]
     fn three_channels_and_the_larger_network_equal_the_reference() {
         let data = noise_dataset([3, 28, 28], 10, 9);
-        let fast = &InstructionSet::ALL[..2];
+        let fast = &on(&InstructionSet::ALL[..2]);
         check(&hyperparameters(Architecture::CnnS, Activation::Relu), &data, fast, false);
         let data = noise_dataset([3, 32, 32], 10, 9);
         let sgd = hyperparameters(Architecture::CnnM, Activation::Tanh);
@@ -481,20 +508,20 @@ mod tests {
 
     #[test]
     fn variational_dropout_equals_the_reference() {
-        let check = |h: &Hyperparameters, data: &Dataset, sets: &[InstructionSet]| {
+        let check = |h: &Hyperparameters, data: &Dataset, engines: &[PopulationEngine]| {
             let mut tasks = tasks(h, data, 10);
             for task in &mut tasks {
                 task.mask = Some(Mask::Variational(Variational { epochs: 1 }));
                 task.initial[0] = 1e-3;
             }
-            check_tasks(&tasks, data, sets);
+            check_tasks(&tasks, data, engines);
         };
         let data = noise_dataset([1, 28, 28], 10, 9);
-        check(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, &InstructionSet::ALL);
+        check(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, &on(&InstructionSet::ALL));
         let data = noise_dataset([3, 32, 32], 10, 9);
         let sgd = hyperparameters(Architecture::CnnM, Activation::Relu);
         let sgd = Hyperparameters { optimizer: Optimizer::Sgd, dropout: 0.3, ..sgd };
-        check(&sgd, &data, &InstructionSet::ALL[..2]);
+        check(&sgd, &data, &on(&InstructionSet::ALL[..2]));
     }
 
     #[test]
@@ -507,18 +534,18 @@ mod tests {
         let images =
             [3, 4, 5].map(|s| (image(&model.layers, &data, Split::Train, s), data.split(Split::Train).labels[s]));
         model.train(&images.map(|(image, label)| (image, usize::from(label))), 2, 0);
-        let mut cohort = PopulationEngine::new().start(&[task], &data, None);
+        let mut cohort = PopulationEngine::new().start(&[task], &data, None).unwrap();
         cohort.train(1, &[vec![0, 1, 2]], &Interrupt::default()).unwrap();
-        cohort.prune(&[Some(mask)]);
+        cohort.prune(&[Some(mask)]).unwrap();
         cohort.train(2, &[vec![3, 4, 5]], &Interrupt::default()).unwrap();
-        assert!(bits(cohort.snapshots()[0].parameters.iter().copied()) == wide(&model.parameters.values));
+        assert!(bits(cohort.snapshots().unwrap()[0].parameters.iter().copied()) == wide(&model.parameters.values));
     }
 
     #[test]
     fn diverged_lanes_are_the_references_and_disturb_nobody() {
         let data = noise_dataset([1, 28, 28], 10, 9);
-        check(&hyperparameters(Architecture::CnnS, Activation::Relu), &data, &InstructionSet::ALL[..2], true);
-        check(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, &InstructionSet::ALL[..2], true);
+        check(&hyperparameters(Architecture::CnnS, Activation::Relu), &data, &on(&InstructionSet::ALL[..2]), true);
+        check(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, &on(&InstructionSet::ALL[..2]), true);
     }
 
     #[test]
@@ -542,6 +569,6 @@ mod tests {
             forward(first, &tasks[0].initial, &image, false).open.len()
         };
         assert!((0..9).any(|sample| (1..=MOST_OPEN).contains(&open(sample))));
-        check_tasks(&tasks, &data, &InstructionSet::ALL[..2]);
+        check_tasks(&tasks, &data, &on(&InstructionSet::ALL[..2]));
     }
 }

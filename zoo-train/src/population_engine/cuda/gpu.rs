@@ -1,0 +1,306 @@
+//! A GPU: the driver's library and NVRTC are looked for when the program runs, so that it builds and
+//! starts without them.
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self as driver, CUdevice_attribute, CUfunction_attribute, CUresult};
+use cudarc::driver::{result, CudaContext, CudaFunction, CudaStream, DriverError};
+use cudarc::nvrtc::{compile_ptx_with_opts, sys as nvrtc, CompileError, CompileOptions};
+
+use super::driver::{Buffer, DeviceError, Driver, KernelName, Program, Queue};
+use super::source::Source;
+
+/// The oldest driver that is tried, as the version of CUDA that it supports.
+const OLDEST: i32 = 12_000;
+
+/// What the kernels need besides CUDA's own built-ins.
+const HEADER: &str = include_str!("cuda.h");
+
+fn unavailable(why: impl Into<String>) -> DeviceError {
+    DeviceError::Unavailable(why.into())
+}
+
+/// `12.8` of 12080.
+fn version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
+/// Number of GPUs.
+///
+/// # Errors
+/// There is no driver, or an old one, or no GPU.
+pub fn count() -> Result<usize, DeviceError> {
+    // SAFETY: it only looks for the library.
+    if !unsafe { driver::is_culib_present() } {
+        return Err(unavailable("there is no NVIDIA driver: libcuda.so.1 is not to be found"));
+    }
+    let mut found = 0;
+    // SAFETY: the library is there; it writes one integer.
+    let outcome = unsafe { driver::cuDriverGetVersion(&mut found) };
+    if outcome != CUresult::CUDA_SUCCESS || found < OLDEST {
+        let needed = version(OLDEST);
+        return Err(unavailable(format!(
+            "the NVIDIA driver is too old: it supports CUDA {}, and {needed} is needed",
+            version(found)
+        )));
+    }
+    let no_gpu = |e: DriverError| match e.0 {
+        CUresult::CUDA_ERROR_NO_DEVICE => unavailable("there is no GPU: the NVIDIA driver finds none"),
+        _ => unavailable(format!("the NVIDIA driver does not start: {e}")),
+    };
+    result::init().map_err(no_gpu)?;
+    match result::device::get_count().map_err(no_gpu)? {
+        count if count > 0 => Ok(count as usize),
+        _ => Err(unavailable("there is no GPU: the NVIDIA driver finds none")),
+    }
+}
+
+/// Compiles kernels for a compute capability, such as 90, to PTX.
+///
+/// # Errors
+/// There is no NVRTC, or it does not know the capability.
+pub fn compile(source: &Source, capability: u32) -> Result<cudarc::nvrtc::Ptx, DeviceError> {
+    // SAFETY: it only looks for the library.
+    if !unsafe { nvrtc::is_culib_present() } {
+        return Err(unavailable(
+            "there is no NVRTC: libnvrtc.so is not to be found; install the CUDA toolkit, or Python's nvidia-cuda-nvrtc and name its folder in LD_LIBRARY_PATH",
+        ));
+    }
+    let options = CompileOptions {
+        // One rounding where the source has one: the bits depend on it.
+        fmad: Some(false),
+        ftz: Some(false),
+        prec_div: Some(true),
+        prec_sqrt: Some(true),
+        name: Some("kernels.cu".into()),
+        options: vec![format!("--gpu-architecture=compute_{capability}"), "--std=c++17".into()],
+        ..CompileOptions::default()
+    };
+    compile_ptx_with_opts(format!("{HEADER}{}", source.text), options).map_err(|e| {
+        let why = match &e {
+            CompileError::CompileError { log, .. } => log.to_string_lossy().trim().to_owned(),
+            other => other.to_string(),
+        };
+        DeviceError::Failed { device: "NVRTC".into(), what: "cannot compile the kernels", why }
+    })
+}
+
+/// A GPU.
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    name: String,
+    capability: u32,
+    shared_bytes: usize,
+    launch_seconds: f64,
+}
+
+impl Gpu {
+    /// GPU `ordinal`.
+    ///
+    /// # Errors
+    /// There is no such GPU, or no driver.
+    pub fn new(ordinal: usize) -> Result<Self, DeviceError> {
+        let count = count()?;
+        if ordinal >= count {
+            let gpus = if count == 1 { "there is one GPU, cuda:0".into() } else { format!("there are {count} GPUs, cuda:0 to cuda:{}", count - 1) };
+            return Err(unavailable(format!("there is no cuda:{ordinal}: {gpus}")));
+        }
+        let failed = |e: DriverError| unavailable(format!("cuda:{ordinal} does not start: {e}"));
+        let context = CudaContext::new(ordinal).map_err(failed)?;
+        let attribute = |a: CUdevice_attribute| context.attribute(a).map_err(failed);
+        let (major, minor) = context.compute_capability().map_err(failed)?;
+        let has_watchdog = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT)? != 0;
+        let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        Ok(Self {
+            name: format!("cuda:{ordinal} ({})", context.name().map_err(failed)?),
+            capability: (10 * major + minor) as u32,
+            shared_bytes: shared as usize,
+            // A display's watchdog ends kernels after a few seconds; without one, an interruption
+            // should not wait for long.
+            launch_seconds: if has_watchdog { 0.5 } else { 2.0 },
+            context,
+        })
+    }
+
+    fn failed(&self, what: &'static str) -> impl Fn(DriverError) -> DeviceError + '_ {
+        move |e| failed(&self.name, what, e)
+    }
+}
+
+fn failed(device: &str, what: &'static str, error: DriverError) -> DeviceError {
+    DeviceError::Failed { device: device.into(), what, why: error.to_string() }
+}
+
+/// The kernels on a GPU.
+struct GpuProgram {
+    functions: Vec<CudaFunction>,
+    threads: u32,
+    shared_bytes: u32,
+}
+
+impl Program for GpuProgram {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Driver for Gpu {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn free_bytes(&self) -> Result<usize, DeviceError> {
+        Ok(self.context.mem_get_info().map_err(self.failed("cannot ask for free memory"))?.0)
+    }
+
+    fn shared_bytes(&self) -> usize {
+        self.shared_bytes
+    }
+
+    fn launch_seconds(&self) -> f64 {
+        self.launch_seconds
+    }
+
+    fn compile(&self, source: &Source) -> Result<Arc<dyn Program>, DeviceError> {
+        let ptx = compile(source, self.capability)?;
+        let what = "cannot load the kernels";
+        let module = self.context.load_module(ptx).map_err(|e| match e.0 {
+            CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => unavailable(
+                "NVRTC is newer than the NVIDIA driver: update the driver, or name an older NVRTC in LD_LIBRARY_PATH",
+            ),
+            _ => failed(&self.name, what, e),
+        })?;
+        let function = |kernel: KernelName| {
+            let function = module.load_function(kernel.name())?;
+            if kernel.is_shared() {
+                let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                function.set_attribute(attribute, source.shared_bytes as i32)?;
+            }
+            Ok(function)
+        };
+        let functions = KernelName::ALL.into_iter().map(function).collect::<Result<_, _>>();
+        Ok(Arc::new(GpuProgram {
+            functions: functions.map_err(self.failed(what))?,
+            threads: source.threads,
+            shared_bytes: source.shared_bytes as u32,
+        }))
+    }
+
+    fn queue(&self) -> Result<Box<dyn Queue>, DeviceError> {
+        let stream = self.context.new_stream().map_err(self.failed("cannot make a stream"))?;
+        Ok(Box::new(GpuQueue { name: self.name.clone(), stream }))
+    }
+}
+
+/// Device memory.
+struct Allocation {
+    context: Arc<CudaContext>,
+    address: driver::CUdeviceptr,
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: it was allocated, and is freed once, after all that uses it has been waited for.
+            let _ = unsafe { result::free_sync(self.address) };
+        }
+    }
+}
+
+struct GpuQueue {
+    name: String,
+    stream: Arc<CudaStream>,
+}
+
+impl GpuQueue {
+    /// Does something on this thread with the GPU's context.
+    fn call<T>(&self, what: &'static str, call: impl FnOnce() -> Result<T, DriverError>) -> Result<T, DeviceError> {
+        let bound = self.stream.context().bind_to_thread();
+        bound.and_then(|()| call()).map_err(|e| failed(&self.name, what, e))
+    }
+}
+
+impl Queue for GpuQueue {
+    fn allocate(&self, bytes: usize) -> Result<Buffer, DeviceError> {
+        let context = self.stream.context();
+        let bound = context.bind_to_thread();
+        // SAFETY: nothing refers to what is new.
+        let address = bound.and_then(|()| unsafe { result::malloc_sync(bytes.max(16)) });
+        let address = address.map_err(|e| match e.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory { device: self.name.clone(), bytes },
+            _ => failed(&self.name, "cannot allocate memory", e),
+        })?;
+        let owner = Box::new(Allocation { context: context.clone(), address });
+        let mut buffer = Buffer { address, bytes, owner };
+        self.clear(&mut buffer)?;
+        Ok(buffer)
+    }
+
+    fn upload(&self, from: &[u8], to: &mut Buffer) -> Result<(), DeviceError> {
+        assert!(from.len() <= to.bytes);
+        if from.is_empty() {
+            return Ok(());
+        }
+        let stream = self.stream.cu_stream();
+        // SAFETY: the buffer has at least as many bytes; `from` is borrowed until the copy is done.
+        self.call("cannot copy to it", || unsafe {
+            result::memcpy_htod_async(to.address, from, stream)?;
+            result::stream::synchronize(stream)
+        })
+    }
+
+    fn download(&self, from: &Buffer, to: &mut [u8]) -> Result<(), DeviceError> {
+        assert!(to.len() <= from.bytes);
+        if to.is_empty() {
+            return Ok(());
+        }
+        let stream = self.stream.cu_stream();
+        // SAFETY: the buffer has at least as many bytes; `to` is borrowed until the copy is done.
+        self.call("cannot copy from it", || unsafe {
+            result::memcpy_dtoh_async(to, from.address, stream)?;
+            result::stream::synchronize(stream)
+        })
+    }
+
+    fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<(), DeviceError> {
+        assert!(from.bytes == to.bytes);
+        let stream = self.stream.cu_stream();
+        // SAFETY: two buffers of one size.
+        self.call("cannot copy its memory", || unsafe {
+            result::memcpy_dtod_async(to.address, from.address, from.bytes, stream)
+        })
+    }
+
+    fn clear(&self, buffer: &mut Buffer) -> Result<(), DeviceError> {
+        let stream = self.stream.cu_stream();
+        // SAFETY: the buffer's own bytes.
+        self.call("cannot clear its memory", || unsafe {
+            result::memset_d8_async(buffer.address, 0, buffer.bytes, stream)
+        })
+    }
+
+    unsafe fn launch(
+        &self,
+        program: &dyn Program,
+        kernel: KernelName,
+        [x, y]: [u32; 2],
+        arguments: &[u64],
+    ) -> Result<(), DeviceError> {
+        let program: &GpuProgram = program.as_any().downcast_ref().expect("a program of this driver");
+        let place = KernelName::ALL.iter().position(|&k| k == kernel).expect("all are listed");
+        let shared = if kernel.is_shared() { program.shared_bytes } else { 0 };
+        let (function, stream) = (program.functions[place].cu_function(), self.stream.cu_stream());
+        let mut parameters = [arguments.as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: the kernels take one argument, for whose contents the caller vouches; the driver
+        // copies it before it returns.
+        self.call("cannot launch a kernel", || unsafe {
+            result::launch_kernel(function, (x, y, 1), (program.threads, 1, 1), shared, stream, &mut parameters)
+        })
+    }
+
+    fn wait(&self) -> Result<(), DeviceError> {
+        self.call("a kernel failed", || self.stream.synchronize())
+    }
+}
