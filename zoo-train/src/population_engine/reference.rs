@@ -498,12 +498,14 @@ mod tests {
     #[test]
     fn three_channels_and_the_larger_network_equal_the_reference() {
         let data = noise_dataset([3, 28, 28], 10, 9);
-        let fast = &on(&InstructionSet::ALL[..2]);
+        let fast = &[on(&InstructionSet::ALL[..2]), emulated()[1..2].to_vec()].concat();
         check(&hyperparameters(Architecture::CnnS, Activation::Relu), &data, fast, false);
         let data = noise_dataset([3, 32, 32], 10, 9);
         let sgd = hyperparameters(Architecture::CnnM, Activation::Tanh);
         let sgd = Hyperparameters { optimizer: Optimizer::Sgd, dropout: 0.3, ..sgd };
         check(&sgd, &data, fast, false);
+        let adam = hyperparameters(Architecture::CnnM, Activation::Gelu);
+        check(&adam, &data, &emulated()[2..], true);
     }
 
     #[test]
@@ -534,11 +536,13 @@ mod tests {
         let images =
             [3, 4, 5].map(|s| (image(&model.layers, &data, Split::Train, s), data.split(Split::Train).labels[s]));
         model.train(&images.map(|(image, label)| (image, usize::from(label))), 2, 0);
-        let mut cohort = PopulationEngine::new().start(&[task], &data, None).unwrap();
-        cohort.train(1, &[vec![0, 1, 2]], &Interrupt::default()).unwrap();
-        cohort.prune(&[Some(mask)]).unwrap();
-        cohort.train(2, &[vec![3, 4, 5]], &Interrupt::default()).unwrap();
-        assert!(bits(cohort.snapshots().unwrap()[0].parameters.iter().copied()) == wide(&model.parameters.values));
+        for engine in [vec![PopulationEngine::new()], emulated()].concat() {
+            let mut cohort = engine.start(std::slice::from_ref(&task), &data, None).unwrap();
+            cohort.train(1, &[vec![0, 1, 2]], &Interrupt::default()).unwrap();
+            cohort.prune(&[Some(mask.clone())]).unwrap();
+            cohort.train(2, &[vec![3, 4, 5]], &Interrupt::default()).unwrap();
+            assert!(bits(cohort.snapshots().unwrap()[0].parameters.iter().copied()) == wide(&model.parameters.values));
+        }
     }
 
     #[test]
@@ -569,6 +573,6 @@ mod tests {
             forward(first, &tasks[0].initial, &image, false).open.len()
         };
         assert!((0..9).any(|sample| (1..=MOST_OPEN).contains(&open(sample))));
-        check_tasks(&tasks, &data, &on(&InstructionSet::ALL[..2]));
+        check_tasks(&tasks, &data, &[on(&InstructionSet::ALL[..2]), emulated()].concat());
     }
 }

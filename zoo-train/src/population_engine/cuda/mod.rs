@@ -135,3 +135,130 @@ fn snapshot_bits(snapshot: &Snapshot) -> (u64, Vec<u64>) {
     let values = snapshot.moments.iter().flatten().chain(&snapshot.parameters);
     (snapshot.step, values.map(|&x| bits(x)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::emulated::Emulated;
+    use super::*;
+    use crate::engine::Mask;
+    use crate::magnitude::{Ramp, Scope};
+    use crate::trajectory::{self, Job, Progress, Trajectory};
+    use crate::variational::Variational;
+    use zoo_model::init::initial_parameters;
+    use zoo_model::synthetic::noise_dataset;
+    use zoo_model::{Architecture, Init};
+    use zoo_stage::Interrupted;
+
+    fn tasks(models: u64, batch_size: usize, mask: Option<Mask>) -> Vec<Task> {
+        let task = |seed| {
+            let h = Hyperparameters {
+                seed,
+                batch_size,
+                init: Init::KaimingUniform,
+                learning_rate: 1e-3,
+                epochs: 3,
+                ..Hyperparameters::default()
+            };
+            let network = h.network([1, 28, 28], 10).unwrap();
+            let initial = initial_parameters(&network, h.init, seed);
+            Task { network, hyperparameters: h, initial, mask: mask.clone(), epochs_before: 2 }
+        };
+        (0..models).map(task).collect()
+    }
+
+    fn emulated(device: Emulated) -> PopulationEngine {
+        PopulationEngine::on(vec![Device::new(Box::new(device)).unwrap()])
+    }
+
+    /// Trains for three epochs; interrupted after one if asked to, and gone on from there.
+    fn train(engine: &PopulationEngine, tasks: &[Task], data: &Dataset, is_interrupted: bool) -> Vec<Trajectory> {
+        let jobs: Vec<Job> = tasks.iter().map(|t| Job { task: t.clone(), annotate: None }).collect();
+        let mut progress = Progress::default();
+        let mut train = |mut after: Option<Interrupted>| {
+            trajectory::train(engine, &jobs, data, &[0, 1, 3], &mut progress, &Interrupt::default(), |_| {
+                after.take().map_or(Ok(()), |interrupted| Err(CohortError::from(interrupted)))
+            })
+        };
+        if is_interrupted {
+            assert_eq!(train(Some(Interrupted)), Err(Interrupted.into()));
+        }
+        train(None).unwrap()
+    }
+
+    #[test]
+    fn trajectories_are_those_of_the_processor() {
+        let data = noise_dataset([1, 28, 28], 10, 21);
+        let ramp = Mask::Ramp(Ramp { sparsity: 0.6, scope: Scope::Global, epochs: 2 });
+        let noise = Mask::Variational(Variational { epochs: 3 });
+        for (mask, launch_seconds) in [(None, 1e-9), (Some(ramp), 1.0), (Some(noise), 1.0)] {
+            let tasks = tasks(3, 4, mask);
+            let expected = train(&PopulationEngine::new(), &tasks, &data, false);
+            let device = emulated(Emulated { launch_seconds, ..Emulated::default() });
+            for is_interrupted in [false, true] {
+                assert!(train(&device, &tasks, &data, is_interrupted) == expected, "{:?}", tasks[0].mask);
+            }
+        }
+    }
+
+    #[test]
+    fn predictions_and_gradients_are_those_of_the_processor() {
+        let data = noise_dataset([1, 28, 28], 10, 9);
+        let tasks = tasks(2, 4, None);
+        let answers = |engine: &PopulationEngine| {
+            let mut cohort = engine.start(&tasks, &data, None).unwrap();
+            let evaluations = cohort.evaluate(Split::Test, &Interrupt::default()).unwrap();
+            (evaluations, cohort.gradients(&[4, 1, 8]).unwrap(), cohort.snapshots().unwrap())
+        };
+        assert!(answers(&emulated(Emulated::default())) == answers(&PopulationEngine::new()));
+    }
+
+    #[test]
+    fn cohorts_are_united_and_split_by_the_room_there_is() {
+        let data = noise_dataset([1, 28, 28], 10, 9);
+        let small = Hyperparameters { batch_size: 4, ..Hyperparameters::default() };
+        let other = Hyperparameters { batch_size: 5, ..small.clone() };
+        let models: Vec<&Hyperparameters> = (0..100).map(|i| if i % 10 == 0 { &other } else { &small }).collect();
+        let sizes = |free_bytes| {
+            let engine = emulated(Emulated { free_bytes, ..Emulated::default() });
+            let cohorts = engine.unite(engine.cohorts(&models), &models, &data)?;
+            let mut all: Vec<usize> = cohorts.concat();
+            all.sort_unstable();
+            assert!(all == (0..100).collect::<Vec<_>>());
+            assert!(cohorts.iter().all(|c| c.iter().all(|&m| models[m].batch_size == models[c[0]].batch_size)));
+            let mut sizes: Vec<usize> = cohorts.iter().map(Vec::len).collect();
+            sizes.sort_unstable();
+            Ok::<_, DeviceError>(sizes)
+        };
+        assert_eq!(sizes(1 << 30).unwrap(), [10, 90]);
+        assert_eq!(sizes(6 << 20).unwrap().iter().sum::<usize>(), 100);
+        assert!(sizes(6 << 20).unwrap().len() > 2);
+        assert!(matches!(sizes(1 << 10), Err(DeviceError::OutOfMemory { .. })));
+    }
+
+    #[test]
+    fn cohorts_wait_for_room() {
+        let data = noise_dataset([1, 28, 28], 10, 9);
+        // Room for one of these at a time.
+        let engine = emulated(Emulated { free_bytes: 1 << 20, ..Emulated::default() });
+        let tasks = tasks(3, 4, None);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let mut cohort = engine.start(&tasks, &data, None).unwrap();
+                    cohort.train_epoch(1, &Interrupt::default()).unwrap();
+                });
+            }
+        });
+        let many = vec![tasks[0].clone(); 100];
+        assert!(matches!(engine.start(&many, &data, None), Err(DeviceError::OutOfMemory { .. })));
+    }
+
+    #[test]
+    fn the_larger_network_fits_a_block() {
+        let h = Hyperparameters { architecture: Architecture::CnnM, ..Hyperparameters::default() };
+        let source = source(&h, &h.network([3, 32, 32], 10).unwrap()).unwrap();
+        assert!(source.shared_bytes < 227 << 10, "{}", source.shared_bytes);
+        let h = Hyperparameters { architecture: Architecture::Mlp, ..h };
+        assert_eq!(super::source(&h, &h.network([3, 32, 32], 10).unwrap()), None);
+    }
+}
