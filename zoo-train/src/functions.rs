@@ -11,6 +11,24 @@ use zoo_model::Activation;
 /// ln 2 as a sum: the first part has so few digits that its multiples are exact.
 const LN_2: [f64; 2] = [0.693_147_180_369_123_8, 1.908_214_929_270_587_7e-10];
 
+/// 1 / k!
+const EXP_SERIES: [f64; 14] = [
+    1.0,
+    1.0,
+    1.0 / 2.0,
+    1.0 / 6.0,
+    1.0 / 24.0,
+    1.0 / 120.0,
+    1.0 / 720.0,
+    1.0 / 5_040.0,
+    1.0 / 40_320.0,
+    1.0 / 362_880.0,
+    1.0 / 3_628_800.0,
+    1.0 / 39_916_800.0,
+    1.0 / 479_001_600.0,
+    1.0 / 6_227_020_800.0,
+];
+
 /// 2^n for an integral n in -1022..=1023.
 fn pow2(n: f64) -> f64 {
     f64::from_bits(((n as i64 + 1023) as u64) << 52)
@@ -27,10 +45,7 @@ pub fn exp(x: f64) -> f64 {
     // x = n ln 2 + r with |r| <= ln 2 / 2, then e^r by its Taylor polynomial, remainder below 4e-18.
     let n = (x * LOG2_E).round_ties_even();
     let r = (x - n * LN_2[0]) - n * LN_2[1];
-    let mut e = 1.0;
-    for k in (1..=13).rev() {
-        e = 1.0 + e * r / f64::from(k);
-    }
+    let e = EXP_SERIES.iter().rev().fold(0.0, |e, coefficient| e * r + coefficient);
     // In two steps, since 2^n alone may overflow or be subnormal.
     let half = (n * 0.5).round_ties_even();
     e * pow2(half) * pow2(n - half)

@@ -126,14 +126,21 @@ DEVICE float activate(float x, float *derivative) {
 
 DEVICE double double_power_of_two(double n) { return __longlong_as_double(((long long)n + 1023) << 52); }
 
+// 1 / k!
+CONSTANT double EXP_SERIES[] = {
+    1.0,         1.0,          1.0 / 2.0,      1.0 / 6.0,       1.0 / 24.0,       1.0 / 120.0,       1.0 / 720.0,
+    1.0 / 5040.0, 1.0 / 40320.0, 1.0 / 362880.0, 1.0 / 3628800.0, 1.0 / 39916800.0, 1.0 / 479001600.0, 1.0 / 6227020800.0,
+};
+
 COLD double double_exponential(double x) {
     x = x < -750.0 ? -750.0 : x;
     x = x > 710.0 ? 710.0 : x;
     if (x != x) return x;
     const double n = rint(x * 1.4426950408889634074);
     const double r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10;
-    double e = 1.0;
-    for (int k = 13; k >= 1; k--) e = 1.0 + e * r / (double)k;
+    double e = EXP_SERIES[13];
+#pragma unroll
+    for (int k = 12; k >= 0; k--) e = e * r + EXP_SERIES[k];
     const double half = rint(n * 0.5);
     return e * double_power_of_two(half) * double_power_of_two(n - half);
 }
@@ -150,6 +157,7 @@ COLD double double_logarithm(double x) {
     const double t = (m - 1.0) / (m + 1.0);
     const double square = t * t;
     double series = 0.0;
+#pragma unroll
     for (int k = 11; k >= 1; k--) series = (series + 1.0 / (double)(2 * k + 1)) * square;
     return n * 0.6931471803691238 + (n * 1.9082149292705877e-10 + 2.0 * (t + t * series));
 }
@@ -298,13 +306,15 @@ DEVICE void pooled_forward(int height, int width, int channels, int stride, int 
                 load_pairs(patch + (ky + 1) * width * channels, (kernel + 1) * channels, lower);
 #pragma unroll
                 for (int i = 0; i < kernel * channels; i++) {
-                    const float *w = weight + first * taps + (ky * kernel * channels + i) * group;
+                    // The group is of four.
+                    const float4 w = *(const float4 *)(weight + first * taps + (ky * kernel * channels + i) * 4);
 #pragma unroll
                     for (int o = 0; o < group; o++) {
-                        a[o] = fmaf(w[o], upper[i], a[o]);
-                        b[o] = fmaf(w[o], upper[channels + i], b[o]);
-                        c[o] = fmaf(w[o], lower[i], c[o]);
-                        d[o] = fmaf(w[o], lower[channels + i], d[o]);
+                        const float v = o == 0 ? w.x : o == 1 ? w.y : o == 2 ? w.z : w.w;
+                        a[o] = fmaf(v, upper[i], a[o]);
+                        b[o] = fmaf(v, upper[channels + i], b[o]);
+                        c[o] = fmaf(v, lower[i], c[o]);
+                        d[o] = fmaf(v, lower[channels + i], d[o]);
                     }
                 }
 #pragma unroll
@@ -430,18 +440,20 @@ DEVICE void dense_backward(int height, int width, int channels, int stride, int 
                            struct unit *below_units, int below_stride) {
     const int columns = width + 1 - kernel_columns, rows = height + 1 - kernel_rows, positions = rows * columns;
     const int tap_row = kernel_columns * channels, taps = kernel_rows * tap_row;
-    for EACH (i, taps * outputs) {
+    const int weights = taps * outputs;
+    for EACH (i, weights + outputs) {
         const int tap = i / outputs, o = i % outputs;
+        if (i >= weights) {
+            float sum = bias_gradient[o];
+            for (int p = 0; p < positions; p++) sum += gradient[p * outputs + o];
+            bias_gradient[o] = sum;
+            continue;
+        }
         const float *at = input + (tap / tap_row * width + tap % tap_row / channels) * stride + tap % channels;
         float sum = weight_gradient[i];
         for (int p = 0; p < positions; p++)
             sum = fmaf(gradient[p * outputs + o], at[(p / columns * width + p % columns) * stride], sum);
         weight_gradient[i] = sum;
-    }
-    for EACH (o, outputs) {
-        float sum = bias_gradient[o];
-        for (int p = 0; p < positions; p++) sum += gradient[p * outputs + o];
-        bias_gradient[o] = sum;
     }
     // Block by block of outputs, as on the CPU.
     for EACH (place, height * width * channels) {
@@ -472,7 +484,15 @@ DEVICE void pooled_weights_backward(int height, int width, int channels, int str
                                     float *weight_gradient, float *bias_gradient) {
     const int windows = (height + 1 - kernel) / 2 * ((width + 1 - kernel) / 2);
     const int tap_row = kernel * channels, taps = kernel * tap_row;
-    for EACH (i, taps * outputs) {
+    const int weights = taps * outputs;
+    for EACH (i, weights + outputs) {
+        if (i >= weights) {
+            const struct unit *of_output = units + (i - weights) * unit_stride;
+            float sum = bias_gradient[i - weights];
+            for (int w = 0; w < windows; w++) sum += of_output[w].gradient;
+            bias_gradient[i - weights] = sum;
+            continue;
+        }
         const int o = i / taps, tap = i % taps;
         const float *at = input + (tap / tap_row * width + tap % tap_row / channels) * stride + tap % channels;
         float *target = weight_gradient + (channels % 4 ? o / group * group * taps + tap * group + o % group : i);
@@ -490,11 +510,6 @@ DEVICE void pooled_weights_backward(int height, int width, int channels, int str
             sum = fmaf(unit.gradient, at[PLACE(unit.winner)], sum);
         }
         *target = sum;
-    }
-    for EACH (o, outputs) {
-        float sum = bias_gradient[o];
-        for (int w = 0; w < windows; w++) sum += units[o * unit_stride + w].gradient;
-        bias_gradient[o] = sum;
     }
 }
 
