@@ -106,7 +106,7 @@ fn one(
         steps.push(Step { stage, output: output.to_owned(), up_to_date });
     };
     let failed = |what: &str, name: &str| format!("{what} {name}");
-    let engine = engine_for(training.engine, &Plan::new(manifest)?.models[0].hyperparameters);
+    let engine = training.engine(&Plan::new(manifest)?.models[0].hyperparameters, stage)?;
     let mut settings = training.settings();
     // What lies under the root is the driver's own: made from other inputs, it is made anew.
     settings.force = true;

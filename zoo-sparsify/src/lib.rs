@@ -36,7 +36,7 @@ use zoo_train::magnitude::Ramp;
 use zoo_train::population::{self, Source};
 use zoo_train::trajectory::Job;
 use zoo_train::variational::Variational;
-use zoo_train::{check_engine, engine_for, Engine, Mask, Population, Settings, Summary, Task, TrainingArgs};
+use zoo_train::{check_engine, Engine, Mask, Population, Settings, Summary, Task, TrainingArgs};
 
 pub use section::{twins, Method, Twin};
 pub use zoo_train::{magnitude, variational};
@@ -97,7 +97,7 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     let parent = ZooDir::new(&args.zoo);
     parent.finished()?;
     let first = *parent.ids()?.first().ok_or_else(|| UsageError(format!("{} has no model", args.zoo.display())))?;
-    let engine = engine_for(training.engine, &parent.params(first)?.hyperparameters);
+    let engine = training.engine(&parent.params(first)?.hyperparameters, stage)?;
     sparsify(&args.zoo, &args.data, &args.output, &twin, engine.as_ref(), &training.settings(), stage)
 }
 
@@ -254,25 +254,29 @@ pub fn task(parent: &Params, last_state: &[f32], twin: &Twin) -> Result<Task, zo
     Ok(Task { network, hyperparameters, initial, mask: Some(mask), epochs_before })
 }
 
-/// The job of making one twin: its task, and what is recorded of each state besides the metrics.
-pub fn job<'a>(
-    parent: &Params,
-    last_state: &[f32],
+/// The jobs of making twins of these parents, given with their last states: tasks, and what is
+/// recorded of each state besides the metrics. The parents are of one cohort.
+pub fn jobs<'a>(
+    parents: &[(&Params, Vec<f32>)],
     twin: &Twin,
     engine: &dyn Engine,
     data: &Dataset,
-) -> Result<Job<'a>, zoo_train::Error> {
-    let task = task(parent, last_state, twin)?;
-    let dense = Task { initial: last_state.to_vec(), mask: None, ..task.clone() };
-    let mut evaluations = engine.start(&[dense], data, None)?.evaluate(Split::Test, &Interrupt::default())?;
-    let of_parent = evaluations.remove(0).predictions;
-    let network = task.network.clone();
-    let annotate = move |line: &mut zoo_model::ResultLine, state: &[f32], test: &zoo_train::Evaluation| {
-        line.sparsity_ratio = Some(magnitude::sparsity_ratio(&network, state));
-        let equal = test.predictions.iter().zip(&of_parent).filter(|(a, b)| a == b).count();
-        line.test_agreement = (!of_parent.is_empty()).then(|| equal as f64 / of_parent.len() as f64);
+) -> Result<Vec<Job<'a>>, zoo_train::Error> {
+    let tasks = parents.iter().map(|(parent, state)| task(parent, state, twin)).collect::<Result<Vec<Task>, _>>()?;
+    let dense =
+        |(task, (_, state)): (&Task, &(&Params, Vec<f32>))| Task { initial: state.clone(), mask: None, ..task.clone() };
+    let dense: Vec<Task> = tasks.iter().zip(parents).map(dense).collect();
+    let evaluations = engine.start(&dense, data, None)?.evaluate(Split::Test, &Interrupt::default())?;
+    let job = |(task, of_parent): (Task, zoo_train::Evaluation)| {
+        let (network, of_parent) = (task.network.clone(), of_parent.predictions);
+        let annotate = move |line: &mut zoo_model::ResultLine, state: &[f32], test: &zoo_train::Evaluation| {
+            line.sparsity_ratio = Some(magnitude::sparsity_ratio(&network, state));
+            let equal = test.predictions.iter().zip(&of_parent).filter(|(a, b)| a == b).count();
+            line.test_agreement = (!of_parent.is_empty()).then(|| equal as f64 / of_parent.len() as f64);
+        };
+        Job { task, annotate: Some(Box::new(annotate)) }
     };
-    Ok(Job { task, annotate: Some(Box::new(annotate)) })
+    Ok(tasks.into_iter().zip(evaluations).map(job).collect())
 }
 
 /// `params.json` of the twin of `parent`, which holds its hyperparameters and names it.
@@ -307,22 +311,27 @@ impl Source for Twins<'_> {
         self.params.iter().map(|p| (p.id, p.hyperparameters.clone())).collect()
     }
 
+    fn is_variational(&self) -> bool {
+        matches!(self.twin.method, Method::VariationalDropout)
+    }
+
     fn jobs(
         &self,
         indices: &[usize],
         engine: &dyn Engine,
         data: &Dataset,
     ) -> Result<Vec<(Params, Job<'_>)>, zoo_train::Error> {
-        let job = |&i: &usize| {
+        let read = |&i: &usize| -> Result<_, zoo_train::Error> {
             let parent = &self.params[i];
             let path = self.parent.states(parent.id);
             let damaged = |e| self.parent.damaged(e);
             let (_, last_state) =
                 StatesFile::open(&path, &parent.network()?).and_then(|mut f| f.last()).map_err(damaged)?;
-            let params = twin_params(parent, self.zoo_name, sha256_file(&path)?, self.twin);
-            Ok((params, self::job(parent, &last_state, self.twin, engine, data)?))
+            Ok(((parent, last_state), twin_params(parent, self.zoo_name, sha256_file(&path)?, self.twin)))
         };
-        indices.iter().map(job).collect()
+        let read = indices.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let (parents, params): (Vec<_>, Vec<Params>) = read.into_iter().unzip();
+        Ok(params.into_iter().zip(self::jobs(&parents, self.twin, engine, data)?).collect())
     }
 }
 

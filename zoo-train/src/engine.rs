@@ -120,17 +120,21 @@ pub trait Engine: Send + Sync {
     /// that shards are the same everywhere.
     fn cohorts(&self, models: &[&Hyperparameters]) -> Vec<Vec<usize>>;
 
-    /// Unites cohorts to those that the device trains at a time.
+    /// Arranges cohorts for the device: united to those that it trains at a time, and how many of
+    /// them at once, where the processor has so many threads. `is_variational`: with variational
+    /// dropout.
     ///
     /// # Errors
     /// Not one model fits the device.
-    fn unite(&self, cohorts: Vec<Vec<usize>>, _: &[&Hyperparameters], _: &Dataset) -> Result<Vec<Vec<usize>>, DeviceError> {
-        Ok(cohorts)
-    }
-
-    /// Cohorts that are trained at once where there are so many threads.
-    fn cohorts_at_once(&self, threads: usize) -> usize {
-        threads
+    fn arrange(
+        &self,
+        cohorts: Vec<Vec<usize>>,
+        _models: &[&Hyperparameters],
+        _is_variational: bool,
+        _data: &Dataset,
+        threads: usize,
+    ) -> Result<(Vec<Vec<usize>>, usize), DeviceError> {
+        Ok((cohorts, threads))
     }
 
     /// A cohort ready to train, from the tasks' initial parameters or from snapshots. Either all of

@@ -30,7 +30,9 @@ pub mod schedule;
 pub mod trajectory;
 pub mod variational;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -42,6 +44,8 @@ use zoo_model::{
     FORMAT_VERSION,
 };
 use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
+
+use population_engine::cuda;
 
 pub use dfdx_engine::DfdxEngine;
 pub use engine::{Cohort, CohortError, Engine, Evaluation, Mask, Snapshot, Task};
@@ -114,14 +118,40 @@ pub fn engines() -> Vec<Box<dyn Engine>> {
     EngineName::value_variants().iter().map(|name| name.engine()).collect()
 }
 
-/// The devices to choose from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+/// Where the arithmetic is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The best there is; in this build, the processor.
+    /// GPUs if there are any and the engine's bits do not depend on it, else the processor.
     #[default]
     Auto,
     /// The processor.
     Cpu,
+    /// This GPU, or all of them.
+    Cuda(Option<usize>),
+}
+
+impl FromStr for Device {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.split_once(':') {
+            None if s == "auto" => Ok(Self::Auto),
+            None if s == "cpu" => Ok(Self::Cpu),
+            None if s == "cuda" => Ok(Self::Cuda(None)),
+            Some(("cuda", number)) if number.parse::<usize>().is_ok() => Ok(Self::Cuda(number.parse().ok())),
+            _ => Err("a device is auto, cpu, cuda (all GPUs) or cuda:N, such as cuda:0".into()),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Auto => write!(f, "auto"),
+            Self::Cpu => write!(f, "cpu"),
+            Self::Cuda(None) => write!(f, "cuda"),
+            Self::Cuda(Some(number)) => write!(f, "cuda:{number}"),
+        }
+    }
 }
 
 /// Flags of every stage that trains.
@@ -130,8 +160,8 @@ pub struct TrainingArgs {
     /// What does the arithmetic; by default the fastest that trains the architecture
     #[arg(long, value_enum)]
     pub engine: Option<EngineName>,
-    /// Where it is done
-    #[arg(long, value_enum, default_value_t)]
+    /// Where it is done: auto, cpu, cuda (all GPUs) or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
     /// Threads; by default one a core. The result does not depend on it
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -148,6 +178,33 @@ pub struct TrainingArgs {
 }
 
 impl TrainingArgs {
+    /// The engine on the device; says which device `auto` comes to.
+    ///
+    /// # Errors
+    /// The device is not to be had.
+    pub fn engine(&self, hyperparameters: &Hyperparameters, stage: &Stage) -> Result<Box<dyn Engine>, Error> {
+        let engine = engine_for(self.engine, hyperparameters);
+        match (engine.name(), self.device) {
+            (_, Device::Cpu) | ("dfdx", Device::Auto) => Ok(engine),
+            ("dfdx", Device::Cuda(number)) => Ok(DfdxEngine::on_cuda(number.unwrap_or(0))?),
+            (_, Device::Cuda(number)) => {
+                let devices = cuda::gpu::devices(number)?;
+                Ok(Box::new(PopulationEngine::on(devices)))
+            }
+            (_, Device::Auto) => match cuda::gpu::devices(None) {
+                Ok(devices) => {
+                    let names: Vec<String> = devices.iter().map(|d| d.driver.name()).collect();
+                    stage.say(format_args!("training on {}", names.join(", ")));
+                    Ok(Box::new(PopulationEngine::preferring(devices)))
+                }
+                Err(why) => {
+                    stage.say(format_args!("training on the processor: {why}"));
+                    Ok(engine)
+                }
+            },
+        }
+    }
+
     /// The flags as settings.
     pub fn settings(&self) -> Settings {
         let default = Settings::default();
@@ -217,7 +274,7 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     };
     let manifest = args.reduction.load(manifest)?;
     let training = &args.training;
-    let engine = engine_for(training.engine, &Plan::new(&manifest)?.models[0].hyperparameters);
+    let engine = training.engine(&Plan::new(&manifest)?.models[0].hyperparameters, stage)?;
     train(&manifest, data, output, engine.as_ref(), &training.settings(), stage)
 }
 

@@ -64,6 +64,11 @@ pub trait Source: Sync {
     /// Ids and hyperparameters of all models, ids ascending.
     fn models(&self) -> Vec<(ModelId, Hyperparameters)>;
 
+    /// Whether they are trained with variational dropout.
+    fn is_variational(&self) -> bool {
+        false
+    }
+
     /// What to train for these models, indices into [`models`](Self::models), and their
     /// `params.json`.
     fn jobs(&self, indices: &[usize], engine: &dyn Engine, data: &Dataset) -> Result<Vec<(Params, Job<'_>)>, Error>;
@@ -72,7 +77,7 @@ pub trait Source: Sync {
 /// How to fill a zoo directory.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Threads, each training one cohort at a time.
+    /// Threads, each training one cohort at a time; a device may have more, which wait for it.
     pub threads: usize,
     /// Which cohorts to train.
     pub shard: Shard,
@@ -304,7 +309,6 @@ impl Population<'_> {
         let mut cohorts = self.engine.cohorts(&hyperparameters);
         let mut number = 0..;
         cohorts.retain(|_| settings.shard.has(number.next().expect("endless")));
-        let cohorts = self.engine.unite(cohorts, &hyperparameters, self.data)?;
 
         let shard = settings.shard;
         if shard != Shard::WHOLE {
@@ -314,13 +318,17 @@ impl Population<'_> {
             write_bytes(&record.path(self.zoo), &serde_json::to_vec(&record).expect("plain data serialises"))?;
         }
 
+        let is_variational = self.source.is_variational();
+        let (cohorts, at_once) =
+            self.engine.arrange(cohorts, &hyperparameters, is_variational, self.data, settings.threads)?;
+
         let total: usize = cohorts.iter().map(Vec::len).sum();
         let progress = stage.progress("training", total as u64 * self.epochs());
         let worker = Worker { population: *self, run: &run, settings, stage, progress: &progress };
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
         std::thread::scope(|scope| {
-            for _ in 0..self.engine.cohorts_at_once(settings.threads).clamp(1, cohorts.len().max(1)) {
+            for _ in 0..at_once.clamp(1, cohorts.len().max(1)) {
                 scope.spawn(|| {
                     // One thread a pool: a matrix product is then never split, whatever the cores.
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(Error::Threads);

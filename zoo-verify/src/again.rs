@@ -117,8 +117,11 @@ pub fn retrain(
     }
     let last = parent.states.last().expect("a trained model has states");
     let parent_params = Params { parent: None, ..model.params.clone() };
-    match zoo_sparsify::job(&parent_params, last, &twin, engine, data) {
-        Ok(job) => Ok(compare(id, &network, &run(engine, job, data, &twin.kept_epochs(), interrupt)?, model)),
+    match zoo_sparsify::jobs(&[(&parent_params, last.clone())], &twin, engine, data) {
+        Ok(mut jobs) => {
+            let found = run(engine, jobs.remove(0), data, &twin.kept_epochs(), interrupt)?;
+            Ok(compare(id, &network, &found, model))
+        }
         Err(error) => fail(error.to_string()),
     }
 }

@@ -33,6 +33,17 @@ use variational::{draws, noisy, Noise};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DfdxEngine;
 
+impl DfdxEngine {
+    /// On GPU `number`.
+    ///
+    /// # Errors
+    /// This build has no CUDA, or there is no such GPU.
+    pub fn on_cuda(_number: usize) -> Result<Box<dyn Engine>, DeviceError> {
+        let why = "the dfdx engine of this build has no CUDA: build with --features cuda (docs/cuda.md), or train with --device cpu";
+        Err(DeviceError::Unavailable(why.into()))
+    }
+}
+
 impl Engine for DfdxEngine {
     fn name(&self) -> &'static str {
         "dfdx"

@@ -56,6 +56,8 @@ pub struct PopulationEngine {
     instructions: InstructionSet,
     /// None: all is done on the CPU.
     devices: Vec<Arc<Device>>,
+    /// Whether a device that fails is an error; else the CPU goes on.
+    is_required: bool,
 }
 
 impl PopulationEngine {
@@ -73,12 +75,21 @@ impl PopulationEngine {
     /// With these instructions, or the best of this processor if it does not have them.
     pub fn with(instructions: InstructionSet) -> Self {
         let available = instructions.is_available();
-        Self { instructions: if available { instructions } else { InstructionSet::best() }, devices: Vec::new() }
+        Self {
+            instructions: if available { instructions } else { InstructionSet::best() },
+            devices: Vec::new(),
+            is_required: false,
+        }
     }
 
     /// On these devices, as far as they train what is to be trained: not variational dropout, which
     /// is left to the CPU.
     pub fn on(devices: Vec<Arc<Device>>) -> Self {
+        Self { devices, is_required: true, ..Self::new() }
+    }
+
+    /// On these devices, and on the CPU what they fail at.
+    pub fn preferring(devices: Vec<Arc<Device>>) -> Self {
         Self { devices, ..Self::new() }
     }
 
@@ -124,27 +135,70 @@ impl Engine for PopulationEngine {
         cohorts
     }
 
+    fn arrange(
+        &self,
+        cohorts: Vec<Vec<usize>>,
+        models: &[&Hyperparameters],
+        is_variational: bool,
+        data: &Dataset,
+        threads: usize,
+    ) -> Result<(Vec<Vec<usize>>, usize), DeviceError> {
+        if self.devices.is_empty() || is_variational {
+            return Ok((cohorts, threads));
+        }
+        match self.unite(cohorts.clone(), models, data) {
+            Ok(Some(united)) => Ok((united, threads.max(self.devices.len() * cuda::COHORTS_AT_ONCE))),
+            Ok(None) => Ok((cohorts, threads)),
+            Err(error) => self.instead(error).map(|()| (cohorts, threads)),
+        }
+    }
+
+    fn start<'d>(
+        &self,
+        tasks: &[Task],
+        data: &'d Dataset,
+        from: Option<&[Snapshot]>,
+    ) -> Result<Box<dyn Cohort + 'd>, DeviceError> {
+        match cuda::start(&self.devices, tasks, data, from) {
+            Ok(Some(cohort)) => return Ok(cohort),
+            Ok(None) => {}
+            Err(error) => self.instead(error)?,
+        }
+        Ok(match self.instructions {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 => start(Avx512::detect().expect("available"), tasks, data, from),
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 => start(Avx2::detect().expect("available"), tasks, data, from),
+            _ => start(Portable::<8>, tasks, data, from),
+        })
+    }
+}
+
+impl PopulationEngine {
+    /// Whether the CPU trains where a device fails, and says so.
+    fn instead(&self, error: DeviceError) -> Result<(), DeviceError> {
+        if self.is_required {
+            return Err(error);
+        }
+        tracing::warn!("training on the processor: {error}");
+        Ok(())
+    }
+
+    /// Cohorts united to as many models as the devices take at once; `None` if they take none.
     fn unite(
         &self,
         cohorts: Vec<Vec<usize>>,
         models: &[&Hyperparameters],
         data: &Dataset,
-    ) -> Result<Vec<Vec<usize>>, DeviceError> {
-        if self.devices.is_empty() {
-            return Ok(cohorts);
-        }
+    ) -> Result<Option<Vec<Vec<usize>>>, DeviceError> {
         // The cohort that takes models of a kind, and how many more.
         let mut open: HashMap<Kind, (usize, usize)> = HashMap::new();
         let mut united: Vec<Vec<usize>> = Vec::new();
         for cohort in cohorts {
             let h = models[cohort[0]];
             // A network that does not fit the images is reported when it is trained.
-            let network = h.network(data.shape, data.classes()).ok();
-            let most = network.map(|network| cuda::most_models(&self.devices, h, &network, data)).transpose()?;
-            let Some(most) = most.flatten() else {
-                united.push(cohort);
-                continue;
-            };
+            let Ok(network) = h.network(data.shape, data.classes()) else { return Ok(None) };
+            let Some(most) = cuda::most_models(&self.devices, h, &network, data)? else { return Ok(None) };
             for model in cohort {
                 let (place, room) = match open.get(&kind(h)) {
                     Some(&(place, room)) if room > 0 => (place, room),
@@ -157,30 +211,7 @@ impl Engine for PopulationEngine {
                 open.insert(kind(h), (place, room - 1));
             }
         }
-        Ok(united)
-    }
-
-    fn cohorts_at_once(&self, threads: usize) -> usize {
-        // Their hosts' threads mostly wait; how many fit, the devices know.
-        threads.max(self.devices.len() * cuda::COHORTS_AT_ONCE)
-    }
-
-    fn start<'d>(
-        &self,
-        tasks: &[Task],
-        data: &'d Dataset,
-        from: Option<&[Snapshot]>,
-    ) -> Result<Box<dyn Cohort + 'd>, DeviceError> {
-        if let Some(cohort) = cuda::start(&self.devices, tasks, data, from)? {
-            return Ok(cohort);
-        }
-        Ok(match self.instructions {
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 => start(Avx512::detect().expect("available"), tasks, data, from),
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 => start(Avx2::detect().expect("available"), tasks, data, from),
-            _ => start(Portable::<8>, tasks, data, from),
-        })
+        Ok(Some(united))
     }
 }
 

@@ -339,10 +339,10 @@ fn optimize(
 
 #[cfg(test)]
 mod tests {
-    use super::super::lanes::image_in_f64;
-    use super::super::simd::InstructionSet;
     use super::super::cuda::device::Device;
     use super::super::cuda::emulated::{Emulated, Turns};
+    use super::super::lanes::image_in_f64;
+    use super::super::simd::InstructionSet;
     use super::super::PopulationEngine;
     use super::*;
     use crate::engine::{Engine, Mask, Snapshot};

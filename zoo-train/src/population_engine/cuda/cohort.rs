@@ -193,7 +193,9 @@ impl<'d> DeviceCohort<'d> {
         }
         self.queue.upload(&bytes, &mut self.finished.parameters)?;
         let Some(from) = from else { return Ok(()) };
-        let vector = |m: usize, k: usize| places.iter().flat_map(move |&p| (from[m].moments[k][p as usize] as f32).to_le_bytes());
+        let vector = |m: usize, k: usize| {
+            places.iter().flat_map(move |&p| (from[m].moments[k][p as usize] as f32).to_le_bytes())
+        };
         let residuals: Vec<u8> = (0..from.len()).flat_map(|m| vector(m, own)).collect();
         self.queue.upload(&residuals, &mut self.finished.residuals)?;
         let moments: Vec<u8> = (0..from.len()).flat_map(|m| (0..own).flat_map(move |k| vector(m, k))).collect();

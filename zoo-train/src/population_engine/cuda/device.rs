@@ -121,8 +121,7 @@ impl Device {
         let full = |taken: &mut Taken| {
             taken.models > 0 && (taken.bytes + bytes > capacity || taken.models + models > MOST_MODELS)
         };
-        let mut taken =
-            self.given_back.wait_while(lock(&self.taken), full).unwrap_or_else(|e| e.into_inner());
+        let mut taken = self.given_back.wait_while(lock(&self.taken), full).unwrap_or_else(|e| e.into_inner());
         taken.bytes += bytes;
         taken.models += models;
         Ok(Lease { device: self.clone(), room: Taken { bytes, models } })
@@ -132,7 +131,8 @@ impl Device {
     pub fn images(&self, queue: &dyn Queue, data: &Dataset) -> Result<[Arc<Images>; 3], DeviceError> {
         let mut kept = lock(&self.images);
         if let Some((sha256, images)) = &*kept {
-            if let ([Some(a), Some(b), Some(c)], true) = (images.each_ref().map(Weak::upgrade), sha256 == data.sha256()) {
+            if let ([Some(a), Some(b), Some(c)], true) = (images.each_ref().map(Weak::upgrade), sha256 == data.sha256())
+            {
                 return Ok([a, b, c]);
             }
         }

@@ -30,7 +30,9 @@ pub enum DeviceError {
         why: String,
     },
     /// Its bits are not the processor's.
-    #[error("{device} does not compute the same bits as the processor ({what}): train with --device cpu, and report it")]
+    #[error(
+        "{device} does not compute the same bits as the processor ({what}): train with --device cpu, and report it"
+    )]
     OtherBits {
         /// Name of the device.
         device: String,

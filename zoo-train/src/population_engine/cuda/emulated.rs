@@ -101,8 +101,10 @@ fn build(source: &Source) -> Result<Library, DeviceError> {
     let made = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(folder.join("kernels.c"), text));
     made.map_err(|e| failed("cannot write the kernels' source", e))?;
     let library: PathBuf = folder.join("kernels.so");
-    let flags = ["-O2", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing", "-fwrapv", "-fPIC", "-shared", "-w"];
-    let output = Command::new("cc").args(flags).arg(folder.join("kernels.c")).arg("-o").arg(&library).arg("-lm").output();
+    let flags =
+        ["-O2", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing", "-fwrapv", "-fPIC", "-shared", "-w"];
+    let output =
+        Command::new("cc").args(flags).arg(folder.join("kernels.c")).arg("-o").arg(&library).arg("-lm").output();
     let output = output.map_err(|e| failed("cannot run the C compiler cc", e))?;
     if !output.status.success() {
         return Err(failed("the kernels do not compile", String::from_utf8_lossy(&output.stderr)));

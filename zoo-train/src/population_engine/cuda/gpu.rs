@@ -9,6 +9,7 @@ use cudarc::driver::sys::{self as driver, CUdevice_attribute, CUfunction_attribu
 use cudarc::driver::{result, CudaContext, CudaFunction, CudaStream, DriverError};
 use cudarc::nvrtc::{compile_ptx_with_opts, sys as nvrtc, CompileError, CompileOptions};
 
+use super::device::Device;
 use super::driver::{Buffer, DeviceError, Driver, KernelName, Program, Queue};
 use super::source::Source;
 
@@ -57,17 +58,36 @@ pub fn count() -> Result<usize, DeviceError> {
     }
 }
 
+/// GPU `number`, or all of them, ready to train.
+///
+/// # Errors
+/// There is no driver, an old one, no GPU, no such GPU, or no NVRTC.
+pub fn devices(number: Option<usize>) -> Result<Vec<Arc<Device>>, DeviceError> {
+    let numbers = match number {
+        Some(number) => number..number + 1,
+        None => 0..count()?,
+    };
+    let gpus = numbers.map(Gpu::new).collect::<Result<Vec<Gpu>, _>>()?;
+    check_nvrtc()?;
+    gpus.into_iter().map(|gpu| Device::new(Box::new(gpu))).collect()
+}
+
+fn check_nvrtc() -> Result<(), DeviceError> {
+    // SAFETY: it only looks for the library.
+    if unsafe { nvrtc::is_culib_present() } {
+        return Ok(());
+    }
+    Err(unavailable(
+        "there is no NVRTC: libnvrtc.so is not to be found; install the CUDA toolkit, or Python's nvidia-cuda-nvrtc and name its folder in LD_LIBRARY_PATH",
+    ))
+}
+
 /// Compiles kernels for a compute capability, such as 90, to PTX.
 ///
 /// # Errors
 /// There is no NVRTC, or it does not know the capability.
 pub fn compile(source: &Source, capability: u32) -> Result<cudarc::nvrtc::Ptx, DeviceError> {
-    // SAFETY: it only looks for the library.
-    if !unsafe { nvrtc::is_culib_present() } {
-        return Err(unavailable(
-            "there is no NVRTC: libnvrtc.so is not to be found; install the CUDA toolkit, or Python's nvidia-cuda-nvrtc and name its folder in LD_LIBRARY_PATH",
-        ));
-    }
+    check_nvrtc()?;
     let options = CompileOptions {
         // One rounding where the source has one: the bits depend on it.
         fmad: Some(false),
@@ -104,7 +124,11 @@ impl Gpu {
     pub fn new(ordinal: usize) -> Result<Self, DeviceError> {
         let count = count()?;
         if ordinal >= count {
-            let gpus = if count == 1 { "there is one GPU, cuda:0".into() } else { format!("there are {count} GPUs, cuda:0 to cuda:{}", count - 1) };
+            let gpus = if count == 1 {
+                "there is one GPU, cuda:0".into()
+            } else {
+                format!("there are {count} GPUs, cuda:0 to cuda:{}", count - 1)
+            };
             return Err(unavailable(format!("there is no cuda:{ordinal}: {gpus}")));
         }
         let failed = |e: DriverError| unavailable(format!("cuda:{ordinal} does not start: {e}"));

@@ -220,7 +220,7 @@ mod tests {
         let models: Vec<&Hyperparameters> = (0..100).map(|i| if i % 10 == 0 { &other } else { &small }).collect();
         let sizes = |free_bytes| {
             let engine = emulated(Emulated { free_bytes, ..Emulated::default() });
-            let cohorts = engine.unite(engine.cohorts(&models), &models, &data)?;
+            let (cohorts, _) = engine.arrange(engine.cohorts(&models), &models, false, &data, 2)?;
             let mut all: Vec<usize> = cohorts.concat();
             all.sort_unstable();
             assert!(all == (0..100).collect::<Vec<_>>());

@@ -242,7 +242,8 @@ fn weight_order(layer: &Layer, index: usize) -> Vec<u32> {
         (0..layer.outputs).flat_map(|o| (0..layer.taps()).map(move |tap| place(o, tap))).collect()
     } else {
         let group = group(layer, index);
-        let of_group = |first: usize| (0..layer.taps()).flat_map(move |tap| (first..first + group).map(move |o| place(o, tap)));
+        let of_group =
+            |first: usize| (0..layer.taps()).flat_map(move |tap| (first..first + group).map(move |o| place(o, tap)));
         (0..layer.outputs).step_by(group).flat_map(of_group).collect()
     }
 }
