@@ -16,7 +16,7 @@
 //! let (zoo, data) = (Path::new("zoos/quickstart"), Path::new("data/quickstart.safetensors"));
 //! for twin in twins(&manifest)? {
 //!     let output = Path::new("zoos").join(twin.zoo_name("quickstart"));
-//!     println!("{}", sparsify(zoo, data, &output, &twin, &DfdxEngine, &Settings::default(), &Default::default())?);
+//!     println!("{}", sparsify(zoo, data, &output, &twin, &DfdxEngine::default(), &Settings::default(), &Default::default())?);
 //! }
 //! # Ok::<(), zoo_sparsify::Error>(())
 //! ```

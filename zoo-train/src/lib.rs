@@ -7,7 +7,7 @@
 //!
 //! let manifest = Manifest::load(Path::new("configs/quickstart.toml"))?;
 //! let data = Path::new("data/quickstart.safetensors");
-//! let summary = train(&manifest, data, Path::new("zoos/quickstart"), &DfdxEngine, &Settings::default(), &Default::default())?;
+//! let summary = train(&manifest, data, Path::new("zoos/quickstart"), &DfdxEngine::default(), &Settings::default(), &Default::default())?;
 //! println!("{summary}");
 //! # Ok::<(), zoo_train::Error>(())
 //! ```
@@ -102,7 +102,7 @@ impl EngineName {
     pub fn engine(self) -> Box<dyn Engine> {
         match self {
             Self::Population => Box::new(PopulationEngine::new()),
-            Self::Dfdx => Box::new(DfdxEngine),
+            Self::Dfdx => Box::new(DfdxEngine::default()),
         }
     }
 }
@@ -184,11 +184,17 @@ impl TrainingArgs {
     /// The device is not to be had.
     pub fn engine(&self, hyperparameters: &Hyperparameters, stage: &Stage) -> Result<Box<dyn Engine>, Error> {
         let engine = engine_for(self.engine, hyperparameters);
+        let asked_for = |error: DeviceError| match error {
+            DeviceError::Unavailable(why) => {
+                DeviceError::Unavailable(format!("--device {}: {why}; or train with --device cpu", self.device))
+            }
+            other => other,
+        };
         match (engine.name(), self.device) {
             (_, Device::Cpu) | ("dfdx", Device::Auto) => Ok(engine),
-            ("dfdx", Device::Cuda(number)) => Ok(DfdxEngine::on_cuda(number.unwrap_or(0))?),
+            ("dfdx", Device::Cuda(number)) => Ok(Box::new(DfdxEngine::on_cuda(number.unwrap_or(0)).map_err(asked_for)?)),
             (_, Device::Cuda(number)) => {
-                let devices = cuda::gpu::devices(number)?;
+                let devices = cuda::gpu::devices(number).map_err(asked_for)?;
                 Ok(Box::new(PopulationEngine::on(devices)))
             }
             (_, Device::Auto) => match cuda::gpu::devices(None) {

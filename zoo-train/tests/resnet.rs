@@ -121,7 +121,7 @@ fn one_step_equals_torchvisions(file: &str) {
     let network = hyperparameters.network(data.shape, classes).unwrap();
     let task =
         Task { initial: state(&network), network: network.clone(), hyperparameters, mask: None, epochs_before: 0 };
-    let mut cohort = DfdxEngine.start(&[task], &data, None).unwrap();
+    let mut cohort = DfdxEngine::default().start(&[task], &data, None).unwrap();
 
     let logits = cohort.logits(Split::Test, 0..batch).unwrap().remove(0);
     assert_close(&logits, &vectors.doubles["eval_logits"], 1e-6, "logits at evaluation");

@@ -7,6 +7,7 @@
 //! processors only; elsewhere sums differ in the last place of an f64, which rarely survives the
 //! rounding to f32. Each model runs in a rayon pool of one thread, where a product is never split.
 
+mod backend;
 mod ops;
 mod variational;
 
@@ -23,25 +24,45 @@ use crate::metrics::{Score, Tally};
 use crate::optimizer::OptimizerState;
 use crate::population_engine::cuda::driver::DeviceError;
 use crate::variational::is_kept;
+use backend::Backend;
 use ops::{
     add_bias, conv2d, gelu, global_avg_pool, leaky_relu, max_pool, normalize, normalize_batch, relu, scale, sum,
     BatchStatistics, Map, Matrix, Patches, Real,
 };
 use variational::{draws, noisy, Noise};
 
-/// The dfdx engine on the CPU.
+/// The dfdx engine.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct DfdxEngine;
+pub struct DfdxEngine {
+    /// A GPU's number; `None`: the CPU.
+    cuda: Option<usize>,
+}
 
 impl DfdxEngine {
     /// On GPU `number`.
     ///
     /// # Errors
     /// This build has no CUDA, or there is no such GPU.
-    pub fn on_cuda(_number: usize) -> Result<Box<dyn Engine>, DeviceError> {
-        let why = "the dfdx engine of this build has no CUDA: build with --features cuda (docs/cuda.md), or train with --device cpu";
-        Err(DeviceError::Unavailable(why.into()))
+    pub fn on_cuda(number: usize) -> Result<Self, DeviceError> {
+        cuda_device(number)?;
+        Ok(Self { cuda: Some(number) })
     }
+}
+
+/// dfdx's device for a GPU.
+#[cfg(feature = "cuda")]
+fn cuda_device(number: usize) -> Result<Cuda, DeviceError> {
+    let gpus = crate::population_engine::cuda::gpu::count()?;
+    if number >= gpus {
+        return Err(DeviceError::Unavailable(format!("there is no cuda:{number}: there are {gpus} GPUs")));
+    }
+    Cuda::try_build(number, 0).map_err(|e| DeviceError::Unavailable(format!("cuda:{number} does not start: {e}")))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_device(_: usize) -> Result<Cpu, DeviceError> {
+    let why = "the dfdx engine of this build has no CUDA: build with --features cuda (docs/cuda.md)";
+    Err(DeviceError::Unavailable(why.into()))
 }
 
 impl Engine for DfdxEngine {
@@ -50,7 +71,9 @@ impl Engine for DfdxEngine {
     }
 
     fn version(&self) -> String {
-        "3 (dfdx 0.13, cpu)".into()
+        // cuBLAS adds up in another order.
+        let device = if self.cuda.is_some() { "cuda" } else { "cpu" };
+        format!("3 (dfdx 0.13, {device})")
     }
 
     fn trains(&self, _: &Hyperparameters) -> bool {
@@ -67,7 +90,10 @@ impl Engine for DfdxEngine {
         data: &'d Dataset,
         from: Option<&[Snapshot]>,
     ) -> Result<Box<dyn Cohort + 'd>, DeviceError> {
-        Ok(Box::new(Models::new(tasks, data, from)))
+        Ok(match self.cuda {
+            None => Box::new(Models::new(&Cpu::default(), tasks, data, from)),
+            Some(number) => Box::new(Models::new(&cuda_device(number)?, tasks, data, from)),
+        })
     }
 }
 
@@ -75,7 +101,7 @@ impl Engine for DfdxEngine {
 /// residual block, and of the last layer, the outputs as (samples, values), row-major. The order of
 /// the values of a sample is the engine's own.
 pub fn layer_outputs(task: &Task, data: &Dataset, split: Split, range: Range<usize>) -> Vec<Vec<f64>> {
-    let models = Models::new(std::slice::from_ref(task), data, None);
+    let models = Models::new(&Cpu::default(), std::slice::from_ref(task), data, None);
     let images = models.images(split, range.clone(), |_, _| {});
     let model = &models.models[0];
     let (mut x, mut pass, mut map) = model.pass::<NoneTape>(&images, range.len(), Mode::Evaluation);
@@ -91,17 +117,17 @@ pub fn layer_outputs(task: &Task, data: &Dataset, split: Split, range: Range<usi
     outputs
 }
 
-struct Models<'d> {
-    models: Vec<Model>,
+struct Models<'d, D: Backend> {
+    models: Vec<Model<D>>,
     tasks: Vec<Task>,
     data: &'d Dataset,
     normalization: Vec<[f64; 256]>,
 }
 
-impl<'d> Models<'d> {
-    fn new(tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Self {
+impl<'d, D: Backend> Models<'d, D> {
+    fn new(device: &D, tasks: &[Task], data: &'d Dataset, from: Option<&[Snapshot]>) -> Self {
         let samples = data.len(Split::Train);
-        let model = |(i, task)| Model::new(task, from.map(|f| &f[i]), samples);
+        let model = |(i, task)| Model::new(device, task, from.map(|f| &f[i]), samples);
         Self {
             models: tasks.iter().enumerate().map(model).collect(),
             tasks: tasks.to_vec(),
@@ -143,7 +169,7 @@ impl<'d> Models<'d> {
     }
 }
 
-impl Cohort for Models<'_> {
+impl<D: Backend> Cohort for Models<'_, D> {
     fn tasks(&self) -> &[Task] {
         &self.tasks
     }
@@ -186,7 +212,7 @@ impl Cohort for Models<'_> {
     fn gradients(&mut self, samples: &[u32]) -> Result<Vec<Vec<f32>>, CohortError> {
         let images = self.images(Split::Train, samples.iter().map(|&s| s as usize), |_, _| {});
         let labels = self.labels(samples);
-        let gradient = |m: &Model| m.gradient(&images, &labels, None).gradient.iter().map(|&g| g as f32).collect();
+        let gradient = |m: &Model<D>| m.gradient(&images, &labels, None).gradient.iter().map(|&g| g as f32).collect();
         Ok(self.models.iter().map(gradient).collect())
     }
 
@@ -207,7 +233,7 @@ impl Cohort for Models<'_> {
     }
 
     fn snapshots(&self) -> Result<Vec<Snapshot>, CohortError> {
-        let snapshot = |m: &Model| Snapshot {
+        let snapshot = |m: &Model<D>| Snapshot {
             step: m.optimizer.step,
             parameters: m.parameters.clone(),
             moments: [&m.optimizer]
@@ -269,8 +295,8 @@ struct Derivatives {
     statistics: Vec<BatchStatistics>,
 }
 
-struct Model {
-    device: Cpu,
+struct Model<D: Backend> {
+    device: D,
     network: Network,
     /// Flat vector of the state, in the network's order.
     parameters: Vec<Real>,
@@ -278,15 +304,15 @@ struct Model {
     /// Which parameters may differ from zero; `None`: all.
     mask: Option<Vec<bool>>,
     /// With variational dropout.
-    noise: Option<Noise>,
+    noise: Option<Noise<D>>,
     /// For each tensor of the network its matrix, and for each of that matrix's elements its place
     /// in the flat vector: convolution weights as (out, kh * kw * in), linear weights as (out, in)
     /// with the inputs of the first one in the order (position, channel), all others as (1, n).
-    tensors: Vec<(Matrix, Vec<u32>)>,
+    tensors: Vec<(Matrix<D>, Vec<u32>)>,
 }
 
-impl Model {
-    fn new(task: &Task, from: Option<&Snapshot>, samples: usize) -> Self {
+impl<D: Backend> Model<D> {
+    fn new(device: &D, task: &Task, from: Option<&Snapshot>, samples: usize) -> Self {
         let network = task.network.clone();
         let mut optimizer = OptimizerState::new(&task.hyperparameters, network.parameter_count(), samples);
         let mut parameters: Vec<Real> = task.initial.iter().map(|&p| p.into()).collect();
@@ -297,10 +323,10 @@ impl Model {
             optimizer.moments = snapshot.moments[..own].to_vec();
             parameters.clone_from(&snapshot.parameters);
         }
-        let device = Cpu::default();
+        let device = device.clone();
         let positions = positions_before_flatten(&network);
         let mut first_linear = true;
-        let tensors: Vec<(Matrix, Vec<u32>)> = network
+        let tensors: Vec<(Matrix<D>, Vec<u32>)> = network
             .parameters()
             .iter()
             .map(|parameter| {
@@ -355,17 +381,17 @@ impl Model {
     /// A forward and a backward pass.
     fn gradient(&self, images: &[Real], labels: &[u16], dropout: Option<DropoutKey>) -> Derivatives {
         let (batch, classes) = (labels.len(), self.network.classes());
-        let (logits, statistics) = self.forward::<OwnedTape<Real, Cpu>>(images, batch, Mode::Training(dropout));
+        let (logits, statistics) = self.forward::<OwnedTape<Real, D>>(images, batch, Mode::Training(dropout));
         let values = logits.retaped::<NoneTape>().as_vec();
         let mut picked = vec![0.0; batch * classes];
         for (row, &label) in picked.chunks_exact_mut(classes).zip(labels) {
             row[usize::from(label)] = -1.0 / batch as Real;
         }
-        let picked: Matrix = self.device.tensor_from_vec(picked, (batch, classes));
+        let picked: Matrix<D> = self.device.tensor_from_vec(picked, (batch, classes));
         let loss = (logits.log_softmax::<Axis<1>>() * picked).sum::<Rank0, _>();
         let gradients = loss.backward();
         let mut flat = vec![0.0; self.network.parameter_count()];
-        let read = |tensor: &Matrix, places: &[u32], flat: &mut [Real]| {
+        let read = |tensor: &Matrix<D>, places: &[u32], flat: &mut [Real]| {
             let mut values = vec![0.0; places.len()];
             gradients.get(tensor).copy_into(&mut values);
             for (&place, value) in places.iter().zip(values) {
@@ -390,19 +416,19 @@ impl Model {
 
     /// Logits (batch, classes) of normalised images (batch * positions, channels), and in training
     /// the statistics of each batch normalisation.
-    fn forward<T: Tape<Real, Cpu>>(
+    fn forward<T: Tape<Real, D>>(
         &self,
         images: &[Real],
         batch: usize,
         mode: Mode,
-    ) -> (Matrix<T>, Vec<BatchStatistics>) {
+    ) -> (Matrix<D, T>, Vec<BatchStatistics>) {
         let (x, mut pass, map) = self.pass(images, batch, mode);
         let (x, _) = pass.modules(self.network.modules(), x, map);
         (x, pass.observed)
     }
 
     /// Normalised images (batch * positions, channels) at the beginning of their way.
-    fn pass<T: Tape<Real, Cpu>>(&self, images: &[Real], batch: usize, mode: Mode) -> (Matrix<T>, Pass<'_>, Map) {
+    fn pass<T: Tape<Real, D>>(&self, images: &[Real], batch: usize, mode: Mode) -> (Matrix<D, T>, Pass<'_, D>, Map) {
         let [channels, height, width] = self.network.input();
         let map = Map { height, width };
         let x = self.device.tensor_from_vec(images.to_vec(), (batch * map.positions(), channels));
@@ -423,8 +449,8 @@ impl Model {
 }
 
 /// A batch on its way through a network.
-struct Pass<'a> {
-    model: &'a Model,
+struct Pass<'a, D: Backend> {
+    model: &'a Model<D>,
     batch: usize,
     mode: Mode,
     /// Tensors to come that are trained, in forward order.
@@ -438,13 +464,13 @@ struct Pass<'a> {
     observed: Vec<BatchStatistics>,
 }
 
-impl<'a> Pass<'a> {
-    fn modules<T: Tape<Real, Cpu>>(
+impl<'a, D: Backend> Pass<'a, D> {
+    fn modules<T: Tape<Real, D>>(
         &mut self,
         modules: &[NamedModule],
-        mut x: Matrix<T>,
+        mut x: Matrix<D, T>,
         mut map: Map,
-    ) -> (Matrix<T>, Map) {
+    ) -> (Matrix<D, T>, Map) {
         for NamedModule { module, .. } in modules {
             x = self.module(module, x, map);
             map = after(module, map);
@@ -452,18 +478,18 @@ impl<'a> Pass<'a> {
         (x, map)
     }
 
-    fn tensor(&mut self) -> &'a Matrix {
+    fn tensor(&mut self) -> &'a Matrix<D> {
         &self.model.tensors[self.tensors.next().expect("tensors for every module")].0
     }
 
     /// `product(x, W)`, plus a bias if there is one; in training with variational dropout, plus
     /// noise.
-    fn sums<T: Tape<Real, Cpu>>(
+    fn sums<T: Tape<Real, D>>(
         &mut self,
-        x: Matrix<T>,
+        x: Matrix<D, T>,
         bias: bool,
-        product: impl Fn(Matrix<T>, &Matrix) -> Matrix<T>,
-    ) -> Matrix<T> {
+        product: impl Fn(Matrix<D, T>, &Matrix<D>) -> Matrix<D, T>,
+    ) -> Matrix<D, T> {
         let index = self.tensors.start;
         let weight = self.tensor();
         let layer = self.layers;
@@ -485,7 +511,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn module<T: Tape<Real, Cpu>>(&mut self, module: &Module, x: Matrix<T>, map: Map) -> Matrix<T> {
+    fn module<T: Tape<Real, D>>(&mut self, module: &Module, x: Matrix<D, T>, map: Map) -> Matrix<D, T> {
         let is_input = std::mem::take(&mut self.is_input);
         match *module {
             Module::Conv2d { bias, .. } => {
@@ -505,7 +531,7 @@ impl<'a> Pass<'a> {
                         y
                     }
                     Mode::Evaluation => {
-                        let [mean, variance] = running.map(Matrix::as_vec);
+                        let [mean, variance] = running.map(|m| m.as_vec());
                         normalize(x, [scale, shift], [&mean, &variance])
                     }
                 }
@@ -563,7 +589,7 @@ fn after(module: &Module, map: Map) -> Map {
     }
 }
 
-fn activate<T: Tape<Real, Cpu>>(x: Matrix<T>, activation: Activation) -> Matrix<T> {
+fn activate<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>, activation: Activation) -> Matrix<D, T> {
     match activation {
         Activation::Tanh => x.tanh(),
         Activation::Relu => relu(x),
@@ -630,7 +656,7 @@ mod tests {
         let h = Hyperparameters { dropout: 0.5, ..Hyperparameters::default() };
         let task = crate::task(&h, data.shape, 10).unwrap();
         let outputs = layer_outputs(&task, &data, Split::Test, 1..5);
-        let logits = DfdxEngine.start(&[task], &data, None).unwrap().logits(Split::Test, 1..5).unwrap().remove(0);
+        let logits = DfdxEngine::default().start(&[task], &data, None).unwrap().logits(Split::Test, 1..5).unwrap().remove(0);
         assert_eq!(outputs.iter().map(Vec::len).collect::<Vec<_>>(), [4 * 8 * 144, 4 * 6 * 16, 4 * 36, 4 * 20, 4 * 10]);
         assert_eq!(outputs[4], logits);
     }
@@ -669,7 +695,7 @@ mod tests {
         let data = noise_dataset([1, 8, 8], 10, 5);
         let task = crate::task(&hyperparameters, data.shape, 10).unwrap();
         let go_on = Interrupt::default();
-        let start = |from: Option<&[Snapshot]>| DfdxEngine.start(std::slice::from_ref(&task), &data, from).unwrap();
+        let start = |from: Option<&[Snapshot]>| DfdxEngine::default().start(std::slice::from_ref(&task), &data, from).unwrap();
         let mut whole = start(None);
         whole.train_epoch(1, &go_on).unwrap();
         let between = whole.snapshots().unwrap();
@@ -682,7 +708,7 @@ mod tests {
         assert!(resumed.snapshots().unwrap() == whole.snapshots().unwrap());
 
         let without = Hyperparameters { augmentation: Augmentation::NONE, ..hyperparameters };
-        let mut other = DfdxEngine.start(&[Task { hyperparameters: without, ..task.clone() }], &data, None).unwrap();
+        let mut other = DfdxEngine::default().start(&[Task { hyperparameters: without, ..task.clone() }], &data, None).unwrap();
         other.train_epoch(1, &go_on).unwrap();
         assert!(other.snapshots().unwrap() != between, "augmentation changes what is seen");
     }

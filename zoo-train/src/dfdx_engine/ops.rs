@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use dfdx::prelude::*;
 
+use super::backend::Backend;
+
 /// What the engine computes in: f64, so that a pool's winner or a ReLU's sign is decided as exact
 /// arithmetic decides it. Float32 summation tosses a few of these decisions in every thousand
 /// steps, after which trajectories part ways.
 pub type Real = f64;
 
-/// A matrix with dimensions known at run time; `T` records the tape.
-pub type Matrix<T = NoneTape> = Tensor<(usize, usize), Real, Cpu, T>;
+/// A matrix with dimensions known at run time, on device `D`; `T` records the tape.
+pub type Matrix<D, T = NoneTape> = Tensor<(usize, usize), Real, D, T>;
 
 /// Height and width of a map of activations, or of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +39,7 @@ impl Map {
     }
 }
 
-fn to_vec<T>(x: &Matrix<T>) -> Vec<Real> {
+fn to_vec<D: Backend, T>(x: &Matrix<D, T>) -> Vec<Real> {
     let (rows, columns) = *x.shape();
     let mut values = vec![0.0; rows * columns];
     x.copy_into(&mut values);
@@ -45,18 +47,17 @@ fn to_vec<T>(x: &Matrix<T>) -> Vec<Real> {
 }
 
 /// Records `y = f(x)`, where `backward(grad_x, grad_y)` adds to the gradient of `x`.
-fn record<T: Tape<Real, Cpu>>(
-    x: Matrix<T>,
-    y: Matrix,
+fn record<D: Backend, T: Tape<Real, D>>(
+    x: Matrix<D, T>,
+    y: Matrix<D>,
     backward: impl 'static + FnOnce(&mut [Real], &[Real]),
-) -> Matrix<T> {
+) -> Matrix<D, T> {
     let (x, mut tape) = x.split_tape();
     let y_leaf = y.clone();
     tape.add_backward_op(move |gradients| {
         // Nothing reads the gradient of an intermediate result after its own backward step.
-        let grad_y = std::mem::take(&mut **gradients.get_or_alloc_mut(&y_leaf)?);
-        backward(gradients.get_or_alloc_mut(&x)?, &grad_y);
-        Ok(())
+        let grad_y = D::take(gradients.get_or_alloc_mut(&y_leaf)?)?;
+        D::update(gradients.get_or_alloc_mut(&x)?, |grad_x| backward(grad_x, &grad_y))
     });
     y.put_tape(tape)
 }
@@ -147,7 +148,7 @@ impl Patches {
 /// would be many times the activations.
 ///
 /// The gradient of `x` is left out if it `is_input` of the network.
-pub fn conv2d<T: Tape<Real, Cpu>>(x: Matrix<T>, weight: &Matrix, at: Patches, is_input: bool) -> Matrix<T> {
+pub fn conv2d<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>, weight: &Matrix<D>, at: Patches, is_input: bool) -> Matrix<D, T> {
     let device = x.device().clone();
     let (outputs, values) = *weight.shape();
     let positions = at.output().positions();
@@ -162,7 +163,7 @@ pub fn conv2d<T: Tape<Real, Cpu>>(x: Matrix<T>, weight: &Matrix, at: Patches, is
     let transposed = weight.clone().permute::<_, Axes2<1, 0>>();
     for chunk in 0..chunks(&input) {
         let samples = chunk_of(&input, chunk, at.chunk() * at.sample());
-        let product: Matrix = matrix(at.gather(&input[samples]), values).matmul(transposed.clone());
+        let product: Matrix<D> = matrix(at.gather(&input[samples]), values).matmul(transposed.clone());
         let rows = chunk_of(&output, chunk, at.chunk() * positions * outputs);
         product.copy_into(&mut output[rows]);
     }
@@ -170,22 +171,21 @@ pub fn conv2d<T: Tape<Real, Cpu>>(x: Matrix<T>, weight: &Matrix, at: Patches, is
     let (x, mut tape) = x.split_tape();
     let (weight, y_leaf) = (weight.clone(), y.clone());
     tape.add_backward_op(move |gradients| {
-        let grad_y = std::mem::take(&mut **gradients.get_or_alloc_mut(&y_leaf)?);
+        let grad_y = D::take(gradients.get_or_alloc_mut(&y_leaf)?)?;
         let input = to_vec(&x);
-        let mut grad_weight: Matrix = matrix(vec![0.0; outputs * values], values);
+        let mut grad_weight: Matrix<D> = matrix(vec![0.0; outputs * values], values);
         for chunk in 0..chunks(&input) {
             let samples = chunk_of(&input, chunk, at.chunk() * at.sample());
             let rows = chunk_of(&grad_y, chunk, at.chunk() * positions * outputs);
-            let grad_product: Matrix = matrix(grad_y[rows].to_vec(), outputs);
+            let grad_product: Matrix<D> = matrix(grad_y[rows].to_vec(), outputs);
             let patches = matrix(at.gather(&input[samples.clone()]), values);
             grad_weight = grad_weight + grad_product.clone().permute::<_, Axes2<1, 0>>().matmul(patches);
             if !is_input {
                 let grad_patches = to_vec(&grad_product.matmul(weight.clone()));
-                at.scatter(&grad_patches, &mut gradients.get_or_alloc_mut(&x)?[samples]);
+                D::update(gradients.get_or_alloc_mut(&x)?, |grad_x| at.scatter(&grad_patches, &mut grad_x[samples]))?;
             }
         }
-        add(gradients.get_or_alloc_mut(&weight)?, &to_vec(&grad_weight));
-        Ok(())
+        D::update(gradients.get_or_alloc_mut(&weight)?, |gradient| add(gradient, &to_vec(&grad_weight)))
     });
     y.put_tape(tape)
 }
@@ -209,11 +209,11 @@ const EPSILON: Real = 1e-5;
 
 /// Batch normalisation by the batch's own statistics: `scale * (x - mean) / sqrt(var + eps) +
 /// shift` for x (N, C), scale and shift (1, C).
-pub fn normalize_batch<T: Tape<Real, Cpu>>(
-    x: Matrix<T>,
-    scale: &Matrix,
-    shift: &Matrix,
-) -> (Matrix<T>, BatchStatistics) {
+pub fn normalize_batch<D: Backend, T: Tape<Real, D>>(
+    x: Matrix<D, T>,
+    scale: &Matrix<D>,
+    shift: &Matrix<D>,
+) -> (Matrix<D, T>, BatchStatistics) {
     let (rows, channels) = *x.shape();
     let mut values = to_vec(&x);
     let n = rows as Real;
@@ -239,7 +239,7 @@ pub fn normalize_batch<T: Tape<Real, Cpu>>(
     let (x, mut tape) = x.split_tape();
     let (scale, shift, y_leaf) = (scale.clone(), shift.clone(), y.clone());
     tape.add_backward_op(move |gradients| {
-        let grad_y = std::mem::take(&mut **gradients.get_or_alloc_mut(&y_leaf)?);
+        let grad_y = D::take(gradients.get_or_alloc_mut(&y_leaf)?)?;
         let values = to_vec(&x);
         let normal = |value: Real, c: usize| (value - mean[c]) * inverse[c];
         let (mut grad_scale, mut grad_shift) = (vec![0.0; channels], vec![0.0; channels]);
@@ -249,27 +249,27 @@ pub fn normalize_batch<T: Tape<Real, Cpu>>(
                 grad_shift[c] += grad_row[c];
             }
         }
-        let grad_x = gradients.get_or_alloc_mut(&x)?;
-        let rows = values.chunks_exact(channels).zip(grad_y.chunks_exact(channels));
-        for (grad_x, (row, grad_row)) in grad_x.chunks_exact_mut(channels).zip(rows) {
-            for c in 0..channels {
-                let centred = grad_row[c] - (grad_shift[c] + normal(row[c], c) * grad_scale[c]) / n;
-                grad_x[c] += factors[c] * inverse[c] * centred;
+        D::update(gradients.get_or_alloc_mut(&x)?, |grad_x| {
+            let rows = values.chunks_exact(channels).zip(grad_y.chunks_exact(channels));
+            for (grad_x, (row, grad_row)) in grad_x.chunks_exact_mut(channels).zip(rows) {
+                for c in 0..channels {
+                    let centred = grad_row[c] - (grad_shift[c] + normal(row[c], c) * grad_scale[c]) / n;
+                    grad_x[c] += factors[c] * inverse[c] * centred;
+                }
             }
-        }
-        add(gradients.get_or_alloc_mut(&scale)?, &grad_scale);
-        add(gradients.get_or_alloc_mut(&shift)?, &grad_shift);
-        Ok(())
+        })?;
+        D::update(gradients.get_or_alloc_mut(&scale)?, |gradient| add(gradient, &grad_scale))?;
+        D::update(gradients.get_or_alloc_mut(&shift)?, |gradient| add(gradient, &grad_shift))
     });
     (y.put_tape(tape), statistics)
 }
 
 /// Batch normalisation by given means and variances (C), those of training, which are constants.
-pub fn normalize<T: Tape<Real, Cpu>>(
-    x: Matrix<T>,
-    [scale, shift]: [&Matrix; 2],
+pub fn normalize<D: Backend, T: Tape<Real, D>>(
+    x: Matrix<D, T>,
+    [scale, shift]: [&Matrix<D>; 2],
     [mean, variance]: [&[Real]; 2],
-) -> Matrix<T> {
+) -> Matrix<D, T> {
     let (rows, channels) = *x.shape();
     let inverse = variance.iter().map(|v| 1.0 / (v + EPSILON).sqrt());
     let factors: Vec<Real> = inverse.zip(to_vec(scale)).map(|(i, s)| i * s).collect();
@@ -291,7 +291,7 @@ pub fn normalize<T: Tape<Real, Cpu>>(
 }
 
 /// Mean over the positions of each sample, (batch * positions, C) to (batch, C).
-pub fn global_avg_pool<T: Tape<Real, Cpu>>(x: Matrix<T>, map: Map) -> Matrix<T> {
+pub fn global_avg_pool<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>, map: Map) -> Matrix<D, T> {
     let (rows, channels) = *x.shape();
     let positions = map.positions();
     let mut means = vec![0.0; rows / positions * channels];
@@ -312,7 +312,7 @@ pub fn global_avg_pool<T: Tape<Real, Cpu>>(x: Matrix<T>, map: Map) -> Matrix<T> 
 }
 
 /// The sum of two matrices of one shape, whose tapes may share a beginning.
-pub fn sum<T: Tape<Real, Cpu>>(a: Matrix<T>, b: Matrix<T>) -> Matrix<T> {
+pub fn sum<D: Backend, T: Tape<Real, D>>(a: Matrix<D, T>, b: Matrix<D, T>) -> Matrix<D, T> {
     let mut values = to_vec(&a);
     add(&mut values, &to_vec(&b));
     let y = a.device().tensor_from_vec(values, *a.shape());
@@ -321,10 +321,9 @@ pub fn sum<T: Tape<Real, Cpu>>(a: Matrix<T>, b: Matrix<T>) -> Matrix<T> {
     let mut tape = tape.merge(other);
     let y_leaf = y.clone();
     tape.add_backward_op(move |gradients| {
-        let grad_y = std::mem::take(&mut **gradients.get_or_alloc_mut(&y_leaf)?);
-        add(gradients.get_or_alloc_mut(&a)?, &grad_y);
-        add(gradients.get_or_alloc_mut(&b)?, &grad_y);
-        Ok(())
+        let grad_y = D::take(gradients.get_or_alloc_mut(&y_leaf)?)?;
+        D::update(gradients.get_or_alloc_mut(&a)?, |gradient| add(gradient, &grad_y))?;
+        D::update(gradients.get_or_alloc_mut(&b)?, |gradient| add(gradient, &grad_y))
     });
     y.put_tape(tape)
 }
@@ -333,7 +332,7 @@ pub fn sum<T: Tape<Real, Cpu>>(a: Matrix<T>, b: Matrix<T>) -> Matrix<T> {
 ///
 /// As in PyTorch, the first of equal values wins and receives the whole gradient (windows over a
 /// constant background tie exactly), and NaN is larger than any number.
-pub fn max_pool<T: Tape<Real, Cpu>>(x: Matrix<T>, map: Map) -> Matrix<T> {
+pub fn max_pool<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>, map: Map) -> Matrix<D, T> {
     let (rows, channels) = *x.shape();
     let batch = rows / map.positions();
     let pooled = map.pooled();
@@ -367,7 +366,7 @@ pub fn max_pool<T: Tape<Real, Cpu>>(x: Matrix<T>, map: Map) -> Matrix<T> {
 }
 
 /// Adds a bias to every row: (N, M) and (1, M) to (N, M).
-pub fn add_bias<T: Tape<Real, Cpu>>(x: Matrix<T>, bias: &Matrix) -> Matrix<T> {
+pub fn add_bias<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>, bias: &Matrix<D>) -> Matrix<D, T> {
     let (rows, columns) = *x.shape();
     let offsets = to_vec(bias);
     let mut values = to_vec(&x);
@@ -378,13 +377,13 @@ pub fn add_bias<T: Tape<Real, Cpu>>(x: Matrix<T>, bias: &Matrix) -> Matrix<T> {
     let (x, mut tape) = x.split_tape();
     let (bias, y_leaf) = (bias.clone(), y.clone());
     tape.add_backward_op(move |gradients| {
-        let grad_y = std::mem::take(&mut **gradients.get_or_alloc_mut(&y_leaf)?);
-        let grad_bias = gradients.get_or_alloc_mut(&bias)?;
-        for row in grad_y.chunks_exact(columns) {
-            add(grad_bias, row);
-        }
-        add(gradients.get_or_alloc_mut(&x)?, &grad_y);
-        Ok(())
+        let grad_y = D::take(gradients.get_or_alloc_mut(&y_leaf)?)?;
+        D::update(gradients.get_or_alloc_mut(&bias)?, |grad_bias| {
+            for row in grad_y.chunks_exact(columns) {
+                add(grad_bias, row);
+            }
+        })?;
+        D::update(gradients.get_or_alloc_mut(&x)?, |gradient| add(gradient, &grad_y))
     });
     y.put_tape(tape)
 }
@@ -396,7 +395,7 @@ fn add(total: &mut [Real], values: &[Real]) {
 }
 
 /// Multiplies by a fixed factor an element: dropout with a mask from our own generator.
-pub fn scale<T: Tape<Real, Cpu>>(x: Matrix<T>, factors: Vec<Real>) -> Matrix<T> {
+pub fn scale<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>, factors: Vec<Real>) -> Matrix<D, T> {
     let factors = Arc::new(factors);
     let values = to_vec(&x).iter().zip(factors.iter()).map(|(v, f)| v * f).collect::<Vec<_>>();
     let y = x.device().tensor_from_vec(values, *x.shape());
@@ -408,11 +407,11 @@ pub fn scale<T: Tape<Real, Cpu>>(x: Matrix<T>, factors: Vec<Real>) -> Matrix<T> 
 }
 
 /// An element-wise function and its derivative.
-fn elementwise<T: Tape<Real, Cpu>>(
-    x: Matrix<T>,
+fn elementwise<D: Backend, T: Tape<Real, D>>(
+    x: Matrix<D, T>,
     function: impl Fn(Real) -> Real,
     derivative: impl 'static + Fn(Real) -> Real,
-) -> Matrix<T> {
+) -> Matrix<D, T> {
     let values = to_vec(&x).into_iter().map(function).collect();
     let y = x.device().tensor_from_vec(values, *x.shape());
     let (x, tape) = x.split_tape();
@@ -426,18 +425,18 @@ fn elementwise<T: Tape<Real, Cpu>>(
 }
 
 /// ReLU that lets NaN through, as PyTorch's does; its gradient at 0 is 0.
-pub fn relu<T: Tape<Real, Cpu>>(x: Matrix<T>) -> Matrix<T> {
+pub fn relu<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>) -> Matrix<D, T> {
     elementwise(x, |v| if v <= 0.0 { 0.0 } else { v }, |v| if v <= 0.0 { 0.0 } else { 1.0 })
 }
 
 /// x for positive x, 0.01 x otherwise.
-pub fn leaky_relu<T: Tape<Real, Cpu>>(x: Matrix<T>) -> Matrix<T> {
+pub fn leaky_relu<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>) -> Matrix<D, T> {
     const SLOPE: Real = 0.01;
     elementwise(x, |v| if v > 0.0 { v } else { v * SLOPE }, |v| if v > 0.0 { 1.0 } else { SLOPE })
 }
 
 /// Exact GELU, x Phi(x). (The derivative of dfdx 0.13's `accurate_gelu` is wrong.)
-pub fn gelu<T: Tape<Real, Cpu>>(x: Matrix<T>) -> Matrix<T> {
+pub fn gelu<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>) -> Matrix<D, T> {
     use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
     let cdf = |v: Real| 0.5 * (1.0 + libm::erf(v * FRAC_1_SQRT_2));
     let density = |v: Real| (-0.5 * v * v).exp() * FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * 0.5;
@@ -450,7 +449,7 @@ mod tests {
 
     /// Compares a recorded gradient with central differences of sum(f(x) * weights).
     fn check_gradient(
-        f: impl Fn(Matrix<OwnedTape<Real, Cpu>>) -> Matrix<OwnedTape<Real, Cpu>>,
+        f: impl Fn(Matrix<Cpu, OwnedTape<Real, Cpu>>) -> Matrix<Cpu, OwnedTape<Real, Cpu>>,
         rows: usize,
         columns: usize,
     ) {
@@ -462,10 +461,10 @@ mod tests {
             let y = f(device.tensor_from_vec(values.to_vec(), (rows, columns)).leaky_traced());
             to_vec(&y).iter().enumerate().map(|(i, v)| v * weight(i)).sum::<Real>()
         };
-        let x: Matrix = device.tensor_from_vec(values.clone(), (rows, columns));
+        let x: Matrix<Cpu> = device.tensor_from_vec(values.clone(), (rows, columns));
         let y = f(x.leaky_trace());
         let (n, m) = *y.shape();
-        let weights: Matrix = device.tensor_from_vec((0..n * m).map(weight).collect(), (n, m));
+        let weights: Matrix<Cpu> = device.tensor_from_vec((0..n * m).map(weight).collect(), (n, m));
         let gradient = to_vec(&(y * weights).sum::<Rank0, _>().backward().get(&x));
         for i in 0..values.len() {
             let moved = |step: Real| {
@@ -490,20 +489,20 @@ mod tests {
         let draw = |n: usize| (0..n).map(|i| ((i * 29 % 83) as Real - 41.0) / 40.0).collect::<Vec<_>>();
         for (kernel, stride, padding) in [(2, 1, 0), (3, 1, 1), (3, 2, 1), (1, 2, 0)] {
             let values = kernel * kernel * 3;
-            let weight: Matrix = device.tensor_from_vec(draw(4 * values), (4, values));
+            let weight: Matrix<Cpu> = device.tensor_from_vec(draw(4 * values), (4, values));
             let at = at(MAP, 3, kernel, stride, padding);
             let kept = weight.clone();
             check_gradient(move |x| conv2d(x, &kept, at, false), 2 * 20, 3);
             // Linear in the weights: their gradient is the same at any point.
-            let x: Matrix = device.tensor_from_vec(draw(2 * 20 * 3), (40, 3));
+            let x: Matrix<Cpu> = device.tensor_from_vec(draw(2 * 20 * 3), (40, 3));
             let y = conv2d(x.clone().leaky_traced(), &weight, at, true);
             let total = to_vec(&y).iter().sum::<Real>();
             let gradient = to_vec(&y.sum::<Rank0, _>().backward().get(&weight));
             let product: Real = gradient.iter().zip(to_vec(&weight)).map(|(g, w)| g * w).sum();
             assert!((product - total).abs() < 1e-9 && gradient.iter().any(|g| g.abs() > 1e-3));
         }
-        let gamma: Matrix = device.tensor_from_vec(vec![0.5, -2.0, 1.5], (1, 3));
-        let beta: Matrix = device.tensor_from_vec(vec![0.1, 0.2, -0.3], (1, 3));
+        let gamma: Matrix<Cpu> = device.tensor_from_vec(vec![0.5, -2.0, 1.5], (1, 3));
+        let beta: Matrix<Cpu> = device.tensor_from_vec(vec![0.1, 0.2, -0.3], (1, 3));
         let pair = (gamma.clone(), beta.clone());
         check_gradient(move |x| normalize_batch(x, &pair.0, &pair.1).0, 6, 3);
         check_gradient(move |x| normalize(x, [&gamma, &beta], [&[0.1, 0.2, 0.3], &[1.0, 2.0, 0.5]]), 6, 3);
@@ -514,7 +513,7 @@ mod tests {
             check_gradient(activation, 4, 5);
         }
         check_gradient(|x| scale(x, (0..20).map(|i| (i % 2 * 2) as Real).collect()), 4, 5);
-        let bias: Matrix = Cpu::default().tensor_from_vec(vec![0.5, -0.5, 0.25], (1, 3));
+        let bias: Matrix<Cpu> = Cpu::default().tensor_from_vec(vec![0.5, -0.5, 0.25], (1, 3));
         check_gradient(move |x| add_bias(x, &bias), 6, 3);
     }
 
@@ -531,8 +530,8 @@ mod tests {
     #[test]
     fn normalisation_gives_scale_and_shift_and_tells_the_batchs_statistics() {
         let device = Cpu::default();
-        let x: Matrix = device.tensor_from_vec(vec![1.0, 3.0, 5.0, 7.0], (4, 1));
-        let one = |v: Real| -> Matrix { device.tensor_from_vec(vec![v], (1, 1)) };
+        let x: Matrix<Cpu> = device.tensor_from_vec(vec![1.0, 3.0, 5.0, 7.0], (4, 1));
+        let one = |v: Real| -> Matrix<Cpu> { device.tensor_from_vec(vec![v], (1, 1)) };
         let (y, statistics) = normalize_batch(x.clone(), &one(2.0), &one(1.0));
         assert_eq!((statistics.mean[0], statistics.variance[0]), (4.0, 20.0 / 3.0));
         let expected = [-3.0, -1.0, 1.0, 3.0].map(|d: Real| 2.0 * d / (5.0 + 1e-5f64).sqrt() + 1.0);
@@ -544,8 +543,8 @@ mod tests {
     #[test]
     fn a_bias_gets_the_sum_of_its_rows_gradients() {
         let device = Cpu::default();
-        let x: Matrix = device.zeros_like(&(3, 2));
-        let bias: Matrix = device.tensor_from_vec(vec![0.5, 1.5], (1, 2));
+        let x: Matrix<Cpu> = device.zeros_like(&(3, 2));
+        let bias: Matrix<Cpu> = device.tensor_from_vec(vec![0.5, 1.5], (1, 2));
         let y = add_bias(x.leaky_trace(), &bias);
         assert_eq!(to_vec(&y), [0.5, 1.5, 0.5, 1.5, 0.5, 1.5]);
         assert_eq!(to_vec(&y.sum::<Rank0, _>().backward().get(&bias)), [3.0, 3.0]);
@@ -555,10 +554,10 @@ mod tests {
     fn the_first_of_equal_values_wins_and_nan_spreads() {
         let device = Cpu::default();
         let map = Map { height: 2, width: 2 };
-        let ties: Matrix = device.tensor_from_vec(vec![1.0; 4], (4, 1));
+        let ties: Matrix<Cpu> = device.tensor_from_vec(vec![1.0; 4], (4, 1));
         let gradient = max_pool(ties.leaky_trace(), map).sum::<Rank0, _>().backward().get(&ties);
         assert_eq!(to_vec(&gradient), [1.0, 0.0, 0.0, 0.0]);
-        let nan: Matrix = device.tensor_from_vec(vec![1.0, Real::NAN, 3.0, 2.0], (4, 1));
+        let nan: Matrix<Cpu> = device.tensor_from_vec(vec![1.0, Real::NAN, 3.0, 2.0], (4, 1));
         assert!(to_vec(&max_pool(nan.clone(), map))[0].is_nan());
         assert!(to_vec(&relu(nan))[1].is_nan());
     }

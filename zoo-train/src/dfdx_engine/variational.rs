@@ -3,6 +3,7 @@
 use dfdx::prelude::*;
 use zoo_model::Hyperparameters;
 
+use super::backend::Backend;
 use super::ops::{sum, Matrix, Real};
 use super::DropoutKey;
 use crate::engine::{Snapshot, Task};
@@ -10,18 +11,18 @@ use crate::optimizer::OptimizerState;
 use crate::variational::{initial_log_sigma2, kl_gradient, noise, VARIANCE_FLOOR};
 
 /// The noise of a model's weights in training.
-pub struct Noise {
+pub struct Noise<D: Backend> {
     /// Log sigma^2, flat.
     pub log_sigma2: Vec<Real>,
     /// Its optimiser: the weights', but without weight decay.
     pub optimizer: OptimizerState,
     /// Sigma^2 as matrices, one a trained tensor and laid out like it.
-    pub sigma2: Vec<Matrix>,
+    pub sigma2: Vec<Matrix<D>>,
 }
 
-impl Noise {
+impl<D: Backend> Noise<D> {
     /// Before the first step, or from a snapshot, whose last moments are the noise's.
-    pub fn new(task: &Task, from: Option<&Snapshot>, sigma2: Vec<Matrix>, samples: usize) -> Self {
+    pub fn new(task: &Task, from: Option<&Snapshot>, sigma2: Vec<Matrix<D>>, samples: usize) -> Self {
         let undecayed = Hyperparameters { weight_decay: 0.0, ..task.hyperparameters.clone() };
         let mut log_sigma2 = initial_log_sigma2(&task.network);
         let mut optimizer = OptimizerState::new(&undecayed, log_sigma2.len(), samples);
@@ -49,13 +50,13 @@ impl Noise {
 
 /// `product(x, W)` plus noise of variance `product(x^2, S)` for the variances S of the weights; `draw`
 /// gives one draw a sum, for a shape.
-pub fn noisy<T: Tape<Real, Cpu>>(
-    x: Matrix<T>,
-    weight: &Matrix,
-    sigma2: &Matrix,
-    product: impl Fn(Matrix<T>, &Matrix) -> Matrix<T>,
-    draw: impl FnOnce([usize; 2]) -> Matrix,
-) -> Matrix<T> {
+pub fn noisy<D: Backend, T: Tape<Real, D>>(
+    x: Matrix<D, T>,
+    weight: &Matrix<D>,
+    sigma2: &Matrix<D>,
+    product: impl Fn(Matrix<D, T>, &Matrix<D>) -> Matrix<D, T>,
+    draw: impl FnOnce([usize; 2]) -> Matrix<D>,
+) -> Matrix<D, T> {
     let variance = product(x.with_empty_tape().square(), sigma2);
     let deviation = (variance + VARIANCE_FLOOR).sqrt();
     let (rows, channels) = *deviation.shape();
@@ -72,7 +73,7 @@ pub fn draws(key: DropoutKey, layer: u8, batch: usize, sums: usize) -> Vec<Real>
 mod tests {
     use super::*;
 
-    fn product<T: Tape<Real, Cpu>>(x: Matrix<T>, weight: &Matrix) -> Matrix<T> {
+    fn product<T: Tape<Real, Cpu>>(x: Matrix<Cpu, T>, weight: &Matrix<Cpu>) -> Matrix<Cpu, T> {
         x.matmul(weight.clone().permute::<_, Axes2<1, 0>>())
     }
 
@@ -89,7 +90,7 @@ mod tests {
             .collect();
         let draws: Vec<Real> = (0..n * m).map(|i| (i as Real * 1.7).sin()).collect();
         let output = |i: usize| ((i * 7 % 13) as Real - 6.0) / 3.0;
-        let tensors = |values: &[Vec<Real>]| -> [Matrix; 3] {
+        let tensors = |values: &[Vec<Real>]| -> [Matrix<Cpu>; 3] {
             let shapes = [(n, k), (m, k), (m, k)];
             std::array::from_fn(|t| {
                 // Variances are positive.
@@ -97,8 +98,8 @@ mod tests {
                 device.tensor_from_vec(values[t].iter().map(of).collect(), shapes[t])
             })
         };
-        let weights: Matrix = device.tensor_from_vec((0..n * m).map(output).collect(), (n, m));
-        let draws: Matrix = device.tensor_from_vec(draws, (n, m));
+        let weights: Matrix<Cpu> = device.tensor_from_vec((0..n * m).map(output).collect(), (n, m));
+        let draws: Matrix<Cpu> = device.tensor_from_vec(draws, (n, m));
         let loss = |values: &[Vec<Real>]| {
             let [x, w, s] = tensors(values);
             (noisy(x, &w, &s, product, |_| draws.clone()) * weights.clone()).sum::<Rank0, _>().array()
