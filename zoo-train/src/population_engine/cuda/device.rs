@@ -1,9 +1,10 @@
 //! A device and what its cohorts share: the images, compiled kernels, and the room there is.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 
-use zoo_model::{Dataset, Split};
+use zoo_model::{Dataset, Hyperparameters, Split};
 
 use super::cohort::bytes_per_model;
 use super::driver::{Buffer, DeviceError, Driver, Program, Queue};
@@ -46,6 +47,7 @@ pub struct Device {
     /// Of the dataset that was used last, by its SHA-256.
     images: Mutex<Option<(String, [Weak<Images>; 3])>>,
     programs: Mutex<HashMap<String, Arc<dyn Program>>>,
+    has_warned: AtomicBool,
 }
 
 /// Room that a cohort has on a device, until it is dropped.
@@ -85,7 +87,21 @@ impl Device {
             given_back: Condvar::new(),
             images: Mutex::default(),
             programs: Mutex::default(),
+            has_warned: AtomicBool::new(false),
         }))
+    }
+
+    /// Whether a block of it can hold a model; says once if not.
+    pub fn fits(&self, source: &Source, h: &Hyperparameters) -> bool {
+        let (needed, there) = (source.shared_bytes >> 10, self.driver.shared_bytes() >> 10);
+        let fits = source.shared_bytes <= self.driver.shared_bytes();
+        if !fits && !self.has_warned.swap(true, Ordering::Relaxed) {
+            let (name, architecture) = (self.driver.name(), h.architecture.name());
+            tracing::warn!(
+                "training on the processor: {architecture} needs {needed} KB of shared memory a block, {name} has {there} KB"
+            );
+        }
+        fits
     }
 
     /// Models that have been given room.

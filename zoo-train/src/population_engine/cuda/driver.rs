@@ -12,7 +12,7 @@ pub enum DeviceError {
     #[error("{0}")]
     Unavailable(String),
     /// Its memory is full.
-    #[error("{device} has no room for {bytes} more bytes: end what else uses its memory, or train fewer models at once with --models-at-once")]
+    #[error("{device} has no room for {bytes} more bytes: end what else uses its memory, or train with --device cpu")]
     OutOfMemory {
         /// Name of the device.
         device: String,

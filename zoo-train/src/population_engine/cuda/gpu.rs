@@ -14,7 +14,7 @@ use super::driver::{Buffer, DeviceError, Driver, KernelName, Program, Queue};
 use super::source::Source;
 
 /// The oldest driver that is tried, as the version of CUDA that it supports.
-const OLDEST: i32 = 12_000;
+const OLDEST: i32 = 12_010;
 
 /// What the kernels need besides CUDA's own built-ins.
 const HEADER: &str = include_str!("cuda.h");
@@ -134,6 +134,8 @@ impl Gpu {
         let failed = |e: DriverError| unavailable(format!("cuda:{ordinal} does not start: {e}"));
         let context = CudaContext::new(ordinal).map_err(failed)?;
         let attribute = |a: CUdevice_attribute| context.attribute(a).map_err(failed);
+        // Threads sleep while they wait.
+        context.set_blocking_synchronize().map_err(failed)?;
         let (major, minor) = context.compute_capability().map_err(failed)?;
         let has_watchdog = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT)? != 0;
         let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;

@@ -56,7 +56,7 @@ pub(super) fn most_models(
     let Some(source) = source(h, network) else { return Ok(None) };
     let mut most = usize::MAX;
     for device in devices {
-        if source.shared_bytes > device.driver.shared_bytes() {
+        if !device.fits(&source, h) {
             return Ok(None);
         }
         most = most.min(device.most_models(&source, data)?);
@@ -76,7 +76,7 @@ pub(super) fn start<'d>(
         return Ok(None);
     }
     let Some(source) = source(&tasks[0].hyperparameters, &tasks[0].network).map(Arc::new) else { return Ok(None) };
-    if source.shared_bytes > device.driver.shared_bytes() {
+    if !device.fits(&source, &tasks[0].hyperparameters) {
         return Ok(None);
     }
     let lease = device.lease(&source, tasks.len(), data)?;
