@@ -12,7 +12,10 @@ use zoo_model::dataset::{DatasetInfo, Samples};
 use zoo_model::safetensors_file::to_f32;
 use zoo_model::{Dataset, Hyperparameters, Network, Split};
 use zoo_stage::Interrupt;
-use zoo_train::{engines, Engine, Task};
+use zoo_train::population_engine::cuda::device::Device;
+use zoo_train::population_engine::cuda::emulated::Emulated;
+use zoo_train::population_engine::cuda::gpu;
+use zoo_train::{engines, Engine, PopulationEngine, Task};
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -180,8 +183,8 @@ fn check(engine: &dyn Engine, folder: &Path, path: &Path, failures: &mut Vec<Str
     );
 }
 
-#[test]
-fn engines_reproduce_the_reference_vectors() {
+/// Checks an engine on all vectors.
+fn check_all(engine: &dyn Engine) {
     let mut cases = 0;
     let mut failures = Vec::new();
     for folder in folders() {
@@ -196,12 +199,25 @@ fn engines_reproduce_the_reference_vectors() {
         paths.sort();
         assert!(!paths.is_empty(), "no vectors in {}", folder.display());
         for path in paths {
-            for engine in engines() {
-                check(engine.as_ref(), &folder, &path, &mut failures);
-                cases += 1;
-            }
+            check(engine, &folder, &path, &mut failures);
+            cases += 1;
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(cases >= 2);
+}
+
+#[test]
+fn engines_reproduce_the_reference_vectors() {
+    engines().iter().for_each(|engine| check_all(engine.as_ref()));
+}
+
+/// The CUDA kernels: run by the processor, or by the GPU whose number ZOO_GPU names.
+#[test]
+fn kernels_reproduce_the_reference_vectors() {
+    let devices = match std::env::var("ZOO_GPU") {
+        Ok(number) => gpu::devices(Some(number.parse().unwrap())).unwrap(),
+        Err(_) => vec![Device::new(Box::new(Emulated::default())).unwrap()],
+    };
+    check_all(&PopulationEngine::on(devices));
 }
