@@ -4,15 +4,20 @@ published scripts do it, and torch.func.vmap over populations.
     pip install torch numpy
     python benches/pytorch_baseline.py [--seconds 5] [--threads N]
     python benches/pytorch_baseline.py --whole-run /usr/share/datasets/fashion-mnist --epochs 1
+    python benches/pytorch_baseline.py --device cuda [--models 256 1024 4096]
 
 Batch 10, dropout 0, training only; one process a core. Prints one line a case.
 
 A whole run is what the published scripts do for one model of the Fashion-MNIST zoo (50,000 images
 to train on, 10,000 each for validation and test): training, evaluation of both splits and a saved
 state an epoch. One model a core at a time; prints the seconds a model and epoch.
+
+On a GPU it prints JSON lines: the rates of eager and vmap, the rate of multiply-adds that a large
+float32 matrix product reaches (no TF32), and the bytes a second that a copy reads and writes.
 """
 import argparse
 import gzip
+import json
 import multiprocessing
 import tempfile
 import time
@@ -36,29 +41,32 @@ def network(architecture, channels, activation):
         nn.Conv2d(32, 15, 3), nn.MaxPool2d(2), act(), nn.Flatten(), nn.Linear(60, 20), act(), nn.Linear(20, 10))
 
 
-def data(architecture, channels):
+def data(architecture, channels, device="cpu"):
     side = 28 if architecture == "cnn-s" else 32
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(500, channels, side, side, generator=generator) * 2 - 1
-    return images, torch.randint(0, 10, (500,), generator=generator)
+    return images.to(device), torch.randint(0, 10, (500,), generator=generator).to(device)
 
 
 def rate_of(step, samples, seconds):
     """Samples a second of `step`, called again and again for so long."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for _ in range(3):
         step(0)
+    wait()
     started, steps = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
         step(steps)
         steps += 1
+        wait()
     return steps * samples / (time.perf_counter() - started)
 
 
-def eager(architecture, channels, activation, optimizer, seconds):
+def eager(architecture, channels, activation, optimizer, seconds, device="cpu"):
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = network(architecture, channels, activation)
-    images, labels = data(architecture, channels)
+    model = network(architecture, channels, activation).to(device)
+    images, labels = data(architecture, channels, device)
     kind = torch.optim.Adam if optimizer == "adam" else lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9)
     optimizer = kind(model.parameters(), lr=1e-3)
 
@@ -71,13 +79,13 @@ def eager(architecture, channels, activation, optimizer, seconds):
     return rate_of(step, BATCH, seconds)
 
 
-def vmapped(architecture, channels, activation, models, threads, seconds):
+def vmapped(architecture, channels, activation, models, threads, seconds, device="cpu"):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     base = network(architecture, channels, activation).to("meta")
     parameters, _ = torch.func.stack_module_state([network(architecture, channels, activation) for _ in range(models)])
-    parameters = {name: p.detach() for name, p in parameters.items()}
-    images, labels = data(architecture, channels)
+    parameters = {name: p.detach().to(device) for name, p in parameters.items()}
+    images, labels = data(architecture, channels, device)
 
     def loss(parameters, images, labels):
         return nn.functional.cross_entropy(torch.func.functional_call(base, parameters, (images,)), labels)
@@ -86,7 +94,7 @@ def vmapped(architecture, channels, activation, models, threads, seconds):
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
 
     def step(number):
-        pick = torch.randint(0, 500, (models, BATCH))
+        pick = torch.randint(0, 500, (models, BATCH), device=device)
         with torch.no_grad():
             for name, g in gradient(parameters, images[pick], labels[pick]).items():
                 mean, square = moments[name]
@@ -95,6 +103,32 @@ def vmapped(architecture, channels, activation, models, threads, seconds):
                 parameters[name].addcdiv_(mean, square.sqrt().add_(1e-8), value=-1e-3)
 
     return rate_of(step, BATCH * models, seconds)
+
+
+def card(seconds):
+    """Multiply-adds and bytes a second of the GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    n, length = 8192, 1 << 28
+    a, b = torch.rand(n, n, device="cuda"), torch.rand(n, n, device="cuda")
+    source, target = torch.empty(length, device="cuda"), torch.empty(length, device="cuda")
+    return dict(
+        name=torch.cuda.get_device_name(),
+        fma=rate_of(lambda _: torch.mm(a, b), n**3, seconds),
+        bytes=rate_of(lambda _: target.copy_(source), 8 * length, seconds),
+    )
+
+
+def on_gpu(populations, seconds):
+    print(json.dumps(dict(card=card(seconds), torch=torch.__version__)), flush=True)
+    for architecture, channels in (("cnn-s", 1), ("cnn-m", 3)):
+        rate = eager(architecture, channels, "tanh", "adam", seconds, "cuda")
+        print(json.dumps(dict(engine="PyTorch eager", architecture=architecture, models=1, rate=rate)), flush=True)
+        for models in populations:
+            try:
+                rate = vmapped(architecture, channels, "tanh", models, 1, seconds, "cuda")
+            except torch.cuda.OutOfMemoryError:
+                rate = None
+            print(json.dumps(dict(engine="PyTorch vmap", architecture=architecture, models=models, rate=rate)), flush=True)
 
 
 def fashion_mnist(folder, name):
@@ -135,7 +169,12 @@ def main():
     arguments.add_argument("--threads", type=int, default=multiprocessing.cpu_count())
     arguments.add_argument("--whole-run", type=Path, metavar="FOLDER")
     arguments.add_argument("--epochs", type=int, default=1)
+    arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments.add_argument("--models", type=int, nargs="+", default=[256, 1024, 4096])
     arguments = arguments.parse_args()
+    if arguments.device == "cuda":
+        on_gpu(arguments.models, arguments.seconds)
+        return
     print(f"PyTorch {torch.__version__}, batch {BATCH}")
     context = multiprocessing.get_context("spawn")
     if arguments.whole_run:

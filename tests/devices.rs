@@ -13,7 +13,7 @@ description = "Models for a test."
 
 [data]
 dataset = "digits"
-train = 26
+train = 100
 val = 8
 
 [model]
@@ -75,7 +75,7 @@ impl Workplace {
     fn run(&self, root: &str, device: &str, libraries: &[&str], settings: &[(&str, &str)]) -> Output {
         let folders: Vec<String> = libraries.iter().map(|l| self.path(l).display().to_string()).collect();
         Command::new(env!("CARGO_BIN_EXE_zoo"))
-            .args(["run", "tiny.toml", "--root", root, "--device", device, "--threads", "2"])
+            .args(["run", "tiny.toml", "--samples", "20", "--root", root, "--device", device, "--threads", "2"])
             .current_dir(self.dir.path())
             .env("LD_LIBRARY_PATH", folders.join(":"))
             .env("FAKE_CACHE", self.dir.path())
@@ -147,7 +147,11 @@ fn what_is_missing_is_said_in_one_sentence() {
         (vec![], vec![], "training on the processor: there is no NVIDIA driver"),
         (vec!["driver"], vec![], "training on the processor: there is no NVRTC"),
         (vec!["driver", "nvrtc"], vec![("FAKE_SHARED", "1000")], "needs"),
-        (vec!["driver", "nvrtc"], vec![("FAKE_FAULT", "1")], "training on the processor: cuda:0 (Fake 0): a kernel failed"),
+        (
+            vec!["driver", "nvrtc"],
+            vec![("FAKE_FAULT", "1")],
+            "training on the processor: cuda:0 (Fake 0): a kernel failed",
+        ),
     ];
     for (i, (libraries, settings, expected)) in auto.into_iter().enumerate() {
         let output = workplace.run(&format!("auto-{i}"), "auto", &libraries, &settings);

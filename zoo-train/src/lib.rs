@@ -192,7 +192,9 @@ impl TrainingArgs {
         };
         match (engine.name(), self.device) {
             (_, Device::Cpu) | ("dfdx", Device::Auto) => Ok(engine),
-            ("dfdx", Device::Cuda(number)) => Ok(Box::new(DfdxEngine::on_cuda(number.unwrap_or(0)).map_err(asked_for)?)),
+            ("dfdx", Device::Cuda(number)) => {
+                Ok(Box::new(DfdxEngine::on_cuda(number.unwrap_or(0)).map_err(asked_for)?))
+            }
             (_, Device::Cuda(number)) => {
                 let devices = cuda::gpu::devices(number).map_err(asked_for)?;
                 Ok(Box::new(PopulationEngine::on(devices)))

@@ -18,7 +18,9 @@ use zoo_train::population_engine::cuda::gpu;
 use zoo_train::{engines, Engine, PopulationEngine, Task};
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    // As it is where the test runs, which may be another machine.
+    let package = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().unwrap().to_owned()
 }
 
 fn folders() -> Vec<PathBuf> {

@@ -656,7 +656,8 @@ mod tests {
         let h = Hyperparameters { dropout: 0.5, ..Hyperparameters::default() };
         let task = crate::task(&h, data.shape, 10).unwrap();
         let outputs = layer_outputs(&task, &data, Split::Test, 1..5);
-        let logits = DfdxEngine::default().start(&[task], &data, None).unwrap().logits(Split::Test, 1..5).unwrap().remove(0);
+        let logits =
+            DfdxEngine::default().start(&[task], &data, None).unwrap().logits(Split::Test, 1..5).unwrap().remove(0);
         assert_eq!(outputs.iter().map(Vec::len).collect::<Vec<_>>(), [4 * 8 * 144, 4 * 6 * 16, 4 * 36, 4 * 20, 4 * 10]);
         assert_eq!(outputs[4], logits);
     }
@@ -695,7 +696,8 @@ mod tests {
         let data = noise_dataset([1, 8, 8], 10, 5);
         let task = crate::task(&hyperparameters, data.shape, 10).unwrap();
         let go_on = Interrupt::default();
-        let start = |from: Option<&[Snapshot]>| DfdxEngine::default().start(std::slice::from_ref(&task), &data, from).unwrap();
+        let start =
+            |from: Option<&[Snapshot]>| DfdxEngine::default().start(std::slice::from_ref(&task), &data, from).unwrap();
         let mut whole = start(None);
         whole.train_epoch(1, &go_on).unwrap();
         let between = whole.snapshots().unwrap();
@@ -708,7 +710,8 @@ mod tests {
         assert!(resumed.snapshots().unwrap() == whole.snapshots().unwrap());
 
         let without = Hyperparameters { augmentation: Augmentation::NONE, ..hyperparameters };
-        let mut other = DfdxEngine::default().start(&[Task { hyperparameters: without, ..task.clone() }], &data, None).unwrap();
+        let mut other =
+            DfdxEngine::default().start(&[Task { hyperparameters: without, ..task.clone() }], &data, None).unwrap();
         other.train_epoch(1, &go_on).unwrap();
         assert!(other.snapshots().unwrap() != between, "augmentation changes what is seen");
     }

@@ -148,7 +148,12 @@ impl Patches {
 /// would be many times the activations.
 ///
 /// The gradient of `x` is left out if it `is_input` of the network.
-pub fn conv2d<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>, weight: &Matrix<D>, at: Patches, is_input: bool) -> Matrix<D, T> {
+pub fn conv2d<D: Backend, T: Tape<Real, D>>(
+    x: Matrix<D, T>,
+    weight: &Matrix<D>,
+    at: Patches,
+    is_input: bool,
+) -> Matrix<D, T> {
     let device = x.device().clone();
     let (outputs, values) = *weight.shape();
     let positions = at.output().positions();

@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Checks and measures the population engine on this machine's first GPU, in under eight minutes:
+#
+#   tools/gpu_check.sh FASHION-MNIST [PROGRAMS]
+#
+# FASHION-MNIST is a folder with the four published files (Debian: /usr/share/datasets/fashion-mnist).
+# PROGRAMS is a folder with `gpu`, `parity` and `zoo`, built elsewhere by `tools/gpu_check.sh --build
+# PROGRAMS`; without it they are built here. It needs the driver and NVRTC, PyTorch for what the rates
+# are measured against, and compute-sanitizer for the last step; what is missing is said and left out.
+# Exit code 0: all that ran is as it should be. ZOO_SAMPLES, ZOO_RATES (seconds and populations),
+# ZOO_MODELS and ZOO_EPOCHS make it smaller.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+build() {
+    mkdir -p "$1"
+    cargo build --release -p zoo-train --example gpu
+    cargo build --release
+    parity=$(cargo test --release -p zoo-train --test parity --no-run --message-format json |
+        sed -n '/"kind":\["test"\]/s/.*"executable":"\([^"]*\)".*/\1/p')
+    # Without symbols, so that they can be carried elsewhere.
+    strip -o "$1/gpu" target/release/examples/gpu
+    strip -o "$1/zoo" target/release/zoo
+    strip -o "$1/parity" "$parity"
+}
+if [ "${1:-}" = --build ]; then
+    build "${2:?a folder for the programs}"
+    exit
+fi
+images=$(realpath "${1:?a folder with the files of Fashion-MNIST}")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+programs=${2:-}
+if [ -z "$programs" ]; then
+    programs=$work/programs
+    build "$programs"
+fi
+programs=$(realpath "$programs")
+failed=0
+step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
+check() { "$@" || { failed=1; echo "FAILED: $*"; }; }
+
+step "the card"
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "nvidia-smi is not here"
+
+step "bits: every kind of model on the GPU and on the processor"
+check "$programs/gpu" bits "${ZOO_SAMPLES:-200}"
+
+step "parity with PyTorch in float64"
+check env ZOO_GPU=0 CARGO_MANIFEST_DIR="$PWD/zoo-train" "$programs/parity" kernels
+
+step "rates"
+# shellcheck disable=SC2086
+check "$programs/gpu" rates ${ZOO_RATES:-3} | tee "$work/rates.jsonl"
+if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+    check timeout 150 python3 benches/pytorch_baseline.py --device cuda --seconds 2 | tee -a "$work/rates.jsonl"
+else
+    echo "PyTorch with CUDA is not here: no baseline"
+fi
+
+step "a zoo of 1,000 seeds of Fashion-MNIST, 50 epochs, states written"
+manifest=configs/paper/fashion-mnist-cnn-s-seed.toml
+models=${ZOO_MODELS:-1000} epochs=${ZOO_EPOCHS:-50}
+mkdir -p "$work/root/data"
+ln -s "$images" "$work/root/data/fashion-mnist"
+if "$programs/zoo" -q data "$manifest" --root "$work/root" -o "$work/data.safetensors"; then
+    started=$(date +%s%N)
+    if "$programs/zoo" train "$manifest" --models "$models" --epochs "$epochs" --device cuda:0 \
+        --data "$work/data.safetensors" -o "$work/zoo"; then
+        echo "{\"seconds\": $((($(date +%s%N) - started) / 1000000))e-3, \"models\": $models, \"epochs\": $epochs}" | tee -a "$work/rates.jsonl"
+        # The last models' losses, computed again by the processor.
+        check "$programs/zoo" verify "$work/zoo" --replay 4 --data "$work/data.safetensors"
+    else
+        failed=1
+    fi
+else
+    failed=1
+fi
+
+step "compute-sanitizer"
+if command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck; do
+        check timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$programs/gpu" bits 20 1
+    done
+else
+    echo "compute-sanitizer is not here"
+fi
+
+step "in one table"
+python3 - "$work/rates.jsonl" <<'END'
+import json
+import sys
+
+lines = []
+for line in open(sys.argv[1]):
+    if line.startswith("{"):
+        lines.append(json.loads(line))
+card = next((line["card"] for line in lines if "card" in line), None)
+rates = [line for line in lines if "rate" in line]
+vmap = {(r["architecture"], r["models"]): r["rate"] for r in rates if r["engine"] == "PyTorch vmap"}
+if card:
+    print(f"{card['name']}: {card['fma'] / 1e12:.1f} T multiply-adds/s (float32 matrix product), {card['bytes'] / 1e12:.2f} TB/s")
+print(f"{'engine':<14} {'network':<7} {'models':>6} {'train, samples/s':>17} {'evaluate':>12} {'x vmap':>7} {'of FMA floor':>13} {'of bandwidth':>13}")
+for r in rates:
+    if r["rate"] is None:
+        print(f"{r['engine']:<14} {r['architecture']:<7} {r['models']:>6} {'out of memory':>17}")
+        continue
+    baseline = vmap.get((r["architecture"], r["models"]))
+    ratio = f"{r['rate'] / baseline:.1f}" if baseline and r["engine"] == "zoo" else ""
+    shares = ["", ""]
+    if card and "fma" in r:
+        shares = [f"{r['rate'] * r[what] / card[what]:.1%}" for what in ("fma", "bytes")]
+    evaluate = f"{r['evaluate']:,.0f}" if "evaluate" in r else ""
+    print(f"{r['engine']:<14} {r['architecture']:<7} {r['models']:>6} {r['rate']:>17,.0f} {evaluate:>12} {ratio:>7} {shares[0]:>13} {shares[1]:>13}")
+for line in lines:
+    if "seconds" in line:
+        print(f"{line['models']} models of Fashion-MNIST, {line['epochs']} epochs: {line['seconds']:.0f} s")
+END
+printf '\n%s s in all; %s\n' "$SECONDS" "$([ $failed = 0 ] && echo "all that ran is as it should be" || echo "something FAILED")"
+exit $failed
