@@ -21,7 +21,8 @@ use zoo_stage::{Interrupted, Stage, UsageError};
 
 use crate::checkpoint;
 use crate::engine::Engine;
-use crate::trajectory::{self, Job};
+use crate::population_engine::COHORT;
+use crate::trajectory::{self, Job, Trajectory};
 use crate::Error;
 
 /// Part `index` (from 1) of `count` equal parts of a zoo's cohorts.
@@ -437,9 +438,14 @@ impl Worker<'_> {
             }
             other => other?,
         };
-        for ((params, job), trajectory) in params.iter().zip(&jobs).zip(&trajectories) {
-            zoo.write_model(&staging, params, &job.task.network, &trajectory.lines, &trajectory.states)?;
-        }
+        let write = |m: usize| {
+            let Trajectory { lines, states } = &trajectories[m];
+            zoo.write_model(&staging, &params[m], &jobs[m].task.network, lines, states)
+        };
+        // A cohort of hundreds of models is written by several threads.
+        let threads = self.settings.threads.min(jobs.len() / COHORT).max(1);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(Error::Threads)?;
+        pool.install(|| (0..jobs.len()).into_par_iter().try_for_each(write))?;
         match fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(FileError::io("remove", path)(e).into()),
             _ => Ok(()),

@@ -916,8 +916,8 @@ KERNEL(train, struct train) {
             BACKWARD_LAYERS
         }
         if (a->gradients) break;
+        // What it changes, the next step reads behind a barrier.
         update(a, model, step, shared);
-        __syncthreads();
     }
     if (a->gradients) {
         for EACH (i, PARAMETERS) a->gradients[first + i] = shared[GRADIENTS + i];

@@ -3,6 +3,8 @@
 // A block's threads are contexts of one thread of the processor, which change at barriers. They take
 // turns in the order that launch's caller chooses: where the kernels race, orders give different
 // results. Shared memory begins as NaN, and a barrier that not all threads reach ends the program.
+//
+// With SHIM_THREADS they are threads of the processor, for a compiler that finds races.
 #include <math.h>
 #include <setjmp.h>
 #include <stdio.h>
@@ -19,6 +21,67 @@
 typedef struct { float x, y; } float2;
 typedef struct __attribute__((aligned(16))) { float x, y, z, w; } float4;
 struct shim_index { unsigned x, y; };
+
+static float __int_as_float(int bits) { float x; memcpy(&x, &bits, 4); return x; }
+static unsigned __float_as_uint(float x) { unsigned bits; memcpy(&bits, &x, 4); return bits; }
+static double __longlong_as_double(long long bits) { double x; memcpy(&x, &bits, 8); return x; }
+static long long __double_as_longlong(double x) { long long bits; memcpy(&bits, &x, 8); return bits; }
+static int __float2int_rn(float x) { return x != x ? 0 : (int)rintf(x); }
+static float __fdiv_rn(float a, float b) { return a / b; }
+static float __fsqrt_rn(float a) { return sqrtf(a); }
+
+#ifdef SHIM_THREADS
+#include <pthread.h>
+
+static _Thread_local struct shim_index threadIdx;
+static struct shim_index blockIdx, gridDim;
+static float4 *shim_shared;
+static pthread_barrier_t shim_block, shim_warps[THREADS / 32];
+static int shim_votes[THREADS];
+static void (*shim_kernel)(const void *);
+static const void *shim_arguments;
+
+static void __syncthreads(void) { pthread_barrier_wait(&shim_block); }
+
+static unsigned __ballot_sync(unsigned mask, int vote) {
+    pthread_barrier_t *warp = &shim_warps[threadIdx.x / 32];
+    (void)mask;
+    shim_votes[threadIdx.x] = vote;
+    pthread_barrier_wait(warp);
+    unsigned ballot = 0;
+    for (unsigned lane = 0; lane < 32; lane++) ballot |= (unsigned)(shim_votes[threadIdx.x / 32 * 32 + lane] != 0) << lane;
+    pthread_barrier_wait(warp);
+    return ballot;
+}
+
+static unsigned atomicAdd(unsigned *at, unsigned added) { return __atomic_fetch_add(at, added, __ATOMIC_RELAXED); }
+
+static void *shim_enter(void *number) {
+    threadIdx = (struct shim_index){(unsigned)(size_t)number, 0};
+    shim_kernel(shim_arguments);
+    return 0;
+}
+
+static void shim_launch(void (*kernel)(const void *), const void *arguments, unsigned x, unsigned y, int order) {
+    (void)order;
+    pthread_t threads[THREADS];
+    shim_shared = aligned_alloc(16, sizeof(float) * SHARED_FLOATS);
+    shim_kernel = kernel;
+    shim_arguments = arguments;
+    gridDim = (struct shim_index){x, y};
+    pthread_barrier_init(&shim_block, 0, THREADS);
+    for (int w = 0; w < THREADS / 32; w++) pthread_barrier_init(&shim_warps[w], 0, 32);
+    for (unsigned block = 0; block < x * y; block++) {
+        blockIdx = (struct shim_index){block % x, block / x};
+        memset(shim_shared, 0xff, sizeof(float) * SHARED_FLOATS);
+        for (size_t t = 0; t < THREADS; t++)
+            if (pthread_create(&threads[t], 0, shim_enter, (void *)t)) abort();
+        for (int t = 0; t < THREADS; t++) pthread_join(threads[t], 0);
+    }
+    free(shim_shared);
+}
+
+#else
 
 enum { SHIM_STACK = 1 << 16 };
 enum shim_state { SHIM_READY, SHIM_AT_BARRIER, SHIM_AT_BALLOT, SHIM_DONE };
@@ -128,6 +191,8 @@ static void shim_launch(void (*kernel)(const void *), const void *arguments, uns
     free(shim_shared);
 }
 
+#endif
+
 #define KERNEL(name, type)                                                                                 \
     static void name(const type arguments);                                                                \
     static void shim_##name(const void *arguments) { name(*(const type *)arguments); }                     \
@@ -135,11 +200,3 @@ static void shim_launch(void (*kernel)(const void *), const void *arguments, uns
         shim_launch(shim_##name, arguments, x, y, order);                                                  \
     }                                                                                                      \
     static void name(const type arguments)
-
-static float __int_as_float(int bits) { float x; memcpy(&x, &bits, 4); return x; }
-static unsigned __float_as_uint(float x) { unsigned bits; memcpy(&bits, &x, 4); return bits; }
-static double __longlong_as_double(long long bits) { double x; memcpy(&x, &bits, 8); return x; }
-static long long __double_as_longlong(double x) { long long bits; memcpy(&bits, &x, 8); return bits; }
-static int __float2int_rn(float x) { return x != x ? 0 : (int)rintf(x); }
-static float __fdiv_rn(float a, float b) { return a / b; }
-static float __fsqrt_rn(float a) { return sqrtf(a); }
