@@ -565,12 +565,42 @@ mod tests {
         let mut tasks = tasks(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, 10);
         for task in &mut tasks {
             task.initial[..25].fill(0.1);
+            // Open as well, but so saturated that it does not matter.
+            task.initial[25..50].fill(10.0);
         }
         let first = &layers(&tasks[0].network).unwrap()[0];
         let open = |sample| {
             let image = image(std::slice::from_ref(first), &data, Split::Train, sample);
             let image: Vec<f32> = image.iter().map(|&x| x as f32).collect();
-            forward(first, &tasks[0].initial, &image, false).open.len()
+            let pass = forward(first, &tasks[0].initial, &image, false);
+            let matters = |unit: &&usize| pass.derivative[**unit].abs() >= SIGNIFICANT;
+            [pass.open.iter().filter(matters).count(), pass.open.len()]
+        };
+        assert!((0..9).map(open).any(|[matter, all]| (1..=MOST_OPEN).contains(&matter) && all > MOST_OPEN));
+        check_tasks(&tasks, &data, &[on(&InstructionSet::ALL[..2]), emulated()].concat());
+    }
+
+    #[test]
+    fn ties_of_the_second_layer_are_decided_alike() {
+        let noise = noise_dataset([1, 28, 28], 10, 9);
+        let mut split = noise.split(Split::Train).clone();
+        // Two bright pixels at the edge, which some patches of the second layer see in other places.
+        for (i, pixel) in split.images.iter_mut().enumerate() {
+            *pixel = if matches!(i % (28 * 28), 394 | 395) { 90 + (i % 167) as u8 } else { 0 };
+        }
+        let data = Dataset::new(noise.info.clone(), noise.shape, [split.clone(), split.clone(), split]).unwrap();
+        let mut tasks = tasks(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, 10);
+        for task in &mut tasks {
+            // All weights of one output.
+            let start = layers(&task.network).unwrap()[1].weight.start;
+            task.initial[start..start + 200].fill(0.05);
+        }
+        let layers = layers(&tasks[0].network).unwrap();
+        let open = |sample| {
+            let image: Vec<f32> = image(&layers, &data, Split::Train, sample).iter().map(|&x| x as f32).collect();
+            let below = forward(&layers[0], &tasks[0].initial, &image, false).output;
+            let pass = forward(&layers[1], &tasks[0].initial, &below, false);
+            pass.open.iter().filter(|&&unit| pass.derivative[unit].abs() >= SIGNIFICANT).count()
         };
         assert!((0..9).any(|sample| (1..=MOST_OPEN).contains(&open(sample))));
         check_tasks(&tasks, &data, &[on(&InstructionSet::ALL[..2]), emulated()].concat());

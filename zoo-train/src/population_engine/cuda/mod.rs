@@ -236,6 +236,18 @@ mod tests {
     }
 
     #[test]
+    fn cohorts_are_spread_over_the_devices() {
+        let data = noise_dataset([1, 28, 28], 10, 9);
+        let devices: Vec<Arc<Device>> = (0..2).map(|_| Device::new(Box::new(Emulated::default())).unwrap()).collect();
+        let engine = PopulationEngine::on(devices.clone());
+        let tasks = tasks(3, 4, None);
+        let cohorts: Vec<_> = (0..4).map(|_| engine.start(&tasks, &data, None).unwrap()).collect();
+        assert_eq!(devices.iter().map(|d| d.models()).collect::<Vec<_>>(), [6, 6]);
+        drop(cohorts);
+        assert_eq!(devices.iter().map(|d| d.models()).collect::<Vec<_>>(), [0, 0]);
+    }
+
+    #[test]
     fn cohorts_wait_for_room() {
         let data = noise_dataset([1, 28, 28], 10, 9);
         // Room for one of these at a time.
