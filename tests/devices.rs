@@ -129,6 +129,12 @@ fn what_is_missing_is_said_in_one_sentence() {
         ("cuda:0", vec![], vec![], "there is no NVIDIA driver"),
         ("cuda", vec!["driver"], vec![("FAKE_GPUS", "0")], "there is no GPU"),
         ("cuda", vec!["driver"], vec![("FAKE_VERSION", "11040")], "supports CUDA 11.4, and 12.1 is needed"),
+        (
+            "cuda",
+            vec!["driver", "nvrtc"],
+            vec![("FAKE_VERSION", "12040")],
+            "NVRTC 13.0 is newer than the NVIDIA driver",
+        ),
         ("cuda:1", vec!["driver", "nvrtc"], vec![], "there is no cuda:1: there is one GPU, cuda:0"),
         ("cuda:0", vec!["driver"], vec![], "there is no NVRTC"),
         ("cuda", vec!["driver", "nvrtc"], vec![("FAKE_FAULT", "1")], "an illegal memory access"),

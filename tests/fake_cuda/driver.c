@@ -52,7 +52,8 @@ result cuMemGetInfo_v2(size_t *free, size_t *total) {
     *free = *total - used[(size_t)current];
     return SUCCESS;
 }
-result cuMemAlloc_v2(address *at, size_t bytes) {
+result cuMemAllocAsync(address *at, size_t bytes, void *stream) {
+    (void)stream;
     if (!current) return INVALID_VALUE;
     pthread_mutex_lock(&lock);
     size_t *here = &used[(size_t)current];
@@ -66,7 +67,8 @@ result cuMemAlloc_v2(address *at, size_t bytes) {
     *at = (address)memory + 256;
     return SUCCESS;
 }
-result cuMemFree_v2(address at) {
+result cuMemFreeAsync(address at, void *stream) {
+    (void)stream;
     size_t *memory = (size_t *)(at - 256);
     pthread_mutex_lock(&lock);
     used[(size_t)current] -= *memory;

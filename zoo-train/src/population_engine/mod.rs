@@ -32,6 +32,7 @@ pub mod rows;
 pub mod simd;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Optimizer, Split};
@@ -58,6 +59,7 @@ pub struct PopulationEngine {
     devices: Vec<Arc<Device>>,
     /// Whether a device that fails is an error; else the CPU goes on.
     is_required: bool,
+    has_warned: Arc<AtomicBool>,
 }
 
 impl PopulationEngine {
@@ -79,6 +81,7 @@ impl PopulationEngine {
             instructions: if available { instructions } else { InstructionSet::best() },
             devices: Vec::new(),
             is_required: false,
+            has_warned: Arc::default(),
         }
     }
 
@@ -180,7 +183,9 @@ impl PopulationEngine {
         if self.is_required {
             return Err(error);
         }
-        tracing::warn!("training on the processor: {error}");
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!("training on the processor: {error}");
+        }
         Ok(())
     }
 

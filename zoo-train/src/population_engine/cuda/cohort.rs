@@ -337,6 +337,14 @@ impl<'d> DeviceCohort<'d> {
         Ok(())
     }
 
+    /// Gives up an epoch that was begun, before something else is done with what it uses.
+    fn give_up(&mut self) -> Result<(), DeviceError> {
+        match self.epoch.take() {
+            Some(_) => self.queue.wait(),
+            None => Ok(()),
+        }
+    }
+
     /// Finishes the epoch that is under way.
     fn finish(&mut self, interrupt: &Interrupt) -> Result<Vec<Score>, CohortError> {
         let mut before = 0;
@@ -442,6 +450,7 @@ impl Cohort for DeviceCohort<'_> {
     }
 
     fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, CohortError> {
+        self.give_up()?;
         self.upload_orders(orders)?;
         self.begin(epoch, orders[0].len())?;
         self.finish(interrupt)
@@ -450,6 +459,7 @@ impl Cohort for DeviceCohort<'_> {
     fn begin_epoch(&mut self, epoch: u32) -> Result<(), CohortError> {
         // The masks of a ramp depend on what has not been copied out yet.
         if !self.has_ramp() {
+            self.give_up()?;
             self.begin_shuffled(self.absolute(epoch))?;
         }
         Ok(())
@@ -458,6 +468,7 @@ impl Cohort for DeviceCohort<'_> {
     fn train_epoch(&mut self, epoch: u32, interrupt: &Interrupt) -> Result<Vec<Score>, CohortError> {
         let absolute = self.absolute(epoch);
         if self.epoch.as_ref().is_none_or(|e| e.number != absolute) {
+            self.give_up()?;
             self.prune_for(epoch)?;
             self.begin_shuffled(absolute)?;
         }
@@ -465,6 +476,7 @@ impl Cohort for DeviceCohort<'_> {
     }
 
     fn gradients(&mut self, samples: &[u32]) -> Result<Vec<Vec<f32>>, CohortError> {
+        self.give_up()?;
         self.upload_orders(&vec![samples.to_vec(); self.tasks.len()])?;
         let gradients = self.queue.allocate(self.finished.parameters.bytes)?;
         self.launch_train(&self.finished, gradients.address, samples.len(), 0..1, 0)?;
@@ -490,6 +502,7 @@ impl Cohort for DeviceCohort<'_> {
     }
 
     fn evaluate(&mut self, split: Split, interrupt: &Interrupt) -> Result<Vec<Evaluation>, CohortError> {
+        self.give_up()?;
         let (models, total) = (self.tasks.len(), self.data.len(split));
         let mut predictions = vec![Vec::with_capacity(total); models];
         self.queue.clear(&mut self.losses)?;
@@ -527,6 +540,7 @@ impl Cohort for DeviceCohort<'_> {
     }
 
     fn prune(&mut self, masks: &[Option<Vec<bool>>]) -> Result<(), CohortError> {
+        self.give_up()?;
         self.set_masks(masks)?;
         let arguments = self.models(&self.finished);
         self.launch(KernelName::Prune, [self.tasks.len(), 1], &arguments)?;

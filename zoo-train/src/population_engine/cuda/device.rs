@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 
 use zoo_model::{Dataset, Hyperparameters, Split};
 
@@ -21,6 +21,9 @@ pub struct Images {
     /// (channels, 256), f64.
     pub exact: Buffer,
 }
+
+/// Kernels, or why there are none.
+type Compiled = Result<Arc<dyn Program>, DeviceError>;
 
 /// Share of the free memory that is used.
 const USED: f64 = 0.9;
@@ -44,9 +47,10 @@ pub struct Device {
     capacity: usize,
     taken: Mutex<Taken>,
     given_back: Condvar,
-    /// Of the dataset that was used last, by its SHA-256.
+    /// Of the dataset file that was used last, by its SHA-256.
     images: Mutex<Option<(String, [Weak<Images>; 3])>>,
-    programs: Mutex<HashMap<String, Arc<dyn Program>>>,
+    /// By source; compiled and checked once, whatever came of it.
+    programs: Mutex<HashMap<String, Arc<OnceLock<Compiled>>>>,
     has_warned: AtomicBool,
 }
 
@@ -174,7 +178,10 @@ impl Device {
         let images = [train?, val?, test?];
         // Other queues may use them at once.
         queue.wait()?;
-        *kept = Some((data.sha256().to_owned(), images.each_ref().map(Arc::downgrade)));
+        // One that is of no file has none.
+        if !data.sha256().is_empty() {
+            *kept = Some((data.sha256().to_owned(), images.each_ref().map(Arc::downgrade)));
+        }
         Ok(images)
     }
 
@@ -184,13 +191,12 @@ impl Device {
         source: &Source,
         check: impl FnOnce(&Arc<dyn Program>) -> Result<(), DeviceError>,
     ) -> Result<Arc<dyn Program>, DeviceError> {
-        let mut programs = lock(&self.programs);
-        if let Some(program) = programs.get(&source.text) {
-            return Ok(program.clone());
-        }
-        let program = self.driver.compile(source)?;
-        check(&program)?;
-        programs.insert(source.text.clone(), program.clone());
-        Ok(program)
+        let place = lock(&self.programs).entry(source.text.clone()).or_default().clone();
+        let compile = || {
+            let program = self.driver.compile(source)?;
+            check(&program)?;
+            Ok(program)
+        };
+        place.get_or_init(compile).clone()
     }
 }

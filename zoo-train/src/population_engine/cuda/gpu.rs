@@ -33,14 +33,8 @@ fn version(number: i32) -> String {
 /// # Errors
 /// There is no driver, or an old one, or no GPU.
 pub fn count() -> Result<usize, DeviceError> {
-    // SAFETY: it only looks for the library.
-    if !unsafe { driver::is_culib_present() } {
-        return Err(unavailable("there is no NVIDIA driver: libcuda.so.1 is not to be found"));
-    }
-    let mut found = 0;
-    // SAFETY: the library is there; it writes one integer.
-    let outcome = unsafe { driver::cuDriverGetVersion(&mut found) };
-    if outcome != CUresult::CUDA_SUCCESS || found < OLDEST {
+    let found = driver_version()?;
+    if found < OLDEST {
         let needed = version(OLDEST);
         return Err(unavailable(format!(
             "the NVIDIA driver is too old: it supports CUDA {}, and {needed} is needed",
@@ -68,18 +62,41 @@ pub fn devices(number: Option<usize>) -> Result<Vec<Arc<Device>>, DeviceError> {
         None => 0..count()?,
     };
     let gpus = numbers.map(Gpu::new).collect::<Result<Vec<Gpu>, _>>()?;
-    check_nvrtc()?;
+    // The driver takes PTX of its own version and older.
+    let (nvrtc, driver) = (nvrtc_version()?, driver_version()?);
+    if nvrtc > driver {
+        let [nvrtc, driver] = [nvrtc, driver].map(version);
+        return Err(unavailable(format!(
+            "NVRTC {nvrtc} is newer than the NVIDIA driver, which supports CUDA {driver}: update the driver, or name an NVRTC of at most {driver} in LD_LIBRARY_PATH"
+        )));
+    }
     gpus.into_iter().map(|gpu| Device::new(Box::new(gpu))).collect()
 }
 
-fn check_nvrtc() -> Result<(), DeviceError> {
+/// The version of NVRTC, as the driver's.
+fn nvrtc_version() -> Result<i32, DeviceError> {
     // SAFETY: it only looks for the library.
-    if unsafe { nvrtc::is_culib_present() } {
-        return Ok(());
+    if !unsafe { nvrtc::is_culib_present() } {
+        return Err(unavailable(
+            "there is no NVRTC: libnvrtc.so is not to be found; install the CUDA toolkit, or Python's nvidia-cuda-nvrtc and name its folder in LD_LIBRARY_PATH",
+        ));
     }
-    Err(unavailable(
-        "there is no NVRTC: libnvrtc.so is not to be found; install the CUDA toolkit, or Python's nvidia-cuda-nvrtc and name its folder in LD_LIBRARY_PATH",
-    ))
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: the library is there; it writes two integers.
+    unsafe { nvrtc::nvrtcVersion(&mut major, &mut minor) };
+    Ok(1000 * major + 10 * minor)
+}
+
+/// The version of CUDA that the driver supports.
+fn driver_version() -> Result<i32, DeviceError> {
+    // SAFETY: it only looks for the library.
+    if !unsafe { driver::is_culib_present() } {
+        return Err(unavailable("there is no NVIDIA driver: libcuda.so.1 is not to be found"));
+    }
+    let mut found = 0;
+    // SAFETY: the library is there; it writes one integer, 0 if it does not.
+    unsafe { driver::cuDriverGetVersion(&mut found) };
+    Ok(found)
 }
 
 /// Compiles kernels for a compute capability, such as 90, to PTX.
@@ -87,7 +104,7 @@ fn check_nvrtc() -> Result<(), DeviceError> {
 /// # Errors
 /// There is no NVRTC, or it does not know the capability.
 pub fn compile(source: &Source, capability: u32) -> Result<cudarc::nvrtc::Ptx, DeviceError> {
-    check_nvrtc()?;
+    nvrtc_version()?;
     let options = CompileOptions {
         // One rounding where the source has one: the bits depend on it.
         fmad: Some(false),
@@ -192,17 +209,14 @@ impl Driver for Gpu {
     fn compile(&self, source: &Source) -> Result<Arc<dyn Program>, DeviceError> {
         let ptx = compile(source, self.capability)?;
         let what = "cannot load the kernels";
-        let module = self.context.load_module(ptx).map_err(|e| match e.0 {
-            CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => unavailable(
-                "NVRTC is newer than the NVIDIA driver: update the driver, or name an older NVRTC in LD_LIBRARY_PATH",
-            ),
-            _ => failed(&self.name, what, e),
-        })?;
+        let module = self.context.load_module(ptx).map_err(self.failed(what))?;
         let function = |kernel: KernelName| {
             let function = module.load_function(kernel.name())?;
             if kernel.is_shared() {
-                let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                function.set_attribute(attribute, source.shared_bytes as i32)?;
+                use CUfunction_attribute::*;
+                function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, source.shared_bytes as i32)?;
+                // Percent of what shared memory and cache have together.
+                function.set_attribute(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100)?;
             }
             Ok(function)
         };
@@ -220,18 +234,18 @@ impl Driver for Gpu {
     }
 }
 
-/// Device memory.
+/// Device memory, allocated and freed in the order of a stream: nothing waits for it.
 struct Allocation {
-    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
     address: driver::CUdeviceptr,
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
-            // SAFETY: it was allocated, and is freed once, after all that uses it has been waited for.
-            let _ = unsafe { result::free_sync(self.address) };
-        }
+        let _ = self.stream.context().bind_to_thread();
+        // SAFETY: it was allocated on this stream, and is freed once. What other streams did with it has
+        // been waited for; what this one does comes before.
+        let _ = unsafe { result::free_async(self.address, self.stream.cu_stream()) };
     }
 }
 
@@ -250,15 +264,14 @@ impl GpuQueue {
 
 impl Queue for GpuQueue {
     fn allocate(&self, bytes: usize) -> Result<Buffer, DeviceError> {
-        let context = self.stream.context();
-        let bound = context.bind_to_thread();
-        // SAFETY: nothing refers to what is new.
-        let address = bound.and_then(|()| unsafe { result::malloc_sync(bytes.max(16)) });
+        let bound = self.stream.context().bind_to_thread();
+        // SAFETY: nothing refers to what is new; other streams see it after this one was waited for.
+        let address = bound.and_then(|()| unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(16)) });
         let address = address.map_err(|e| match e.0 {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory { device: self.name.clone(), bytes },
             _ => failed(&self.name, "cannot allocate memory", e),
         })?;
-        let owner = Box::new(Allocation { context: context.clone(), address });
+        let owner = Box::new(Allocation { stream: self.stream.clone(), address });
         let mut buffer = Buffer { address, bytes, owner };
         self.clear(&mut buffer)?;
         Ok(buffer)
@@ -292,6 +305,9 @@ impl Queue for GpuQueue {
 
     fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<(), DeviceError> {
         assert!(from.bytes == to.bytes);
+        if from.bytes == 0 {
+            return Ok(());
+        }
         let stream = self.stream.cu_stream();
         // SAFETY: two buffers of one size.
         self.call("cannot copy its memory", || unsafe {
@@ -300,6 +316,9 @@ impl Queue for GpuQueue {
     }
 
     fn clear(&self, buffer: &mut Buffer) -> Result<(), DeviceError> {
+        if buffer.bytes == 0 {
+            return Ok(());
+        }
         let stream = self.stream.cu_stream();
         // SAFETY: the buffer's own bytes.
         self.call("cannot clear its memory", || unsafe {

@@ -998,7 +998,7 @@ struct shuffle {
 // The order of an epoch's samples: epoch_order of zoo-model, one model a thread.
 KERNEL(shuffle, struct shuffle) {
     const int model = blockIdx.x * THREADS + threadIdx.x;
-    if (model >= arguments.models) return;
+    if (model >= arguments.models || arguments.samples < 1) return;
     u32 *order = arguments.orders + (long long)model * arguments.samples;
     const u64 seed = arguments.seeds[model];
     for (int i = 0; i < arguments.samples; i++) order[i] = i;

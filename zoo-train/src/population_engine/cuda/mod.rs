@@ -24,42 +24,46 @@ pub mod source;
 
 use std::sync::Arc;
 
-use zoo_model::{Dataset, Hyperparameters, Network, Split};
+use zoo_model::dataset::Samples;
+use zoo_model::init::initial_parameters;
+use zoo_model::{Dataset, Hyperparameters, Init, Network, Split};
 use zoo_stage::Interrupt;
 
 use super::simd::InstructionSet;
 use super::PopulationEngine;
 use crate::engine::{Cohort, CohortError, Engine, Snapshot, Task};
-use crate::metrics::Score;
 use cohort::DeviceCohort;
 use device::{Device, Lease};
 use driver::{DeviceError, Program};
 use source::{source, Source};
 
-/// Samples on which a kind of model is checked.
-const CHECKED: usize = 40;
+/// Training and test samples on which a kind of model is checked: several mini-batches of most sizes,
+/// the last one smaller.
+const CHECKED: [usize; 2] = [41, 7];
 
 /// Most models of a cohort. More are trained in several cohorts, side by side.
 pub const MODELS_AT_ONCE: usize = 1024;
 
 /// Cohorts of a device that are trained at once, if they have room: zoos of many kinds of models are
 /// many small cohorts.
-pub const COHORTS_AT_ONCE: usize = 16;
+pub const COHORTS_AT_ONCE: usize = 8;
 
-/// Most models like these that every device takes at once; `None` if they do not take them.
+/// Most models like these that every device takes at once, after their kernels have been compiled and
+/// checked; `None` if the devices do not take them.
 pub(super) fn most_models(
     devices: &[Arc<Device>],
     h: &Hyperparameters,
     network: &Network,
     data: &Dataset,
 ) -> Result<Option<usize>, DeviceError> {
-    let Some(source) = source(h, network) else { return Ok(None) };
+    let Some(source) = source(h, network).map(Arc::new) else { return Ok(None) };
     let mut most = usize::MAX;
     for device in devices {
         if !device.fits(&source, h) {
             return Ok(None);
         }
         most = most.min(device.most_models(&source, data)?);
+        program(device, &source, h, network, data)?;
     }
     Ok(Some(most))
 }
@@ -72,58 +76,85 @@ pub(super) fn start<'d>(
     from: Option<&[Snapshot]>,
 ) -> Result<Option<Box<dyn Cohort + 'd>>, DeviceError> {
     let Some(device) = devices.iter().min_by_key(|d| d.models()) else { return Ok(None) };
+    let Task { hyperparameters: h, network, .. } = &tasks[0];
     if tasks[0].variational().is_some() {
         return Ok(None);
     }
-    let Some(source) = source(&tasks[0].hyperparameters, &tasks[0].network).map(Arc::new) else { return Ok(None) };
-    if !device.fits(&source, &tasks[0].hyperparameters) {
+    let Some(source) = source(h, network).map(Arc::new).filter(|source| device.fits(source, h)) else {
         return Ok(None);
-    }
+    };
+    let program = program(device, &source, h, network, data)?;
     let lease = device.lease(&source, tasks.len(), data)?;
-    let program = device.program(&source, |program| check(device, &source, program, tasks, data))?;
     Ok(Some(Box::new(DeviceCohort::new(device, source, program, lease, tasks, data, from)?)))
 }
 
-/// Trains two models for some steps on the device and on the processor, and compares their bits.
-fn check(
+/// The kernels for models like `h` on a device, checked when they are compiled: two models, one of
+/// them pruned, are trained for an epoch of a few samples on the device and on the processor, and
+/// evaluated. Every bit must be equal.
+fn program(
     device: &Arc<Device>,
     source: &Arc<Source>,
-    program: &Arc<dyn Program>,
-    tasks: &[Task],
+    h: &Hyperparameters,
+    network: &Network,
     data: &Dataset,
-) -> Result<(), DeviceError> {
-    let tasks = &tasks[..tasks.len().min(2)];
-    let samples = data.len(Split::Train).min(CHECKED).min(2 * tasks[0].hyperparameters.batch_size + 1);
-    let order = |m: u32| (0..samples as u32).map(|s| (s + m) % samples as u32).collect();
-    let orders: Vec<Vec<u32>> = (0..tasks.len() as u32).map(order).collect();
-    let test = 0..data.len(Split::Test).min(2);
-    let outcome = |mut cohort: Box<dyn Cohort + '_>| -> Result<_, CohortError> {
-        let scores = cohort.train(1, &orders, &Interrupt::default())?;
-        Ok((cohort.snapshots()?, scores, cohort.logits(Split::Test, test.clone())?))
+) -> Result<Arc<dyn Program>, DeviceError> {
+    let check = |program: &Arc<dyn Program>| {
+        let [train, test] = CHECKED;
+        let few = |split: Split, most: usize| {
+            let (samples, count) = (data.split(split), data.len(split).min(most));
+            let images = samples.images[..count * data.image_len()].to_vec();
+            Samples { images, labels: samples.labels[..count].to_vec() }
+        };
+        let splits = [few(Split::Train, train), Samples::default(), few(Split::Test, test)];
+        let Ok(data) = Dataset::new(data.info.clone(), data.shape, splits) else { return Ok(()) };
+        let task = |seed| Task {
+            network: network.clone(),
+            hyperparameters: Hyperparameters { seed, ..h.clone() },
+            initial: initial_parameters(network, Init::KaimingUniform, seed),
+            mask: None,
+            epochs_before: 0,
+        };
+        let tasks = [1, 2].map(task);
+        let mask = (0..network.parameter_count()).map(|i| i % 3 > 0).collect();
+        let masks = [Some(mask), None];
+        let outcome = |mut cohort: Box<dyn Cohort + '_>| -> Result<Outcome, CohortError> {
+            let go_on = Interrupt::default();
+            cohort.prune(&masks)?;
+            let trained = cohort.train_epoch(1, &go_on)?;
+            let evaluated = cohort.evaluate(Split::Test, &go_on)?;
+            let scores = trained.into_iter().chain(evaluated.iter().filter_map(|e| e.score));
+            Ok(Outcome {
+                states: cohort.snapshots()?.iter().map(snapshot_bits).collect(),
+                scores: scores.map(|s| [bits(s.loss), bits(s.accuracy)]).collect(),
+                predictions: evaluated.into_iter().map(|e| e.predictions).collect(),
+            })
+        };
+        let no_interruption = |error: CohortError| match error {
+            CohortError::Device(error) => error,
+            CohortError::Interrupted(_) => unreachable!("nothing interrupts it"),
+        };
+        // It is small, and there for a moment.
+        let lease = Lease::none(device);
+        let on_device = DeviceCohort::new(device, source.clone(), program.clone(), lease, &tasks, &data, None)?;
+        let found = outcome(Box::new(on_device)).map_err(no_interruption)?;
+        let processor = PopulationEngine::with(InstructionSet::best());
+        let expected = outcome(processor.start(&tasks, &data, None)?).map_err(no_interruption)?;
+        let differs = |what: &str| Err(DeviceError::OtherBits { device: device.driver.name(), what: what.into() });
+        match () {
+            () if found.states != expected.states => differs("states after an epoch"),
+            () if found.scores != expected.scores => differs("losses and accuracies"),
+            () if found.predictions != expected.predictions => differs("predictions"),
+            () => Ok(()),
+        }
     };
-    let no_interruption = |error: CohortError| match error {
-        CohortError::Device(error) => error,
-        CohortError::Interrupted(_) => unreachable!("nothing interrupts it"),
-    };
-    // Its room is part of that of the cohort that comes after.
-    let lease = Lease::none(device);
-    let on_device = DeviceCohort::new(device, source.clone(), program.clone(), lease, tasks, data, None)?;
-    let found = outcome(Box::new(on_device)).map_err(no_interruption)?;
-    let processor = PopulationEngine::with(InstructionSet::best());
-    let expected = outcome(processor.start(tasks, data, None)?).map_err(no_interruption)?;
-    let differs = |what: &str| Err(DeviceError::OtherBits { device: device.driver.name(), what: what.into() });
-    if found.0.iter().map(snapshot_bits).ne(expected.0.iter().map(snapshot_bits)) {
-        return differs("states after some steps of training");
-    }
-    let losses = |scores: &[Score]| scores.iter().map(|s| [bits(s.loss), bits(s.accuracy)]).collect::<Vec<_>>();
-    if losses(&found.1) != losses(&expected.1) {
-        return differs("losses while training");
-    }
-    let all = |logits: &[Vec<f64>]| logits.iter().flatten().map(|&l| bits(l)).collect::<Vec<_>>();
-    if all(&found.2) != all(&expected.2) {
-        return differs("logits");
-    }
-    Ok(())
+    device.program(source, check)
+}
+
+/// Bits of what a check trains and evaluates.
+struct Outcome {
+    states: Vec<(u64, Vec<u64>)>,
+    scores: Vec<[u64; 2]>,
+    predictions: Vec<Vec<u16>>,
 }
 
 /// Bits of a value; of any NaN, the same.
@@ -144,9 +175,8 @@ mod tests {
     use crate::magnitude::{Ramp, Scope};
     use crate::trajectory::{self, Job, Progress, Trajectory};
     use crate::variational::Variational;
-    use zoo_model::init::initial_parameters;
     use zoo_model::synthetic::noise_dataset;
-    use zoo_model::{Architecture, Init};
+    use zoo_model::Architecture;
     use zoo_stage::Interrupted;
 
     fn tasks(models: u64, batch_size: usize, mask: Option<Mask>) -> Vec<Task> {
