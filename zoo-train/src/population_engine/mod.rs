@@ -35,6 +35,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Optimizer, Split};
 use zoo_stage::Interrupt;
 
@@ -196,25 +197,28 @@ impl PopulationEngine {
         models: &[&Hyperparameters],
         data: &Dataset,
     ) -> Result<Option<Vec<Vec<usize>>>, DeviceError> {
-        // The cohort that takes models of a kind, and how many more.
-        let mut open: HashMap<Kind, (usize, usize)> = HashMap::new();
-        let mut united: Vec<Vec<usize>> = Vec::new();
-        for cohort in cohorts {
-            let h = models[cohort[0]];
-            // A network that does not fit the images is reported when it is trained.
-            let Ok(network) = h.network(data.shape, data.classes()) else { return Ok(None) };
-            let Some(most) = cuda::most_models(&self.devices, h, &network, data)? else { return Ok(None) };
-            for model in cohort {
-                let (place, room) = match open.get(&kind(h)) {
-                    Some(&(place, room)) if room > 0 => (place, room),
-                    _ => {
-                        united.push(Vec::new());
-                        (united.len() - 1, most.min(cuda::MODELS_AT_ONCE))
-                    }
-                };
-                united[place].push(model);
-                open.insert(kind(h), (place, room - 1));
+        let mut kinds: HashMap<Kind, Vec<usize>> = HashMap::new();
+        for model in cohorts.into_iter().flatten() {
+            kinds.entry(kind(models[model])).or_default().push(model);
+        }
+        let mut kinds: Vec<Vec<usize>> = kinds.into_values().collect();
+        kinds.sort_unstable_by_key(|models| models[0]);
+        // Compiling takes seconds for each.
+        let most = |of_kind: &Vec<usize>| {
+            let h = models[of_kind[0]];
+            match h.network(data.shape, data.classes()) {
+                Ok(network) => cuda::most_models(&self.devices, h, &network, data),
+                // One that does not fit the images is reported when it is trained.
+                Err(_) => Ok(None),
             }
+        };
+        let most: Option<Vec<usize>> = kinds.par_iter().map(most).collect::<Result<_, _>>()?;
+        let Some(most) = most else { return Ok(None) };
+        let mut united: Vec<Vec<usize>> = Vec::new();
+        for (of_kind, most) in kinds.iter().zip(most) {
+            // Every device has something to do.
+            let share = of_kind.len().div_ceil(self.devices.len());
+            united.extend(of_kind.chunks(most.min(cuda::MODELS_AT_ONCE).min(share)).map(<[usize]>::to_vec));
         }
         Ok(Some(united))
     }

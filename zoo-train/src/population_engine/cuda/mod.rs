@@ -41,8 +41,9 @@ use source::{source, Source};
 /// the last one smaller.
 const CHECKED: [usize; 2] = [41, 7];
 
-/// Most models of a cohort. More are trained in several cohorts, side by side.
-pub const MODELS_AT_ONCE: usize = 1024;
+/// Most models of a cohort: about as many as an H100 has room for at a time. More are several cohorts
+/// side by side, whose blocks take each other's place, so that no launch waits for its last ones alone.
+pub const MODELS_AT_ONCE: usize = 512;
 
 /// Cohorts of a device that are trained at once, if they have room: zoos of many kinds of models are
 /// many small cohorts.
@@ -263,6 +264,10 @@ mod tests {
         assert_eq!(sizes(6 << 20).unwrap().iter().sum::<usize>(), 100);
         assert!(sizes(6 << 20).unwrap().len() > 2);
         assert!(matches!(sizes(1 << 10), Err(DeviceError::OutOfMemory { .. })));
+        let two = PopulationEngine::on(vec![Device::new(Box::new(Emulated::default())).unwrap(); 2]);
+        let (cohorts, at_once) = two.arrange(two.cohorts(&models), &models, false, &data, 2).unwrap();
+        assert_eq!(cohorts.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 45, 45]);
+        assert!(at_once >= 4);
     }
 
     #[test]
