@@ -10,7 +10,7 @@ use zoo_model::architecture::Role;
 use zoo_model::{Dataset, Hyperparameters, ModelId, Network, Params, Split};
 use zoo_stage::{Stage, UsageError};
 use zoo_train::dfdx_engine::layer_outputs;
-use zoo_train::{engine_for, Task};
+use zoo_train::{engine_for, CohortError, Task};
 
 use crate::scores::{agreement, kappa};
 use crate::source::{Model, Source};
@@ -419,7 +419,8 @@ fn behaviour(source: &Source, last: &LastStates, data: &Dataset, stage: &Stage) 
         .par_iter()
         .map(|cohort| {
             let tasks: Vec<Task> = cohort.iter().map(|&i| tasks[i].clone()).collect();
-            let evaluations = engine.start(&tasks, data, None)?.evaluate(Split::Test, &stage.interrupt)?;
+            let evaluations =
+                engine.start(&tasks, data, None).map_err(CohortError::from)?.evaluate(Split::Test, &stage.interrupt)?;
             progress.advance(cohort.len() as u64);
             Ok(cohort.iter().copied().zip(evaluations.into_iter().map(|e| e.predictions)).collect())
         })

@@ -66,18 +66,9 @@ pub enum Error {
     /// The trees' library refused.
     #[error("cannot grow trees: {0}")]
     Trees(String),
-    /// The device that models are evaluated on failed.
+    /// Models could not be evaluated.
     #[error("{0}")]
-    Device(#[from] zoo_train::DeviceError),
-}
-
-impl From<zoo_train::CohortError> for Error {
-    fn from(error: zoo_train::CohortError) -> Self {
-        match error {
-            zoo_train::CohortError::Interrupted(interrupted) => interrupted.into(),
-            zoo_train::CohortError::Device(device) => device.into(),
-        }
-    }
+    Cohort(#[from] zoo_train::CohortError),
 }
 
 /// Command line of `zoo-analyze`.

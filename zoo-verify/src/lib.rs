@@ -53,18 +53,9 @@ pub enum Error {
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
-    /// The device that models are run again on failed.
+    /// Models could not be run again.
     #[error("{0}")]
-    Device(#[from] zoo_train::DeviceError),
-}
-
-impl From<zoo_train::CohortError> for Error {
-    fn from(error: zoo_train::CohortError) -> Self {
-        match error {
-            zoo_train::CohortError::Interrupted(interrupted) => interrupted.into(),
-            zoo_train::CohortError::Device(device) => device.into(),
-        }
-    }
+    Cohort(#[from] zoo_train::CohortError),
 }
 
 /// Command line of `zoo-verify`.
