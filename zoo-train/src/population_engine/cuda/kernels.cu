@@ -556,7 +556,7 @@ DEVICE void pooled_input_backward(int height, int width, int channels, int kerne
     }
 }
 
-// ---- what the kernels are called with; the same in mod.rs ----
+// ---- what the kernels are called with; the same in cohort.rs ----
 
 // Images and labels of a split, and what pixels become.
 struct images {
@@ -629,7 +629,7 @@ COLD double exact_sum(int l, int o, int row, int column, const float *parameters
     return sum;
 }
 
-// Decides unit `number` (window, output) of pooled layer `l` from the pixels on; all threads take
+// Decides the window of an output of pooled layer `l` from the pixels on; all threads take
 // part.
 COLD void decide(int l, int window, int output, const struct models *models, int model, const float *parameters,
                  const float *residuals, const struct images *images, struct sample sample, struct draw draw,

@@ -181,6 +181,10 @@ mod tests {
     use zoo_stage::Interrupted;
 
     fn tasks(models: u64, batch_size: usize, mask: Option<Mask>) -> Vec<Task> {
+        tasks_of(10, models, batch_size, mask)
+    }
+
+    fn tasks_of(classes: usize, models: u64, batch_size: usize, mask: Option<Mask>) -> Vec<Task> {
         let task = |seed| {
             let h = Hyperparameters {
                 seed,
@@ -190,7 +194,7 @@ mod tests {
                 epochs: 3,
                 ..Hyperparameters::default()
             };
-            let network = h.network([1, 28, 28], 10).unwrap();
+            let network = h.network([1, 28, 28], classes).unwrap();
             let initial = initial_parameters(&network, h.init, seed);
             Task { network, hyperparameters: h, initial, mask: mask.clone(), epochs_before: 2 }
         };
@@ -228,6 +232,16 @@ mod tests {
             for is_interrupted in [false, true] {
                 assert!(train(&device, &tasks, &data, is_interrupted) == expected, "{:?}", tasks[0].mask);
             }
+        }
+    }
+
+    #[test]
+    fn any_number_of_classes_and_samples_will_do() {
+        for (classes, samples, batch_size) in [(2, 1, 4), (37, 5, 1), (100, 7, 64)] {
+            let data = noise_dataset([1, 28, 28], classes, samples);
+            let tasks = tasks_of(classes, 2, batch_size, None);
+            let expected = train(&PopulationEngine::new(), &tasks, &data, false);
+            assert!(train(&emulated(Emulated::default()), &tasks, &data, false) == expected, "{classes}");
         }
     }
 
