@@ -64,6 +64,11 @@ impl Workplace {
                 .status();
             assert!(compiled.unwrap().success(), "{source}");
         }
+        // A library of the right name, and nothing in it.
+        fs::create_dir(workplace.path("foreign")).unwrap();
+        let foreign = workplace.path("foreign/libcuda.so");
+        let nothing = Command::new("cc").args(["-shared", "-x", "c", "/dev/null", "-o"]).arg(foreign).status();
+        assert!(nothing.unwrap().success());
         workplace
     }
 
@@ -127,6 +132,12 @@ fn what_is_missing_is_said_in_one_sentence() {
     let workplace = Workplace::new();
     let cases = [
         ("cuda:0", vec![], vec![], "there is no NVIDIA driver"),
+        (
+            "cuda",
+            vec!["foreign"],
+            vec![],
+            "libcuda.so is not the one of NVIDIA that is needed: it has no cuDriverGetVersion",
+        ),
         ("cuda", vec!["driver"], vec![("FAKE_GPUS", "0")], "there is no GPU"),
         ("cuda", vec!["driver"], vec![("FAKE_VERSION", "11040")], "supports CUDA 11.4, and 12.1 is needed"),
         (
@@ -152,6 +163,7 @@ fn what_is_missing_is_said_in_one_sentence() {
     let auto = [
         (vec![], vec![], "training on the processor: there is no NVIDIA driver"),
         (vec!["driver"], vec![], "training on the processor: there is no NVRTC"),
+        (vec!["foreign"], vec![], "training on the processor: libcuda.so is not"),
         (vec!["driver", "nvrtc"], vec![("FAKE_SHARED", "1000")], "needs"),
         (
             vec!["driver", "nvrtc"],
@@ -164,5 +176,5 @@ fn what_is_missing_is_said_in_one_sentence() {
         assert!(output.status.success(), "{}", stderr(&output));
         assert!(stderr(&output).contains(expected), "{expected}: {}", stderr(&output));
     }
-    assert!(workplace.archives("auto-0") == workplace.archives("auto-3"));
+    assert!(workplace.archives("auto-0") == workplace.archives("auto-4"));
 }

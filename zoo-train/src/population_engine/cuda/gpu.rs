@@ -9,6 +9,8 @@ use cudarc::driver::sys::{self as driver, CUdevice_attribute, CUfunction_attribu
 use cudarc::driver::{result, CudaContext, CudaFunction, CudaStream, DriverError};
 use cudarc::nvrtc::{compile_ptx_with_opts, sys as nvrtc, CompileError, CompileOptions};
 
+use libloading::Library;
+
 use super::device::Device;
 use super::driver::{Buffer, DeviceError, Driver, KernelName, Program, Queue};
 use super::source::Source;
@@ -33,14 +35,7 @@ fn version(number: i32) -> String {
 /// # Errors
 /// There is no driver, or an old one, or no GPU.
 pub fn count() -> Result<usize, DeviceError> {
-    let found = driver_version()?;
-    if found < OLDEST {
-        let needed = version(OLDEST);
-        return Err(unavailable(format!(
-            "the NVIDIA driver is too old: it supports CUDA {}, and {needed} is needed",
-            version(found)
-        )));
-    }
+    driver_version()?;
     let no_gpu = |e: DriverError| match e.0 {
         CUresult::CUDA_ERROR_NO_DEVICE => unavailable("there is no GPU: the NVIDIA driver finds none"),
         _ => unavailable(format!("the NVIDIA driver does not start: {e}")),
@@ -81,8 +76,10 @@ fn nvrtc_version() -> Result<i32, DeviceError> {
             "there is no NVRTC: libnvrtc.so is not to be found; install the CUDA toolkit, or Python's nvidia-cuda-nvrtc and name its folder in LD_LIBRARY_PATH",
         ));
     }
+    // SAFETY: the library is there.
+    has_all(unsafe { nvrtc::culib() }, "libnvrtc.so", &NVRTC_FUNCTIONS)?;
     let (mut major, mut minor) = (0, 0);
-    // SAFETY: the library is there; it writes two integers.
+    // SAFETY: the library has the function; it writes two integers.
     unsafe { nvrtc::nvrtcVersion(&mut major, &mut minor) };
     Ok(1000 * major + 10 * minor)
 }
@@ -93,10 +90,79 @@ fn driver_version() -> Result<i32, DeviceError> {
     if !unsafe { driver::is_culib_present() } {
         return Err(unavailable("there is no NVIDIA driver: libcuda.so.1 is not to be found"));
     }
+    // SAFETY: the library is there.
+    let library = unsafe { driver::culib() };
+    has_all(library, "libcuda.so", &["cuDriverGetVersion"])?;
     let mut found = 0;
-    // SAFETY: the library is there; it writes one integer, 0 if it does not.
-    unsafe { driver::cuDriverGetVersion(&mut found) };
+    // SAFETY: the library has the function; it writes one integer.
+    let outcome = unsafe { driver::cuDriverGetVersion(&mut found) };
+    if outcome != CUresult::CUDA_SUCCESS {
+        return Err(unavailable("libcuda.so does not answer: it may be the stub of a CUDA toolkit"));
+    }
+    if found < OLDEST {
+        let [found, needed] = [found, OLDEST].map(version);
+        return Err(unavailable(format!(
+            "the NVIDIA driver is too old: it supports CUDA {found}, and {needed} is needed"
+        )));
+    }
+    has_all(library, "libcuda.so", &DRIVER_FUNCTIONS)?;
     Ok(found)
+}
+
+/// The functions of the driver that are called, directly or by cudarc, which panics where one lacks.
+const DRIVER_FUNCTIONS: [&str; 28] = [
+    "cuInit",
+    "cuDeviceGetCount",
+    "cuDeviceGet",
+    "cuDeviceGetName",
+    "cuDeviceGetAttribute",
+    "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuCtxSetCurrent",
+    "cuCtxGetCurrent",
+    "cuCtxSynchronize",
+    "cuCtxSetFlags",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuMemGetInfo_v2",
+    "cuMemAllocAsync",
+    "cuMemFreeAsync",
+    "cuMemsetD8Async",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamSynchronize",
+    "cuModuleLoadData",
+    "cuModuleGetFunction",
+    "cuModuleUnload",
+    "cuFuncSetAttribute",
+    "cuLaunchKernel",
+];
+
+/// The same of NVRTC.
+const NVRTC_FUNCTIONS: [&str; 8] = [
+    "nvrtcVersion",
+    "nvrtcCreateProgram",
+    "nvrtcCompileProgram",
+    "nvrtcGetPTXSize",
+    "nvrtcGetPTX",
+    "nvrtcGetProgramLogSize",
+    "nvrtcGetProgramLog",
+    "nvrtcDestroyProgram",
+];
+
+/// Checks that a library has functions.
+fn has_all(library: &Library, name: &str, functions: &[&str]) -> Result<(), DeviceError> {
+    // SAFETY: they are looked up, and not called.
+    let has = |function: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(function.as_bytes()).is_err() };
+    match functions.iter().find(has) {
+        Some(function) => {
+            Err(unavailable(format!("{name} is not the one of NVIDIA that is needed: it has no {function}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Compiles kernels for a compute capability, such as 90, to PTX.
