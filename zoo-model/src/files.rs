@@ -213,16 +213,41 @@ pub fn fingerprint(value: &impl serde::Serialize) -> String {
 
 /// Marks an up-to-date output as newer than its inputs, for make.
 pub fn touch(path: &Path) -> Result<(), FileError> {
-    File::options()
-        .append(true)
-        .open(path)
-        .and_then(|f| f.set_modified(std::time::SystemTime::now()))
-        .map_err(FileError::io("touch", path))
+    File::options().append(true).open(path).and_then(|f| stamp(&f)).map_err(FileError::io("touch", path))
+}
+
+/// Sets a file's time to the system's, as writing does. That clock ticks in milliseconds: the time of
+/// day would be ahead of it, and of what is written next.
+#[cfg(unix)]
+fn stamp(file: &File) -> std::io::Result<()> {
+    use rustix::fs::{futimens, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+    let [now, as_it_is] = [UTIME_NOW, UTIME_OMIT].map(|tv_nsec| Timespec { tv_sec: 0, tv_nsec });
+    Ok(futimens(file, &Timestamps { last_access: as_it_is, last_modification: now })?)
+}
+
+#[cfg(not(unix))]
+fn stamp(file: &File) -> std::io::Result<()> {
+    file.set_modified(std::time::SystemTime::now())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_touched_is_not_newer_than_what_is_written_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (touched, written) = (dir.path().join("touched"), dir.path().join("written"));
+        std::fs::write(&touched, "old").unwrap();
+        let time = |path: &Path| path.metadata().unwrap().modified().unwrap();
+        let before = time(&touched);
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        for _ in 0..50 {
+            touch(&touched).unwrap();
+            std::fs::write(&written, "new").unwrap();
+            assert!(before < time(&touched) && time(&touched) <= time(&written));
+        }
+    }
 
     #[test]
     fn a_failed_write_leaves_the_old_content_and_no_temporary() {
