@@ -257,6 +257,73 @@ mod tests {
         assert!(answers(&emulated(Emulated::default())) == answers(&PopulationEngine::new()));
     }
 
+    /// A device whose second moments decay a little too fast.
+    struct Wrong(Emulated);
+
+    impl driver::Driver for Wrong {
+        fn name(&self) -> String {
+            self.0.name()
+        }
+        fn free_bytes(&self) -> Result<usize, DeviceError> {
+            self.0.free_bytes()
+        }
+        fn shared_bytes(&self) -> usize {
+            self.0.shared_bytes()
+        }
+        fn launch_seconds(&self) -> f64 {
+            self.0.launch_seconds()
+        }
+        fn compile(&self, source: &Source) -> Result<Arc<dyn Program>, DeviceError> {
+            let text = source.text.replace("0.999f", "0.99899995f");
+            assert!(text != source.text);
+            self.0.compile(&Source { text, ..source.clone() })
+        }
+        fn queue(&self) -> Result<Box<dyn driver::Queue>, DeviceError> {
+            self.0.queue()
+        }
+    }
+
+    #[test]
+    fn a_device_of_other_bits_is_refused() {
+        let data = noise_dataset([1, 28, 28], 10, 9);
+        let tasks = tasks(2, 4, None);
+        let devices = vec![Device::new(Box::new(Wrong(Emulated::default()))).unwrap()];
+        let refused = PopulationEngine::on(devices.clone()).start(&tasks, &data, None);
+        assert!(matches!(refused, Err(DeviceError::OtherBits { .. })));
+        // Preferred rather than asked for, it leaves the models to the processor.
+        let found = train(&PopulationEngine::preferring(devices), &tasks, &data, false);
+        assert!(found == train(&PopulationEngine::new(), &tasks, &data, false));
+    }
+
+    #[test]
+    fn an_epoch_that_was_begun_disturbs_nothing_that_is_asked_before_it_is_finished() {
+        let data = noise_dataset([1, 28, 28], 10, 21);
+        let tasks = tasks(2, 4, None);
+        let go_on = Interrupt::default();
+        let stop = Interrupt::default();
+        stop.set();
+        let masks = [Some((0..tasks[0].initial.len()).map(|i| i % 4 > 0).collect()), None];
+        let run = |engine: &PopulationEngine| {
+            let mut cohort = engine.start(&tasks, &data, None).unwrap();
+            let mut answers = vec![(cohort.train_epoch(1, &go_on).unwrap(), cohort.snapshots().unwrap())];
+            cohort.begin_epoch(2).unwrap();
+            assert!(cohort.snapshots().unwrap() == answers[0].1, "the epoch before is still there");
+            let evaluated = cohort.evaluate(Split::Test, &go_on).unwrap();
+            cohort.begin_epoch(2).unwrap();
+            let gradients = cohort.gradients(&[3, 1]).unwrap();
+            cohort.begin_epoch(2).unwrap();
+            // Interrupted in the middle, it is as it was.
+            assert!(matches!(cohort.train_epoch(2, &stop), Err(CohortError::Interrupted(_))));
+            assert!(cohort.snapshots().unwrap() == answers[0].1, "an interruption falls back on it");
+            cohort.begin_epoch(2).unwrap();
+            cohort.prune(&masks).unwrap();
+            answers.push((cohort.train_epoch(2, &go_on).unwrap(), cohort.snapshots().unwrap()));
+            (answers, evaluated, gradients)
+        };
+        let device = emulated(Emulated { launch_seconds: 1e-9, ..Emulated::default() });
+        assert!(run(&device) == run(&PopulationEngine::new()));
+    }
+
     #[test]
     fn cohorts_are_united_and_split_by_the_room_there_is() {
         let data = noise_dataset([1, 28, 28], 10, 9);
