@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Models of four kinds, one of which diverges, and twins by a mask, a ramp and noise.
+/// Models of four kinds, and twins by a mask, a ramp and noise.
 const MANIFEST: &str = r#"
 [zoo]
 name = "tiny"
@@ -35,6 +35,12 @@ batch-size = 8
 method = "magnitude"
 sparsity = 0.8
 epochs = 1
+
+[[sparsify]]
+method = "magnitude"
+sparsity = 0.5
+schedule = "cubic"
+epochs = 2
 
 [[sparsify]]
 method = "variational-dropout"
@@ -110,7 +116,7 @@ fn archives_are_the_same_from_every_device() {
     let cpu = workplace.run("cpu", "cpu", &[], &[]);
     assert!(cpu.status.success(), "{}", stderr(&cpu));
     let expected = workplace.archives("cpu");
-    assert_eq!(expected.len(), 6);
+    assert_eq!(expected.len(), 8);
     // One GPU; two; two with room for few models; and what auto finds.
     let gpus = workplace.run("one", "cuda:0", &both, &[]);
     assert!(gpus.status.success(), "{}", stderr(&gpus));

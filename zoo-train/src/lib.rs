@@ -107,10 +107,15 @@ impl EngineName {
     }
 }
 
+/// The fastest engine that trains such models.
+fn fastest(hyperparameters: &Hyperparameters) -> EngineName {
+    let trains = |name: &&EngineName| name.engine().trains(hyperparameters);
+    *EngineName::value_variants().iter().find(trains).expect("dfdx trains every model")
+}
+
 /// The engine of this name, or by default the fastest that trains such models.
 pub fn engine_for(name: Option<EngineName>, hyperparameters: &Hyperparameters) -> Box<dyn Engine> {
-    let fastest = || engines().into_iter().find(|e| e.trains(hyperparameters)).expect("dfdx trains every model");
-    name.map_or_else(fastest, EngineName::engine)
+    name.unwrap_or_else(|| fastest(hyperparameters)).engine()
 }
 
 /// Every engine of this build.
@@ -120,7 +125,7 @@ pub fn engines() -> Vec<Box<dyn Engine>> {
 
 /// Where the arithmetic is done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Device {
+pub enum DeviceName {
     /// GPUs if there are any and the engine's bits do not depend on it, else the processor.
     #[default]
     Auto,
@@ -130,7 +135,7 @@ pub enum Device {
     Cuda(Option<usize>),
 }
 
-impl FromStr for Device {
+impl FromStr for DeviceName {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
         match s.split_once(':') {
@@ -143,7 +148,7 @@ impl FromStr for Device {
     }
 }
 
-impl fmt::Display for Device {
+impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Auto => write!(f, "auto"),
@@ -162,7 +167,7 @@ pub struct TrainingArgs {
     pub engine: Option<EngineName>,
     /// Where it is done: auto, cpu, cuda (all GPUs) or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
-    pub device: Device,
+    pub device: DeviceName,
     /// Threads; by default one a core. The result does not depend on it
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
@@ -183,23 +188,23 @@ impl TrainingArgs {
     /// # Errors
     /// The device is not to be had.
     pub fn engine(&self, hyperparameters: &Hyperparameters, stage: &Stage) -> Result<Box<dyn Engine>, Error> {
-        let engine = engine_for(self.engine, hyperparameters);
+        let name = self.engine.unwrap_or_else(|| fastest(hyperparameters));
         let asked_for = |error: DeviceError| match error {
             DeviceError::Unavailable(why) => {
                 DeviceError::Unavailable(format!("--device {}: {why}; or train with --device cpu", self.device))
             }
             other => other,
         };
-        match (engine.name(), self.device) {
-            (_, Device::Cpu) | ("dfdx", Device::Auto) => Ok(engine),
-            ("dfdx", Device::Cuda(number)) => {
+        match (name, self.device) {
+            (_, DeviceName::Cpu) | (EngineName::Dfdx, DeviceName::Auto) => Ok(name.engine()),
+            (EngineName::Dfdx, DeviceName::Cuda(number)) => {
                 Ok(Box::new(DfdxEngine::on_cuda(number.unwrap_or(0)).map_err(asked_for)?))
             }
-            (_, Device::Cuda(number)) => {
+            (EngineName::Population, DeviceName::Cuda(number)) => {
                 let devices = cuda::gpu::devices(number).map_err(asked_for)?;
                 Ok(Box::new(PopulationEngine::on(devices)))
             }
-            (_, Device::Auto) => match cuda::gpu::devices(None) {
+            (EngineName::Population, DeviceName::Auto) => match cuda::gpu::devices(None) {
                 Ok(devices) => {
                     let names: Vec<String> = devices.iter().map(|d| d.driver.name()).collect();
                     stage.say(format_args!("training on {}", names.join(", ")));
@@ -207,7 +212,7 @@ impl TrainingArgs {
                 }
                 Err(why) => {
                     stage.say(format_args!("training on the processor: {why}"));
-                    Ok(engine)
+                    Ok(name.engine())
                 }
             },
         }

@@ -11,12 +11,8 @@ use zoo_train::population_engine::cuda::source::source;
 fn run(h: &Hyperparameters, shape: [usize; 3], change: impl Fn(&str) -> String) -> (String, bool) {
     let dir = tempfile::tempdir().unwrap();
     let source = source(h, &h.network(shape, 10).unwrap()).unwrap();
-    // Definitions come before the shim, which comes before the kernels.
-    let (definitions, kernels) = source.text.split_at(source.text.find("// The population engine").unwrap());
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let shim = std::fs::read_to_string(package.join("src/population_engine/cuda/shim.h")).unwrap();
-    std::fs::write(dir.path().join("shim.h"), format!("{definitions}{shim}")).unwrap();
-    std::fs::write(dir.path().join("kernels.cu"), change(kernels)).unwrap();
+    std::fs::write(dir.path().join("kernels.cu"), change(&source.text)).unwrap();
     let program = dir.path().join("races");
     let compiled = Command::new("cc")
         .args([
@@ -28,7 +24,8 @@ fn run(h: &Hyperparameters, shape: [usize; 3], change: impl Fn(&str) -> String) 
             "-fno-strict-aliasing",
             "-fwrapv",
         ])
-        .args(["-w", "-DSHIM_THREADS", "-DSHIM=\"shim.h\"", "-DKERNELS=\"kernels.cu\"", "-I"])
+        .arg(format!("-DSHIM=\"{}\"", package.join("src/population_engine/cuda/shim.h").display()))
+        .args(["-w", "-DSHIM_THREADS", "-DKERNELS=\"kernels.cu\"", "-I"])
         .args([dir.path(), &package.join("tests/races/main.c"), Path::new("-o"), &program])
         .args(["-lm", "-lpthread"])
         .output()

@@ -1,6 +1,5 @@
 // Trains and evaluates models with the kernels of KERNELS, a thread of the processor each thread of a
 // block, for ThreadSanitizer to watch.
-#include SHIM
 #include KERNELS
 
 static void *zeros(size_t bytes) { return calloc(bytes + 16, 1); }

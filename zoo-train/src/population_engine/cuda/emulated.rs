@@ -5,9 +5,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use libloading::Library;
@@ -91,28 +89,22 @@ impl Program for Compiled {
 
 /// Compiles the kernels with `cc`.
 fn build(source: &Source) -> Result<Library, DeviceError> {
-    let definitions = source.text.find("// The population engine").unwrap_or(0);
-    let (head, kernels) = source.text.split_at(definitions);
-    let text = format!("{head}{}\n{kernels}", include_str!("shim.h"));
-    // A name that was used before would be taken for the library that it was.
-    static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("zoo-kernels-{}-{number}", std::process::id()));
-    let made = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(folder.join("kernels.c"), text));
-    made.map_err(|e| failed("cannot write the kernels' source", e))?;
-    let library: PathBuf = folder.join("kernels.so");
+    let unwritable = |e| failed("cannot write the kernels' source", e);
+    // Of a name that was used before, the library that it was would be taken.
+    let folder = tempfile::Builder::new().prefix("zoo-kernels-").tempdir().map_err(unwritable)?;
+    let [kernels, shim, library] = ["kernels.c", "shim.h", "kernels.so"].map(|name| folder.path().join(name));
+    std::fs::write(&kernels, &source.text).map_err(unwritable)?;
+    std::fs::write(&shim, include_str!("shim.h")).map_err(unwritable)?;
     let flags =
         ["-O2", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing", "-fwrapv", "-fPIC", "-shared", "-w"];
-    let output =
-        Command::new("cc").args(flags).arg(folder.join("kernels.c")).arg("-o").arg(&library).arg("-lm").output();
-    let output = output.map_err(|e| failed("cannot run the C compiler cc", e))?;
+    let mut cc = Command::new("cc");
+    cc.args(flags).arg("-DSHIM=\"shim.h\"").arg(&kernels).arg("-o").arg(&library).arg("-lm");
+    let output = cc.output().map_err(|e| failed("cannot run the C compiler cc", e))?;
     if !output.status.success() {
         return Err(failed("the kernels do not compile", String::from_utf8_lossy(&output.stderr)));
     }
     // SAFETY: the library was made right here, and has no initialisers.
-    let loaded = unsafe { Library::new(&library) }.map_err(|e| failed("cannot load the kernels", e));
-    let _ = std::fs::remove_dir_all(&folder);
-    loaded
+    unsafe { Library::new(&library) }.map_err(|e| failed("cannot load the kernels", e))
 }
 
 struct EmulatedQueue(Turns);

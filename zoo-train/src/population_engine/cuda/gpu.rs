@@ -18,9 +18,6 @@ use super::source::Source;
 /// The oldest driver that is tried, as the version of CUDA that it supports.
 const OLDEST: i32 = 12_010;
 
-/// What the kernels need besides CUDA's own built-ins.
-const HEADER: &str = include_str!("cuda.h");
-
 fn unavailable(why: impl Into<String>) -> DeviceError {
     DeviceError::Unavailable(why.into())
 }
@@ -181,7 +178,7 @@ pub fn compile(source: &Source, capability: u32) -> Result<cudarc::nvrtc::Ptx, D
         options: vec![format!("--gpu-architecture=compute_{capability}"), "--std=c++17".into()],
         ..CompileOptions::default()
     };
-    compile_ptx_with_opts(format!("{HEADER}{}", source.text), options).map_err(|e| {
+    compile_ptx_with_opts(&source.text, options).map_err(|e| {
         let why = match &e {
             CompileError::CompileError { log, .. } => log.to_string_lossy().trim().to_owned(),
             other => other.to_string(),

@@ -11,7 +11,7 @@ use super::super::layers::{layers, Layer};
 use super::super::simd::ROW;
 
 /// What the kernels are, but for the sizes of a network.
-const KERNELS: &str = include_str!("kernels.cu");
+const KERNELS: [&str; 2] = [include_str!("cuda.h"), include_str!("kernels.cu")];
 
 /// Shared memory of a multiprocessor that has the most, and what each block takes besides its own.
 const MULTIPROCESSOR: usize = 228 << 10;
@@ -26,7 +26,7 @@ const MOST_THREADS: usize = 320;
 /// The kernels of one kind of model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// Definitions and kernels, but for `cuda.h` or `shim.h`.
+    /// Definitions, `cuda.h` and kernels: for NVRTC, or for a C compiler with `shim.h`.
     pub text: String,
     /// Threads of a block.
     pub threads: u32,
@@ -73,18 +73,14 @@ fn output_stride(layer: &Layer) -> usize {
     }
 }
 
-fn windows(layer: &Layer) -> usize {
-    layer.positions()
-}
-
 /// Distance of two outputs' units: even, so that two are loaded at once.
 fn unit_stride(layer: &Layer) -> usize {
-    windows(layer).next_multiple_of(2)
+    layer.positions().next_multiple_of(2)
 }
 
 /// Outputs of a pooled layer that a thread computes together.
 fn group(layer: &Layer, index: usize) -> usize {
-    let enough = windows(layer) * layer.outputs / 4 >= 256;
+    let enough = layer.positions() * layer.outputs / 4 >= 256;
     if layer.outputs.is_multiple_of(4) && (index == 0 || enough) {
         4
     } else {
@@ -141,7 +137,7 @@ pub fn source(h: &Hyperparameters, network: &Network) -> Option<Source> {
     let open_units = room.take(pooled.len() * (1 + MOST_OPEN));
     let shared_bytes = room.0 * size_of::<f32>();
 
-    let items: Vec<usize> = pooled.iter().enumerate().map(|(i, l)| windows(l) * l.outputs / group(l, i)).collect();
+    let items: Vec<usize> = pooled.iter().enumerate().map(|(i, l)| l.positions() * l.outputs / group(l, i)).collect();
     // As many threads as leave the fewest idle in the first layer.
     let threads = (2..=MOST_THREADS / 32).map(|warps| warps * 32);
     let threads = threads.min_by_key(|t| (items[0].div_ceil(*t) * t, MOST_THREADS - t))?;
@@ -219,7 +215,7 @@ pub fn source(h: &Hyperparameters, network: &Network) -> Option<Source> {
     backward.reverse();
     define("FORWARD_LAYERS", forward.join(" "));
     define("BACKWARD_LAYERS", backward.join(" "));
-    text.push_str(KERNELS);
+    text.extend(KERNELS);
     Some(Source { text, threads: threads as u32, shared_bytes, places, moments, exact })
 }
 
