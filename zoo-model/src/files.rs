@@ -130,6 +130,30 @@ pub fn parent_of(path: &Path) -> &Path {
     }
 }
 
+/// Whether operating systems, file managers and network file systems leave a file or folder of this
+/// name in any folder: it belongs to nobody's data, and every reader of a folder or zip passes over it.
+pub fn is_system_file(name: &str) -> bool {
+    const NAMES: [&str; 14] = [
+        ".AppleDouble",
+        ".DS_Store",
+        ".Spotlight-V100",
+        ".TemporaryItems",
+        ".Trashes",
+        ".directory",
+        ".fseventsd",
+        ".localized",
+        "@eaDir",
+        "Icon\r",
+        "__MACOSX",
+        "desktop.ini",
+        "ehthumbs.db",
+        "lost+found",
+    ];
+    NAMES.contains(&name)
+        || name.eq_ignore_ascii_case("Thumbs.db")
+        || ["._", ".nfs", ".fuse_hidden"].iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Reads a file of at most `limit` bytes; a larger one is refused before it is read.
 pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     let file = File::open(path).map_err(FileError::io("read", path))?;
@@ -269,6 +293,16 @@ mod tests {
         let error = temporary_file_in(&dir.path().join("no such folder")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         assert!(!error.to_string().contains("at path"), "{error}");
+    }
+
+    #[test]
+    fn what_file_managers_leave_is_told_from_data() {
+        for name in [".DS_Store", "._params.json", "Thumbs.db", "thumbs.db", ".nfs0000000000a1b2c3", "__MACOSX"] {
+            assert!(is_system_file(name), "{name}");
+        }
+        for name in ["params.json", "_.json", ".hidden", ".zoo-x", "DS_Store", "000001", "", ".", ".."] {
+            assert!(!is_system_file(name), "{name}");
+        }
     }
 
     #[test]
