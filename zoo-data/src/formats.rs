@@ -8,19 +8,89 @@ pub mod mat;
 pub mod picture;
 pub mod records;
 
+use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::panic::{catch_unwind, set_hook, take_hook, AssertUnwindSafe};
+use std::sync::Once;
 
-use bzip2::read::MultiBzDecoder;
-use flate2::read::MultiGzDecoder;
+use bzip2::bufread::BzDecoder;
+use flate2::bufread::GzDecoder;
 
-/// The content of a file that is plain, in gzip or in bzip2, told apart by its first bytes.
+/// A decoder panicked: a fault of the bytes that it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("its decoder failed on it")]
+pub struct DecoderPanicked;
+
+/// Runs another project's decoder on bytes from outside; a panic in it is an error, and prints nothing.
+///
+/// # Errors
+/// It panicked.
+pub fn guarded<T>(decode: impl FnOnce() -> T) -> Result<T, DecoderPanicked> {
+    thread_local!(static GUARDED: Cell<bool> = const { Cell::new(false) });
+    static SILENCED: Once = Once::new();
+    SILENCED.call_once(|| {
+        let print = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                print(panic);
+            }
+        }));
+    });
+    let outer = GUARDED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(decode));
+    GUARDED.set(outer);
+    outcome.map_err(|_| DecoderPanicked)
+}
+
+/// The content of a file that is plain, in gzip or in bzip2, told apart by its first bytes. Members
+/// are read as one stream, and what follows the last one is ignored, as gunzip and bunzip2 do.
 pub fn decompressed<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut stream = BufReader::with_capacity(1 << 16, stream);
     Ok(match stream.fill_buf()? {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(stream)),
-        [b'B', b'Z', b'h', ..] => Box::new(MultiBzDecoder::new(stream)),
+        [0x1f, 0x8b, ..] => Box::new(Guarded(Members::new(stream, 0x1f, GzDecoder::new, GzDecoder::into_inner))),
+        [b'B', b'Z', b'h', ..] => Box::new(Guarded(Members::new(stream, b'B', BzDecoder::new, BzDecoder::into_inner))),
         _ => Box::new(stream),
     })
+}
+
+/// The members of a compressed file, one after the other.
+struct Members<R, D> {
+    decoder: Option<D>,
+    magic: u8,
+    open: fn(R) -> D,
+    close: fn(D) -> R,
+}
+
+impl<R, D> Members<R, D> {
+    /// `magic` is the first byte of a member.
+    fn new(stream: R, magic: u8, open: fn(R) -> D, close: fn(D) -> R) -> Self {
+        Self { decoder: Some(open(stream)), magic, open, close }
+    }
+}
+
+impl<R: BufRead, D: Read> Read for Members<R, D> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(decoder) = &mut self.decoder {
+            let read = decoder.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let mut rest = self.decoder.take().map(self.close).expect("it was there");
+            if rest.fill_buf()?.first() == Some(&self.magic) {
+                self.decoder = Some((self.open)(rest));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// A decoder as a stream, whose panics are errors.
+struct Guarded<R>(R);
+
+impl<R: Read> Read for Guarded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        guarded(|| self.0.read(buffer)).map_err(io::Error::other)?
+    }
 }
 
 /// A stream that fails after `limit` bytes: what a bomb decompresses to.
@@ -60,4 +130,58 @@ fn read_to_limit(stream: impl Read, limit: u64) -> Result<Vec<u8>, String> {
         return Err(format!("is larger than the {limit} bytes allowed for it"));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bzip2::write::BzEncoder;
+    use flate2::write::GzEncoder;
+    use std::io::Write;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn bzip2(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn members_are_read_as_one_stream() {
+        let read = |bytes: &[u8]| {
+            let mut content = Vec::new();
+            decompressed(bytes)?.read_to_end(&mut content).map(|_| content)
+        };
+        for compress in [gzip, bzip2] {
+            // An empty last member, as bgzip writes it, padding, and other bytes change nothing.
+            let members = [compress(b"one, "), compress(b""), compress(b"two"), compress(b"")].concat();
+            for rest in [&b""[..], &[0; 512], b"garbage"] {
+                assert_eq!(read(&[&members[..], rest].concat()).unwrap(), b"one, two");
+            }
+            let many: Vec<u8> = (0..5000u32).flat_map(|i| compress(&i.to_le_bytes())).collect();
+            assert_eq!(read(&many).unwrap().len(), 20_000);
+            let last = compress(b"two");
+            for cut in 1..last.len() {
+                assert!(read(&[&compress(b"one, ")[..], &last[..cut]].concat()).is_err(), "cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_of_the_bytes() {
+        assert_eq!(guarded(|| 1), Ok(1));
+        assert_eq!(guarded(|| panic!("not printed")), Err::<(), _>(DecoderPanicked));
+        struct Panics;
+        impl Read for Panics {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                panic!("not printed")
+            }
+        }
+        assert!(Guarded(Panics).read(&mut [0]).unwrap_err().to_string().contains("decoder failed"));
+    }
 }

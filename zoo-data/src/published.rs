@@ -49,7 +49,7 @@ pub enum DatasetName {
     EuroSat,
     /// UCI optical digits, 8x8, embedded in this program.
     Digits,
-    /// Your own PNG and JPEG pictures, in a folder for each class.
+    /// Your own pictures, in a folder for each class.
     ImageFolder,
 }
 

@@ -329,7 +329,7 @@ fn spoilt_tiny_imagenet_is_refused() {
     spoil(&changed(&files, "val_annotations.txt", |b| b[12] = b'x'), "line 1 of val_annotations.txt names the class");
     spoil(&changed(&files, "_10.JPEG", |b| b.truncate(100)), "_10.JPEG cannot be decoded");
     spoil(&changed(&files, "_10.JPEG", |b| b.resize(5 << 20, 0)), "_10.JPEG is larger than the 4194304 bytes");
-    spoil(&changed(&files, "_10.JPEG", |b| *b = b"GIF89a".to_vec()), "_10.JPEG is neither PNG nor JPEG");
+    spoil(&changed(&files, "_10.JPEG", |b| *b = b"<html>".to_vec()), "_10.JPEG is no picture");
     let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
     spoil(&changed(&files, "_10.JPEG", |b| b[frame + 5..frame + 9].fill(0xff)), "_10.JPEG cannot be decoded");
     spoil(&changed(&files, "_10.JPEG", |b| b[frame + 5..frame + 9].copy_from_slice(&[0, 32, 0, 32])), "32x32 pixels");
@@ -360,6 +360,74 @@ fn spoilt_eurosat_is_refused_and_its_other_form_taken() {
     let dir = tempfile::tempdir().unwrap();
     let first = prepared(dir.path(), &published(), "eurosat", &copy.keys);
     assert_eq!(first.split(Split::Train), other.split(Split::Train));
+}
+
+#[test]
+fn archives_made_again_on_a_mac_are_read_as_the_published_ones() {
+    for (dataset, archive) in [("eurosat", "EuroSAT.zip"), ("tiny-imagenet", "tiny-imagenet-200.zip")] {
+        let copy = Copy::of(dataset);
+        let mut files = zip_files(&fs::read(copy.path(archive)).unwrap());
+        for (name, _) in files.clone() {
+            let (folder, file) = name.rsplit_once('/').unwrap();
+            files.push((format!("__MACOSX/{folder}/._{file}"), b"\0\x05\x16\x07".to_vec()));
+            files.push((format!("{folder}/._{file}"), b"\0\x05\x16\x07".to_vec()));
+        }
+        files.push((format!("{}/.DS_Store", files[0].0.split_once('/').unwrap().0), b"Bud1".to_vec()));
+        fs::write(copy.path(archive), zip_of(&files)).unwrap();
+        let found = prepared(copy.dir.path(), copy.dir.path(), dataset, &copy.keys);
+        let dir = tempfile::tempdir().unwrap();
+        let expected = prepared(dir.path(), &published(), dataset, &copy.keys);
+        assert!(Split::ALL.iter().all(|&split| found.split(split) == expected.split(split)), "{dataset}");
+    }
+    let copy = Copy::of("cifar10");
+    let archive = "cifar-10-binary.tar.gz";
+    let mut files = Files::new();
+    for (name, content) in tar_files(&fs::read(copy.path(archive)).unwrap()) {
+        let (folder, file) = name.rsplit_once('/').unwrap();
+        files.push((format!("{folder}/._{file}"), b"\0\x05\x16\x07".to_vec()));
+        files.push((name, content));
+    }
+    fs::write(copy.path(archive), tar_of(&files)).unwrap();
+    prepared(copy.dir.path(), copy.dir.path(), "cifar10", &copy.keys);
+}
+
+#[test]
+fn files_compressed_in_members_are_read_whole() {
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let bzip2 = |bytes: &[u8]| {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let members = |content: &[u8], compress: &dyn Fn(&[u8]) -> Vec<u8>| {
+        let members: Vec<u8> = content.chunks(1000).flat_map(compress).collect();
+        // An empty last member, as bgzip writes it, and the padding of a tape.
+        [members, compress(b""), vec![0; 512]].concat()
+    };
+    for dataset in ["cifar10", "usps"] {
+        let copy = Copy::of(dataset);
+        for file in fs::read_dir(copy.path("")).unwrap() {
+            let path = file.unwrap().path();
+            let bytes = fs::read(&path).unwrap();
+            let rewritten = match dataset {
+                "usps" => {
+                    let mut text = Vec::new();
+                    bzip2::read::BzDecoder::new(&bytes[..]).read_to_end(&mut text).unwrap();
+                    members(&text, &bzip2)
+                }
+                _ => members(&gunzip(&bytes), &gzip),
+            };
+            fs::write(&path, rewritten).unwrap();
+        }
+        let found = prepared(copy.dir.path(), copy.dir.path(), dataset, &copy.keys);
+        let dir = tempfile::tempdir().unwrap();
+        let expected = prepared(dir.path(), &published(), dataset, &copy.keys);
+        assert!(Split::ALL.iter().all(|&split| found.split(split) == expected.split(split)), "{dataset}");
+    }
 }
 
 #[test]
@@ -406,7 +474,47 @@ fn pictures_of_ones_own_come_from_class_folders() {
     assert_eq!(output.status.code(), Some(2));
     fs::remove_dir_all(copy.path("test/crane")).unwrap();
     let output = prepare(dir, dir, "image-folder", keys);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("test/crane: No such file"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("test/crane: does not exist"));
+}
+
+#[test]
+fn folders_are_read_as_torchvision_reads_them_and_what_is_left_out_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("image-folder");
+    // One grey level for each file, in the order of `os.walk`, sorted.
+    let order = ["z.webp", "a.tiff", "a/b.BMP", "a/c.png", "a-b/1.jpg", "a/b/1.ppm", "b.d/x.pgm", "b/é 漢.tif"];
+    let order = order.map(|name| (name, name.rsplit_once('/').map_or("", |(folder, _)| folder)));
+    let mut sorted = order.to_vec();
+    sorted.sort_by_key(|&(name, folder)| (folder, name));
+    for class in ["wren", "crane", "owl"] {
+        for (level, (name, _)) in (0u8..).zip(&sorted) {
+            let path = root.join(class).join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            image::GrayImage::from_pixel(8, 8, [level * 20].into()).save(path).unwrap();
+        }
+        for name in [".DS_Store", "._z.webp", "Thumbs.db", ".AppleDouble/z.webp", "a/.nfs0001"] {
+            fs::create_dir_all(root.join(class).join(name).parent().unwrap()).unwrap();
+            fs::write(root.join(class).join(name), "not a picture").unwrap();
+        }
+    }
+    fs::create_dir(root.join("__MACOSX")).unwrap();
+    for name in ["a/1.mp4", "1.gif", "2.GIF", "README", ".hidden.png"] {
+        fs::write(root.join("owl").join(name), "").unwrap();
+    }
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("..", root.join("owl/a/loop")).unwrap();
+    let keys = "train = 21\ntransform = { resize = 8, grayscale = true }";
+    let output = prepare(dir.path(), dir.path(), "image-folder", keys);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let left_out = "left out 5 files that are no pictures: .gif (2), .mp4 (1), hidden (1), without a suffix (1)";
+    assert!(stderr.contains(left_out), "{stderr}");
+    let dataset = Dataset::read(&dir.path().join("d.safetensors")).unwrap();
+    let levels: Vec<u8> = dataset.split(Split::Train).images.iter().step_by(64).copied().collect();
+    let expected: Vec<u8> = [0, 1, 2, 3, 5, 6, 7].map(|level| level * 20).repeat(3);
+    assert_eq!(levels, expected, "the fifth of each class is for testing");
+    assert!(dataset.split(Split::Test).images.iter().all(|&p| p == 80));
 }
 
 #[test]
@@ -420,10 +528,25 @@ fn spoilt_pictures_are_named() {
     };
     let jpeg = fs::read(copy.path("owl/6.jpeg")).unwrap();
     refused("owl/6.jpeg", &jpeg[..jpeg.len() / 3], "cannot be decoded");
-    refused("crane/0.PNG", b"", "neither PNG nor JPEG");
+    refused("owl/6.jpeg", &jpeg[..jpeg.len() - 2], "is cut short");
+    let panics = fs::read(published().join("../pictures/panic.jpg")).unwrap();
+    refused("owl/6.jpeg", &[&panics[..], &[0; 2056], b"\xff\xd9"].concat(), "its decoder failed on it");
+    refused("crane/0.PNG", b"", "is no picture");
     refused("crane/0.PNG", b"\x89PNG\r\n\x1a\n", "cannot be decoded");
     fs::create_dir(copy.path("train")).unwrap();
     copy.refused(&["has a folder train and no folder test"]);
+    fs::remove_dir(copy.path("train")).unwrap();
+    fs::remove_dir_all(copy.path("owl")).unwrap();
+    copy.refused(&["image-folder/owl: does not exist, expected a folder of pictures"]);
+    fs::write(copy.path("owl"), "").unwrap();
+    copy.refused(&["image-folder/owl: is a file, expected a folder of pictures"]);
+    fs::remove_file(copy.path("owl")).unwrap();
+    fs::create_dir(copy.path("owl")).unwrap();
+    fs::write(copy.path("owl/1.svg"), "").unwrap();
+    copy.refused(&["has no picture (.jpg,", "only 1 file that is no picture: .svg (1)"]);
+    fs::remove_dir_all(copy.path("")).unwrap();
+    fs::write(copy.dir.path().join("image-folder"), "PK").unwrap();
+    copy.refused(&["image-folder: is a file, expected a folder of pictures"]);
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use zip::read::{ZipArchive, ZipArchiveMetadata, ZipReadOptions};
 
-use super::{decompressed, read_to_limit, Limited};
+use zoo_model::files::is_system_file;
+
+use super::{decompressed, guarded, read_to_limit, Limited};
 
 /// Most bytes that a tar archive may decompress to (STL-10 takes 3.2 GB).
 const TAR_LIMIT: u64 = 8 << 30;
@@ -19,6 +21,10 @@ const ZIP_LIST_LIMIT: u64 = 64 << 20;
 /// A sentence: the archive is damaged or too large, a file is not in it, is there twice, or is
 /// larger than `limit` bytes.
 pub fn tar_files(stream: impl Read, wanted: &[&str], limit: u64) -> Result<Vec<Vec<u8>>, String> {
+    guarded(|| tar_files_unguarded(stream, wanted, limit)).map_err(|e| format!("it is damaged ({e})"))?
+}
+
+fn tar_files_unguarded(stream: impl Read, wanted: &[&str], limit: u64) -> Result<Vec<Vec<u8>>, String> {
     let damaged = |e: io::Error| format!("it is damaged, or not a tar archive ({e})");
     let stream = Limited::new(decompressed(stream).map_err(damaged)?, TAR_LIMIT);
     let mut archive = tar::Archive::new(stream);
@@ -49,7 +55,7 @@ pub fn tar_files(stream: impl Read, wanted: &[&str], limit: u64) -> Result<Vec<V
     found.into_iter().zip(wanted).map(missing).collect()
 }
 
-/// A zip archive: its files by path.
+/// A zip archive: its files by path, without those that file managers add.
 pub struct Zip<R> {
     stream: R,
     list: Arc<ZipArchiveMetadata>,
@@ -63,15 +69,17 @@ impl<R: Read + Seek> Zip<R> {
     /// A sentence: the archive is damaged, its list is too long, or names a file twice.
     pub fn open(mut stream: R) -> Result<Self, String> {
         let damaged = |e: zip::result::ZipError| format!("it is damaged, or not a zip archive ({e})");
-        let list = ZipArchive::new(Limited::new(&mut stream, ZIP_LIST_LIMIT)).map_err(damaged)?.metadata();
+        let list = guarded(|| ZipArchive::new(Limited::new(&mut stream, ZIP_LIST_LIMIT)).map(|zip| zip.metadata()));
+        let list = list.map_err(|e| format!("it is damaged ({e})"))?.map_err(damaged)?;
         if list.has_duplicate_names() {
             return Err("it lists a file twice".into());
         }
         let mut files = BTreeMap::new();
         for index in 0..list.len() {
             let entry = list.entry(index).map_err(damaged)?;
-            if entry.is_file() {
-                files.insert(entry.name().map_err(damaged)?.into_owned(), index);
+            let path = entry.name().map_err(damaged)?;
+            if entry.is_file() && !path.split('/').any(is_system_file) {
+                files.insert(path.into_owned(), index);
             }
         }
         Ok(Self { stream, list, files })
@@ -89,8 +97,11 @@ impl<R: Read + Seek> Zip<R> {
     pub fn read(&mut self, path: &str, limit: u64) -> Result<Vec<u8>, String> {
         let index = *self.files.get(path).ok_or_else(|| format!("it has no file {path}"))?;
         let wrong = |what: String| format!("its file {path} {what}");
-        let entry = self.list.entry(index).and_then(|e| e.with_reader(&mut self.stream, ZipReadOptions::new()));
-        read_to_limit(entry.map_err(|e| wrong(format!("cannot be read ({e})")))?, limit).map_err(wrong)
+        let content = guarded(|| {
+            let entry = self.list.entry(index).and_then(|e| e.with_reader(&mut self.stream, ZipReadOptions::new()));
+            read_to_limit(entry.map_err(|e| format!("cannot be read ({e})"))?, limit)
+        });
+        content.map_err(|e| format!("is damaged ({e})")).flatten().map_err(wrong)
     }
 }
 
@@ -161,6 +172,18 @@ mod tests {
         damaged[40] ^= 0xff;
         let mut zip = Zip::open(Cursor::new(damaged)).unwrap();
         assert!(zip.read("d/b.txt", 9).is_err());
+    }
+
+    #[test]
+    fn what_file_managers_add_is_passed_over() {
+        let added = ["__MACOSX/._d", "__MACOSX/d/._a", "d/.DS_Store", "d/._a", "d/Thumbs.db", "d/.AppleDouble/a"];
+        let mut files: Vec<(&str, &[u8])> = added.iter().map(|&path| (path, &b"x"[..])).collect();
+        files.push(("d/a", b"a"));
+        let bytes = zip_of(&files);
+        let mut zip = Zip::open(Cursor::new(&bytes)).unwrap();
+        assert_eq!(zip.paths().collect::<Vec<_>>(), ["d/a"]);
+        assert_eq!(zip.read("d/a", 9).unwrap(), b"a");
+        assert_eq!(tar_files(&tar_of(&files)[..], &["d/a"], 9).unwrap(), [b"a"]);
     }
 
     #[test]

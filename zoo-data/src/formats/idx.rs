@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use flate2::read::GzDecoder;
+use super::decompressed;
 
 /// Most bytes of data in one file: far above any published one, below any machine's memory.
 const SIZE_LIMIT: usize = 1 << 30;
@@ -16,7 +16,7 @@ pub struct Idx {
     pub data: Vec<u8>,
 }
 
-/// Parses an IDX file, plain or in gzip (told apart by their first bytes).
+/// Parses an IDX file, plain or compressed (told apart by its first bytes).
 ///
 /// # Errors
 /// A sentence that says what is wrong. No more is inflated than the header declares.
@@ -26,11 +26,7 @@ pub struct Idx {
 /// assert_eq!(zoo_data::formats::idx::parse(&file).unwrap().data, [7, 9]);
 /// ```
 pub fn parse(bytes: &[u8]) -> Result<Idx, String> {
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        read(&mut GzDecoder::new(bytes))
-    } else {
-        read(&mut &bytes[..])
-    }
+    read(&mut decompressed(bytes).map_err(|e| format!("its header cannot be read ({e})"))?)
 }
 
 fn read(stream: &mut impl Read) -> Result<Idx, String> {
@@ -92,6 +88,17 @@ mod tests {
         assert!(message(&[0, 0, 13, 1, 0, 0, 0, 1]).contains("type 13"));
         assert!(message(&file(&[u32::MAX, u32::MAX, u32::MAX], &[])).contains("impossibly large"));
         assert!(message(b"").contains("header"));
+    }
+
+    #[test]
+    fn files_in_several_members_are_whole() {
+        let whole = file(&[2, 3], &[1, 2, 3, 4, 5, 6]);
+        for cut in 0..=whole.len() {
+            let (a, b) = whole.split_at(cut);
+            assert_eq!(parse(&[gzip(a), gzip(b)].concat()), parse(&whole), "cut at {cut}");
+        }
+        let longer = [gzip(&whole), gzip(&[7])].concat();
+        assert!(parse(&longer).unwrap_err().contains("longer"));
     }
 
     #[test]

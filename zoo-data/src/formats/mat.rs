@@ -8,6 +8,8 @@ use std::io::{self, Read};
 
 use flate2::read::ZlibDecoder;
 
+use super::Guarded;
+
 /// Most bytes of one array: far above any published one, below any machine's memory.
 const SIZE_LIMIT: usize = 1 << 30;
 const HEADER: usize = 128;
@@ -49,7 +51,7 @@ pub fn read(stream: impl Read, names: &[&str]) -> Result<Vec<Variable>, String> 
         let mut element = (&mut stream).take(length.into());
         let variable = match kind {
             COMPRESSED => {
-                let mut inflated = ZlibDecoder::new(&mut element);
+                let mut inflated = Guarded(ZlibDecoder::new(&mut element));
                 match tag(&mut inflated).map_err(damaged)? {
                     Some((MATRIX, length)) => {
                         let variable = matrix(&mut (&mut inflated).take(length.into()), names)?;

@@ -1,9 +1,10 @@
-//! PNG and JPEG pictures as (3, H, W) images.
+//! Pictures as (3, H, W) images.
 
 use std::io::Cursor;
 
-use image::{ImageFormat, ImageReader, Limits};
+use image::{ColorType, ImageError, ImageFormat, ImageReader, Limits};
 
+use super::guarded;
 use crate::transform::Image;
 
 /// Most bytes of a picture's file.
@@ -11,29 +12,91 @@ pub const FILE_LIMIT: u64 = 64 << 20;
 /// Most bytes that decoding one may take.
 const MEMORY_LIMIT: u64 = 256 << 20;
 
-/// Decodes a PNG or JPEG file, told apart by its first bytes, to red, green and blue.
+/// Suffixes of pictures' names, in lower case: those that torchvision's `ImageFolder` takes.
+pub const SUFFIXES: [&str; 9] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"];
+
+/// Decodes a BMP, GIF, JPEG, PNG, PNM, TIFF or WebP file, told apart by its first bytes, to red,
+/// green and blue.
 ///
 /// Grey becomes three equal channels, palettes are looked up, transparency is dropped, 16 bits are
-/// rounded to 8, as Pillow's `convert("RGB")` does but for the 16 bits. An orientation recorded in
-/// EXIF is not applied, nor is a colour profile.
+/// rounded to 8, as Pillow's `convert("RGB")` does but for the 16 bits; of several pages or frames,
+/// the first counts. An orientation recorded in EXIF is not applied, nor is a colour profile.
 ///
 /// # Errors
-/// A sentence: another format, damaged, more than `side` columns or rows, or too large to decode.
+/// A sentence: another format, damaged, cut short, more than `side` columns or rows, or too large to
+/// decode.
 pub fn decode(bytes: &[u8], side: u32) -> Result<Image, String> {
+    guarded(|| decode_unguarded(bytes, side)).map_err(|e| format!("cannot be decoded: {e}"))?
+}
+
+fn decode_unguarded(bytes: &[u8], side: u32) -> Result<Image, String> {
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, Pnm, Tiff, WebP};
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
-    if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg)) {
-        return Err("is neither PNG nor JPEG".into());
+    match reader.format() {
+        Some(Jpeg) if !is_whole_jpeg(bytes) => return Err(CUT_SHORT.into()),
+        Some(WebP) if !is_whole_webp(bytes) => return Err(CUT_SHORT.into()),
+        Some(Bmp | Gif | Jpeg | Png | Pnm | Tiff | WebP) => {}
+        _ => return Err("is no picture (BMP, GIF, JPEG, PNG, PNM, TIFF or WebP)".into()),
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(side);
     limits.max_image_height = Some(side);
     limits.max_alloc = Some(MEMORY_LIMIT);
     reader.limits(limits);
-    let picture = reader.decode().map_err(|e| format!("cannot be decoded ({e})"))?.into_rgb8();
+    let picture = reader.decode().map_err(|e| fault(&e, side))?;
+    if matches!(picture.color(), ColorType::Rgb32F | ColorType::Rgba32F) {
+        return Err("cannot be decoded: it holds floating-point numbers, expected 8 or 16 bits".into());
+    }
+    let picture = picture.into_rgb8();
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let interleaved = picture.into_raw();
     let plane = |c| interleaved.iter().skip(c).step_by(3).copied();
     Ok(Image { channels: 3, height, width, pixels: (0..3).flat_map(plane).collect() })
+}
+
+/// What is wrong, for the picture's owner. The decoders' own words are for their developers.
+fn fault(error: &ImageError, side: u32) -> String {
+    tracing::debug!("{error}");
+    let what = match error {
+        ImageError::Limits(_) => {
+            let megabytes = MEMORY_LIMIT >> 20;
+            return format!("cannot be decoded: the limit is {side} pixels a side and {megabytes} MiB of memory");
+        }
+        ImageError::Unsupported(_) => "is of a kind of its format that is not read: convert it to PNG",
+        ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return CUT_SHORT.into(),
+        _ => "is damaged, or cut short",
+    };
+    format!("cannot be decoded: it {what}")
+}
+
+const CUT_SHORT: &str = "cannot be decoded: it is cut short";
+
+/// Whether a JPEG file goes on to its end-of-image marker. The decoder fills what is missing with
+/// grey; Pillow refuses such a file.
+fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    const STANDALONE: [u8; 10] = [0x01, 0xd0, 0xd1, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8];
+    const END_OF_IMAGE: u8 = 0xd9;
+    let mut at = 0;
+    loop {
+        // A marker is 0xff and neither 0, which stands for a 0xff in the data, nor 0xff, which is padding.
+        let marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff);
+        let Some(next) = bytes.get(at..).and_then(|rest| rest.windows(2).position(marker)) else { return false };
+        at += next + 2;
+        match bytes[at - 1] {
+            END_OF_IMAGE => return true,
+            marker if STANDALONE.contains(&marker) => {}
+            _ => match bytes.get(at..at + 2) {
+                Some(length) => at += usize::from(u16::from_be_bytes([length[0], length[1]])),
+                None => return false,
+            },
+        }
+    }
+}
+
+/// Whether a WebP file is as long as its header says. The decoder may not need the last bytes.
+fn is_whole_webp(bytes: &[u8]) -> bool {
+    let length = bytes.get(4..8).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    length.is_some_and(|length| bytes.len() as u64 >= 8 + u64::from(length))
 }
 
 #[cfg(test)]
@@ -70,12 +133,73 @@ mod tests {
 
     #[test]
     fn faults_are_named() {
-        assert!(decode_any(b"").unwrap_err().contains("neither PNG nor JPEG"));
-        assert!(decode_any(b"GIF89a").unwrap_err().contains("neither PNG nor JPEG"));
-        let sound = encoded(RgbImage::new(16, 16), ImageFormat::Jpeg);
-        assert!(decode_any(&sound[..sound.len() / 4]).unwrap_err().contains("cannot be decoded"));
-        let sound = png(RgbImage::new(16, 16));
-        assert!(decode_any(&sound[..sound.len() / 2]).unwrap_err().contains("cannot be decoded"));
+        assert!(decode_any(b"").unwrap_err().contains("is no picture"));
+        assert!(decode_any(b"%PDF-1.7").unwrap_err().contains("is no picture"));
+        let mut damaged = png(RgbImage::from_fn(16, 16, |x, y| [x as u8, y as u8, 0].into()));
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 1;
+        assert!(decode_any(&damaged).unwrap_err().contains("is damaged"), "its checksum is wrong");
+        let float = DynamicImage::ImageRgb32F(image::Rgb32FImage::new(2, 2));
+        assert!(decode_any(&encoded(float, ImageFormat::Tiff)).unwrap_err().contains("floating-point"));
+    }
+
+    const JPEGS: [&[u8]; 3] = [
+        include_bytes!("../../tests/data/pictures/baseline.jpg"),
+        include_bytes!("../../tests/data/pictures/grey.jpg"),
+        include_bytes!("../../tests/data/pictures/progressive.jpg"),
+    ];
+
+    #[test]
+    fn a_file_that_is_cut_short_is_refused() {
+        use ImageFormat::{Bmp, Png, Pnm, Tiff, WebP};
+        let picture = RgbImage::from_fn(9, 7, |x, y| [x as u8 * 20, y as u8 * 30, 99].into());
+        let whole = [Bmp, Png, Pnm, Tiff, WebP].map(|format| encoded(picture.clone(), format));
+        for whole in JPEGS.into_iter().chain(whole.iter().map(Vec::as_slice)) {
+            let expected = decode_any(whole);
+            assert_eq!(decode_any(&[whole, &[0; 100][..]].concat()), expected);
+            for cut in 0..whole.len() {
+                // The end of a PNG file is a chunk without content.
+                let found = decode_any(&whole[..cut]);
+                assert!(found.is_err() || found == expected, "cut at {cut} of {}", whole.len());
+                assert!(found.is_err() || !JPEGS.contains(&whole), "cut at {cut} of {}", whole.len());
+            }
+        }
+    }
+
+    #[test]
+    fn thumbnails_padding_and_restarts_do_not_hide_a_cut() {
+        // A comment that holds an end-of-image marker, and padding before the next marker.
+        let with_comment = [&JPEGS[0][..2], b"\xff\xfe\x00\x04\xff\xd9\xff\xff", &JPEGS[0][2..]].concat();
+        assert_eq!(decode_any(&with_comment), decode_any(JPEGS[0]));
+        assert!(decode_any(&with_comment[..with_comment.len() / 2]).unwrap_err().contains("cut short"));
+        assert!(is_whole_jpeg(b"\xff\xd8\xff\xda\x00\x02\x01\xff\x00\xd9\xff\xd0\x02\xff\xd9"));
+        assert!(!is_whole_jpeg(b"\xff\xd8\xff\xda\x00\x02\x01\xff\x00\xd9\xff\xd0\x02\xff"));
+    }
+
+    #[test]
+    fn a_panic_of_the_decoder_is_a_fault_of_the_file() {
+        let panics = include_bytes!("../../tests/data/pictures/panic.jpg");
+        // The last segment claims 2,056 bytes.
+        let panics = [&panics[..], &[0; 2056], b"\xff\xd9"].concat();
+        assert_eq!(decode_any(&panics).unwrap_err(), "cannot be decoded: its decoder failed on it");
+    }
+
+    #[test]
+    fn every_format_gives_the_same_pixels() {
+        use ImageFormat::{Bmp, Gif, Png, Pnm, Tiff, WebP};
+        let colours = RgbImage::from_fn(9, 7, |x, y| [x as u8 / 3 * 20, y as u8 / 3 * 30, 99].into());
+        let grey = DynamicImage::from(colours.clone()).into_luma8();
+        let expected = decode_any(&png(colours.clone())).unwrap();
+        let expected_grey = decode_any(&png(grey.clone())).unwrap();
+        for format in [Bmp, Pnm, Tiff, WebP] {
+            assert_eq!(decode_any(&encoded(colours.clone(), format)).unwrap(), expected, "{format:?}");
+            assert_eq!(decode_any(&encoded(grey.clone(), format)).unwrap(), expected_grey, "{format:?}");
+        }
+        assert_eq!(decode_any(&encoded(colours, Gif)).unwrap(), expected, "nine colours fit a palette");
+        let deep = DynamicImage::from(grey).into_luma16();
+        for format in [Png, Pnm, Tiff] {
+            assert_eq!(decode_any(&encoded(deep.clone(), format)).unwrap(), expected_grey, "{format:?}");
+        }
     }
 
     #[test]
@@ -99,7 +223,8 @@ mod tests {
         #[test]
         fn no_damage_makes_the_decoder_panic(at in 0usize..2000, bytes in proptest::collection::vec(any::<u8>(), 1..8)) {
             let picture = RgbImage::from_fn(16, 16, |x, y| [x as u8 * 16, y as u8 * 16, 99].into());
-            for format in [ImageFormat::Png, ImageFormat::Jpeg] {
+            use ImageFormat::{Bmp, Gif, Jpeg, Png, Pnm, Tiff, WebP};
+            for format in [Bmp, Gif, Jpeg, Png, Pnm, Tiff, WebP] {
                 let mut file = encoded(picture.clone(), format);
                 let length = file.len();
                 bytes.iter().enumerate().for_each(|(i, b)| file[(at + i) % length] = *b);
