@@ -63,7 +63,7 @@ pub struct DatasetInfo {
     pub mean: Vec<f64>,
     /// Standard deviation per channel, dividing after that.
     pub std: Vec<f64>,
-    /// SHA-256 of every source file, by name.
+    /// SHA-256 of every source file, by name; of a folder of pictures, by its path below the root.
     #[serde(default)]
     pub sources: BTreeMap<String, String>,
     /// Fingerprint of the `[data]` section that it was made from.
@@ -131,6 +131,9 @@ impl Dataset {
     /// # Errors
     /// The file cannot be read, or is not a prepared dataset; the message names tensor and fault.
     pub fn read(path: &Path) -> Result<Self, FileError> {
+        if path.is_dir() {
+            return Err(FileError::format(path, "is a folder, expected a prepared dataset: a file that zoo-data made"));
+        }
         let wrong = |m: String| {
             FileError::format(path, format!("is not a prepared dataset: {m}; docs/format.md describes the file"))
         };

@@ -1,5 +1,6 @@
 //! Zoos of noise: the layout of a real zoo without its training, for tests and benchmarks.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::dataset::{DatasetInfo, Samples};
@@ -103,11 +104,13 @@ fn record(name: &str, models: u32, states: u32, parameters: usize) -> ZooRecord 
             sha256: String::new(),
             shape: [1, 28, 28],
             classes: 10,
+            class_names: Vec::new(),
             train: 0,
             val: 0,
             test: 0,
             mean: vec![0.5],
             std: vec![0.5],
+            sources: BTreeMap::new(),
         },
         engine: None,
         models: models as usize,

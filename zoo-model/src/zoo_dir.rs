@@ -51,6 +51,9 @@ pub struct DatasetRecord {
     pub shape: [usize; 3],
     /// Number of classes.
     pub classes: usize,
+    /// Their names; none in zoos of programs that do not record them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
     /// Samples in the train split.
     pub train: usize,
     /// Samples in the validation split.
@@ -61,6 +64,10 @@ pub struct DatasetRecord {
     pub mean: Vec<f64>,
     /// Standard deviation per channel.
     pub std: Vec<f64>,
+    /// What the prepared file was made of: SHA-256 by name of a published file, or by path of a
+    /// folder of pictures. None in zoos of programs that do not record it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, String>,
 }
 
 impl DatasetRecord {
@@ -71,11 +78,13 @@ impl DatasetRecord {
             sha256: dataset.sha256().to_owned(),
             shape: dataset.shape,
             classes: dataset.classes(),
+            class_names: dataset.info.class_names.clone(),
             train: dataset.len(Split::Train),
             val: dataset.len(Split::Val),
             test: dataset.len(Split::Test),
             mean: dataset.info.mean.clone(),
             std: dataset.info.std.clone(),
+            sources: dataset.info.sources.clone(),
         }
     }
 }
@@ -162,10 +171,12 @@ impl ZooRecord {
     }
 
     /// What models of this zoo and of another do not have in common, for a reader: the first few
-    /// fields that differ, with both values. Counts of what was made do not matter.
+    /// fields that differ, with both values. Counts of what was made do not matter, nor do names and
+    /// sources that an older zoo does not record: the dataset's checksum covers them.
     pub fn differences(&self, other: &Self) -> String {
         let value = |record: &Self| {
-            let inputs = Self { states: 0, diverged: 0, fingerprint: String::new(), ..record.clone() };
+            let dataset = DatasetRecord { class_names: Vec::new(), sources: BTreeMap::new(), ..record.dataset.clone() };
+            let inputs = Self { states: 0, diverged: 0, fingerprint: String::new(), dataset, ..record.clone() };
             serde_json::to_value(inputs).expect("plain data serialises")
         };
         let mut found = Vec::new();
@@ -463,6 +474,8 @@ mod tests {
         let mut record = crate::synthetic::write(dir.path(), "z", 3, 2).unwrap().finished().unwrap();
         record.manifest = serde_json::json!({ "train": { "batch-size": 8 }, "seed": 1 });
         let mut other = record.clone();
+        other.dataset.class_names = vec!["a".into()];
+        other.dataset.sources = [("data/birds".into(), "0".repeat(64))].into();
         assert_eq!(record.differences(&other), "");
         other.manifest = serde_json::json!({ "train": { "batch-size": 8, "epochs": 4 }, "seed": 1 });
         other.states += 1;

@@ -70,8 +70,10 @@ class Prepared:
     def record(self) -> dict[str, Any]:
         """What a `zoo.json` says of its dataset."""
         head = {"name": self.name, "sha256": sha256_file(self.path), "shape": list(self.shape)}
-        counts = {"classes": len(self.class_names), **self.sizes}
-        return head | counts | {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        classes = {"classes": len(self.class_names), "class_names": self.class_names}
+        sources = json.loads(self._metadata.get("sources", "{}"))
+        numbers = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        return head | classes | self.sizes | numbers | ({"sources": sources} if sources else {})
 
     def images(self, split: Split) -> NDArray[np.uint8]:
         """Pixels (N, C, H, W)."""
