@@ -2,38 +2,46 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use zoo_model::files::{sync_dir, FileError};
+use zoo_model::files::{sync_dir, temporary_file_in, FileError};
 use zoo_stage::Stage;
 
-use crate::{Error, PublishedFile};
+use crate::{client, Error, PublishedFile};
 
+/// Longest time that a server may say nothing, in whatever step of a download.
+pub const SILENCE: Duration = Duration::from_secs(45);
+/// Time between two looks at whether to stop.
+const TICK: Duration = Duration::from_millis(100);
 /// Most bytes that one file may have.
 const SIZE_LIMIT: u64 = 4 << 30;
 /// Unit in which progress is shown.
 const MEGABYTE: u64 = 1_000_000;
 
-/// Downloads files into `folder`; those that are there with the right checksum are left alone.
-/// Returns how many were downloaded.
+/// Downloads files into `folder`; those that are there with the right checksum are left alone. A
+/// mirror that says nothing for `silence` is given up. Returns how many were downloaded.
 ///
-/// A download lies in `NAME.part` until its checksum is right; an interrupted one is resumed.
+/// A download lies in `NAME.part` until its checksum is right; an interrupted one is resumed. While
+/// another process is at work on that file, a temporary takes its place.
 ///
 /// # Errors
 /// No mirror gave the right bytes: the message says what each one did.
-pub fn fetch(files: &[PublishedFile], mirrors: &[String], folder: &Path, stage: &Stage) -> Result<usize, Error> {
+pub fn fetch(
+    files: &[PublishedFile],
+    mirrors: &[String],
+    folder: &Path,
+    silence: Duration,
+    stage: &Stage,
+) -> Result<usize, Error> {
     fs::create_dir_all(folder).map_err(FileError::io("create the folder", folder))?;
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_connect(Some(Duration::from_secs(20)))
-        .timeout_recv_response(Some(Duration::from_secs(60)))
-        .build()
-        .into();
     let mut downloaded = 0;
     for file in files {
         let target = folder.join(file.name);
         if !(target.is_file() && file.checksum.matches(&target)?) {
-            download(&agent, file, mirrors, folder, stage)?;
+            download(file, mirrors, folder, silence, stage)?;
             downloaded += 1;
         }
     }
@@ -41,39 +49,39 @@ pub fn fetch(files: &[PublishedFile], mirrors: &[String], folder: &Path, stage: 
 }
 
 fn download(
-    agent: &ureq::Agent,
     file: &PublishedFile,
     mirrors: &[String],
     folder: &Path,
+    silence: Duration,
     stage: &Stage,
 ) -> Result<(), Error> {
-    let part = folder.join(format!("{}.part", file.name));
     let mut attempts = Vec::new();
     for mirror in mirrors {
         let address = format!("{}/{}", mirror.trim_end_matches('/'), file.name);
         tracing::info!("downloading {address}");
         // A part that does not lead to the right checksum is of no use; a second try starts afresh.
         for _ in 0..2 {
-            let resumed = part.is_file();
-            match transfer(agent, &address, &part, stage) {
+            let mut part = Part::open(folder, file.name)?;
+            let resumed = part.length()? > 0;
+            match transfer(&address, &mut part, silence, stage) {
                 Err(Transfer::Fatal(error)) => return Err(error),
                 Err(Transfer::Failed(reason)) => {
-                    if fs::metadata(&part).is_ok_and(|m| m.len() == 0) {
-                        let _ = fs::remove_file(&part);
+                    if part.length()? == 0 {
+                        part.remove()?;
                     }
                     attempts.push(format!("{address}: {reason}"));
                     break;
                 }
                 Ok(()) => {}
             }
-            let found = file.checksum.of(&part)?;
+            let found = file.checksum.of(&part.path)?;
             if found == file.checksum.to_string() {
                 let target = folder.join(file.name);
-                fs::rename(&part, &target).map_err(FileError::io("write", &target))?;
+                fs::rename(&part.path, &target).map_err(FileError::io("write", &target))?;
                 sync_dir(folder);
                 return Ok(());
             }
-            fs::remove_file(&part).map_err(FileError::io("remove", &part))?;
+            part.remove()?;
             if !resumed {
                 attempts.push(format!("{address}: {} is {found}, expected {}", file.checksum.kind(), file.checksum));
                 break;
@@ -83,6 +91,50 @@ fn download(
     Err(Error::Download { file: file.name.to_owned(), attempts: attempts.join("; ") })
 }
 
+/// A download in the making, which no other process writes to.
+struct Part {
+    path: PathBuf,
+    file: File,
+    /// Removes `path` if it is this process's own and not `NAME.part`.
+    _temporary: Option<tempfile::TempPath>,
+}
+
+impl Part {
+    fn open(folder: &Path, name: &str) -> Result<Self, FileError> {
+        let path = folder.join(format!("{name}.part"));
+        let opened = File::options().create(true).append(true).open(&path);
+        let file = opened.map_err(FileError::io("write", &path))?;
+        // Before it was locked, another process may have finished with it.
+        if file.try_lock().is_ok() && is_at(&file, &path) {
+            return Ok(Self { path, file, _temporary: None });
+        }
+        let temporary = temporary_file_in(folder).map_err(FileError::io("write in", folder))?;
+        let (file, path) = temporary.into_parts();
+        Ok(Self { path: path.to_path_buf(), file, _temporary: Some(path) })
+    }
+
+    fn length(&self) -> Result<u64, FileError> {
+        Ok(self.file.metadata().map_err(FileError::io("read", &self.path))?.len())
+    }
+
+    fn remove(self) -> Result<(), FileError> {
+        fs::remove_file(&self.path).map_err(FileError::io("remove", &self.path))
+    }
+}
+
+/// Whether an open file is still the one at `path`.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+    matches!((&file.metadata(), &fs::metadata(path)), (Ok(open), Ok(there)) if id(open) == id(there))
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
 enum Transfer {
     /// This mirror failed; another may do.
     Failed(String),
@@ -90,11 +142,83 @@ enum Transfer {
     Fatal(Error),
 }
 
-/// Appends what is missing to `part`, or all of it if the server cannot resume.
-fn transfer(agent: &ureq::Agent, address: &str, part: &Path, stage: &Stage) -> Result<(), Transfer> {
-    let disk = |e| Transfer::Fatal(FileError::io("write", part)(e).into());
-    let mut file = File::options().create(true).append(true).open(part).map_err(disk)?;
-    let have = file.metadata().map_err(disk)?.len();
+/// What a server sends.
+enum Received {
+    /// The response begins: whether with the missing bytes alone, and how many will come.
+    Head { resumed: bool, length: u64 },
+    /// Some bytes of the body.
+    Bytes(Vec<u8>),
+    /// That was all.
+    End,
+    /// A fault of the network or the server: a sentence.
+    Failed(String),
+}
+
+/// Appends what is missing to `part`, or writes all of it if the server cannot resume.
+fn transfer(address: &str, part: &mut Part, silence: Duration, stage: &Stage) -> Result<(), Transfer> {
+    let have = part.length().map_err(|e| Transfer::Fatal(e.into()))?;
+    let agent = client::agent(address, silence).map_err(Transfer::Failed)?;
+    let (sender, receiver) = sync_channel(4);
+    // In a thread of its own, for whatever it waits for.
+    let (worker, address) = (agent.clone(), address.to_owned());
+    thread::spawn(move || {
+        let end = receive(&worker, &address, have, &sender);
+        let _ = sender.send(end);
+    });
+    let outcome = write_received(&receiver, have, part, silence, stage);
+    // Ends the thread if it still waits.
+    agent.shutdown();
+    outcome
+}
+
+fn write_received(
+    receiver: &Receiver<Received>,
+    have: u64,
+    part: &mut Part,
+    silence: Duration,
+    stage: &Stage,
+) -> Result<(), Transfer> {
+    let path = part.path.clone();
+    let disk = |e| Transfer::Fatal(FileError::io("write", &path)(e).into());
+    let mut progress = None;
+    let mut unshown = 0;
+    let mut heard = Instant::now();
+    loop {
+        stage.interrupt.check().map_err(|e| Transfer::Fatal(e.into()))?;
+        let received = match receiver.recv_timeout(TICK) {
+            Ok(received) => received,
+            Err(RecvTimeoutError::Timeout) if heard.elapsed() < silence => continue,
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(Transfer::Failed(format!("said nothing for {} s", silence.as_secs_f64())));
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err(Transfer::Failed("broke off".into())),
+        };
+        match received {
+            Received::Head { resumed, length } => {
+                let done = if resumed { have } else { 0 };
+                if !resumed {
+                    part.file.set_len(0).and_then(|()| part.file.seek(SeekFrom::Start(0))).map_err(disk)?;
+                }
+                let shown = stage.progress("fetching MB", (done + length) / MEGABYTE);
+                shown.already(done / MEGABYTE);
+                progress = Some(shown);
+            }
+            Received::Bytes(bytes) => {
+                part.file.write_all(&bytes).map_err(disk)?;
+                unshown += bytes.len() as u64;
+                progress.iter().for_each(|shown| shown.advance(unshown / MEGABYTE));
+                unshown %= MEGABYTE;
+            }
+            Received::End => return part.file.sync_all().map_err(disk),
+            Received::Failed(reason) => return Err(Transfer::Failed(reason)),
+        }
+        heard = Instant::now();
+    }
+}
+
+/// Asks for what comes after the first `have` bytes, hands on what comes, and returns how it ended.
+/// Nobody listens any more once the download was given up.
+fn receive(agent: &ureq::Agent, address: &str, have: u64, sender: &SyncSender<Received>) -> Received {
     let mut request = agent.get(address);
     if have > 0 {
         request = request.header("Range", format!("bytes={have}-"));
@@ -102,32 +226,19 @@ fn transfer(agent: &ureq::Agent, address: &str, part: &Path, stage: &Stage) -> R
     let mut response = match request.call() {
         Ok(response) => response,
         // Nothing is missing: the part was whole already, or is too long; its checksum tells.
-        Err(ureq::Error::StatusCode(416)) => return Ok(()),
-        Err(error) => return Err(Transfer::Failed(error.to_string())),
+        Err(ureq::Error::StatusCode(416)) => return Received::End,
+        Err(error) => return Received::Failed(error.to_string()),
     };
     let resumed = response.status() == 206;
-    if !resumed {
-        file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(disk)?;
-    }
-    let done = if resumed { have } else { 0 };
-    let total = done + response.body().content_length().unwrap_or(0);
-    let progress = stage.progress("fetching MB", total / MEGABYTE);
-    progress.already(done / MEGABYTE);
-    let mut unshown = 0;
+    let mut next = Received::Head { resumed, length: response.body().content_length().unwrap_or(0) };
     let mut body = response.body_mut().as_reader().take(SIZE_LIMIT);
     let mut buffer = vec![0; 1 << 16];
-    loop {
-        stage.interrupt.check().map_err(|e| Transfer::Fatal(e.into()))?;
-        match body.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => {
-                file.write_all(&buffer[..n]).map_err(disk)?;
-                unshown += n as u64;
-                progress.advance(unshown / MEGABYTE);
-                unshown %= MEGABYTE;
-            }
-            Err(error) => return Err(Transfer::Failed(format!("broke off: {error}"))),
-        }
+    while sender.send(next).is_ok() {
+        next = match body.read(&mut buffer) {
+            Ok(0) => return Received::End,
+            Ok(n) => Received::Bytes(buffer[..n].to_vec()),
+            Err(error) => return Received::Failed(format!("broke off: {error}")),
+        };
     }
-    file.sync_all().map_err(disk)
+    Received::End
 }

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod checksum;
+mod client;
 pub mod datasets;
 pub mod fetch;
 pub mod formats;
@@ -186,7 +187,7 @@ pub fn fetch_dataset(dataset: DatasetName, root: &Path, mirrors: &[String], stag
         Origin::Files { files, mirrors: known, .. } => {
             let known = || known.iter().map(|&m| m.to_owned()).collect();
             let mirrors = if mirrors.is_empty() { known() } else { mirrors.to_vec() };
-            let downloaded = fetch::fetch(files, &mirrors, &folder, stage)?;
+            let downloaded = fetch::fetch(files, &mirrors, &folder, fetch::SILENCE, stage)?;
             Ok(summary(downloaded == 0, folder))
         }
     }
@@ -236,6 +237,10 @@ pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -
     if is_up_to_date(manifest, root, output)? {
         touch(output)?;
         return Ok(summary(true, expected.samples));
+    }
+    if output.is_dir() {
+        let message = format!("{} is a folder, expected the name of a file to make", output.display());
+        return Err(UsageError(message).into());
     }
     if output.is_file() && !is_prepared(output) {
         let message =

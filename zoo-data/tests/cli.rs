@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{channel, Receiver};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
 
 use zoo_data::checksum::Checksum;
-use zoo_data::fetch::fetch;
+use zoo_data::fetch::{fetch, SILENCE};
 use zoo_data::PublishedFile;
 use zoo_model::files::sha256;
 use zoo_model::{Dataset, Split};
@@ -56,6 +58,31 @@ fn mnist_files_are_found_where_people_keep_them() {
         assert_eq!(dataset.split(Split::Test).images[783], (783 % 251) as u8);
         assert!(String::from_utf8_lossy(&output.stderr).contains("not a published file"));
     }
+}
+
+#[test]
+fn idx_files_in_several_gzip_members_are_read_whole() {
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    manifest(dir.path(), "mnist", 30, 20);
+    let folder = dir.path().join("data/mnist");
+    write_mnist(&folder);
+    for part in ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"] {
+        let plain = folder.join(format!("{part}-ubyte"));
+        // Small members, as of `pigz -i` and bgzip; the first ends within the header.
+        let bytes = fs::read(&plain).unwrap();
+        let members = [gzip(&bytes[..5]), bytes[5..].chunks(700).flat_map(gzip).collect(), gzip(b"")].concat();
+        fs::write(folder.join(format!("{part}-ubyte.gz")), members).unwrap();
+        fs::remove_file(plain).unwrap();
+    }
+    let output = zoo_data(&["m.toml", "-o", "d.safetensors"], dir.path());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let dataset = Dataset::read(&dir.path().join("d.safetensors")).unwrap();
+    assert_eq!(dataset.split(Split::Test).images[783], (783 % 251) as u8);
 }
 
 #[test]
@@ -139,6 +166,8 @@ fn the_real_fashion_mnist_is_read_from_the_debian_package() {
 struct Server {
     address: String,
     requests: Arc<Mutex<Vec<Option<usize>>>>,
+    /// Request lines and headers.
+    heads: Arc<Mutex<String>>,
 }
 
 type Behaviour = Box<dyn Fn(usize, Option<usize>) -> (u16, Vec<u8>, bool) + Send>;
@@ -148,13 +177,15 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let seen = requests.clone();
+        let heads = Arc::new(Mutex::new(String::new()));
+        let (seen, heard) = (requests.clone(), heads.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { break };
                 let mut range = None;
                 let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
                 while let Some(Ok(line)) = lines.next() {
+                    *heard.lock().unwrap() += &format!("{line}\n");
                     let lower = line.to_lowercase();
                     if let Some(from) = lower.strip_prefix("range: bytes=") {
                         range = from.trim_end_matches('-').parse().ok();
@@ -172,7 +203,7 @@ impl Server {
                 let _ = stream.write_all(if breaks { &body[..body.len() / 2] } else { &body });
             }
         });
-        Self { address, requests }
+        Self { address, requests, heads }
     }
 }
 
@@ -181,10 +212,139 @@ fn content() -> Vec<u8> {
 }
 
 fn get(folder: &Path, mirrors: &[&Server]) -> Result<usize, String> {
-    let sum = sha256(&content()).leak();
     let addresses: Vec<String> = mirrors.iter().map(|s| s.address.clone()).collect();
+    get_from(folder, &addresses, SILENCE)
+}
+
+fn get_from(folder: &Path, addresses: &[String], silence: Duration) -> Result<usize, String> {
+    let sum = sha256(&content()).leak();
     let file = PublishedFile::new("file.gz", Checksum::Sha256(sum));
-    fetch(&[file], &addresses, folder, &Stage::silent()).map_err(|e| e.to_string())
+    fetch(&[file], addresses, folder, silence, &Stage::silent()).map_err(|e| e.to_string())
+}
+
+/// Listens, answers every connection with `answer`, then says nothing more and never hangs up. The
+/// channel tells of each connection.
+fn silent_server(answer: Vec<u8>) -> (SocketAddr, Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, connections) = channel();
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.write_all(&answer).unwrap();
+            open.push(stream);
+            let _ = sender.send(());
+        }
+    });
+    (address, connections)
+}
+
+#[test]
+fn a_server_that_goes_silent_is_given_up() {
+    let half = [b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n", &content()[..150_000]].concat();
+    let answers = [Vec::new(), b"HTTP/1.1 200 OK\r\nContent-".to_vec(), half[..45].to_vec(), half];
+    let good = Server::start(Box::new(|_, _| (200, content(), false)));
+    let silence = Duration::from_millis(300);
+    for answer in answers {
+        let dir = tempfile::tempdir().unwrap();
+        let silent = format!("http://{}", silent_server(answer).0);
+        let error = get_from(dir.path(), std::slice::from_ref(&silent), silence).unwrap_err();
+        assert!(error.contains("said nothing for 0.3 s"), "{error}");
+        // The next mirror is asked.
+        assert_eq!(get_from(dir.path(), &[silent, good.address.clone()], silence), Ok(1));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+    // In the middle of the TLS handshake.
+    let dir = tempfile::tempdir().unwrap();
+    let silent = format!("https://{}", silent_server(Vec::new()).0);
+    let error = get_from(dir.path(), &[silent], silence).unwrap_err();
+    assert!(error.contains("said nothing") || error.contains("timeout"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_a_download_that_waits() {
+    for answer in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (address, connections) = silent_server(answer.to_vec());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zoo-data"));
+        command.args(["fetch", "mnist", "--mirror", &format!("http://{address}")]).current_dir(dir.path());
+        let mut child = command.spawn().unwrap();
+        connections.recv().unwrap();
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+    }
+}
+
+#[test]
+fn two_downloads_into_one_place_both_end_with_the_right_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file.gz.part"), &content()[..1000]).unwrap();
+    // Nothing is sent before both have asked.
+    let asked = Arc::new(Barrier::new(2));
+    let servers = [0, 1].map(|_| {
+        let asked = asked.clone();
+        Server::start(Box::new(move |_, range| {
+            asked.wait();
+            match range {
+                Some(from) => (206, content()[from..].to_vec(), false),
+                None => (200, content(), false),
+            }
+        }))
+    });
+    std::thread::scope(|scope| {
+        let jobs = servers.each_ref().map(|server| scope.spawn(|| get(dir.path(), &[server])));
+        assert_eq!(jobs.map(|job| job.join().unwrap()), [Ok(1), Ok(1)]);
+    });
+    assert!(fs::read(dir.path().join("file.gz")).unwrap() == content());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+    let mut ranges = servers.map(|server| server.requests.lock().unwrap()[0]);
+    ranges.sort_unstable();
+    assert_eq!(ranges, [None, Some(1000)], "one resumes, one starts afresh");
+}
+
+/// What `zoo-data fetch mnist` with these variables alone says, asking `mirror`; it fails.
+fn fetch_with(variables: &[(&str, &str)], mirror: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zoo-data"));
+    command.args(["fetch", "mnist", "--mirror", mirror]).current_dir(dir.path());
+    let output = command.env_clear().envs(variables.iter().copied()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn proxies_are_asked_for_absolute_addresses_and_for_tunnels() {
+    let answer = || Server::start(Box::new(|_, _| (200, b"other bytes".to_vec(), false)));
+    let proxy = answer();
+    let address = proxy.address.replace("http://", "http://me:p%40ss@");
+    let plain = "http://data.invalid:8080/a%20b";
+    let message = fetch_with(&[("http_proxy", &address), ("https_proxy", "http://127.0.0.1:1")], plain);
+    assert!(message.contains("SHA-256 is"), "its answer is taken: {message}");
+    let head = proxy.heads.lock().unwrap().clone();
+    let line = "GET http://data.invalid:8080/a%20b/train-images-idx3-ubyte.gz HTTP/1.1\n";
+    assert!(head.starts_with(line), "{head}");
+    let lower = head.to_lowercase();
+    assert!(lower.contains("\nhost: data.invalid:8080\n"), "{head}");
+    assert!(lower.contains("\nproxy-authorization: basic bwu6cebzcw==\n"), "{head}");
+
+    for name in ["https_proxy", "ALL_PROXY"] {
+        let proxy = Server::start(Box::new(|_, _| (403, Vec::new(), false)));
+        let message =
+            fetch_with(&[(name, &proxy.address), ("http_proxy", "http://127.0.0.1:1")], "https://data.invalid");
+        assert!(proxy.heads.lock().unwrap().starts_with("CONNECT data.invalid:443 HTTP/1.1\n"), "{message}");
+        assert!(message.contains("403"), "{message}");
+    }
+
+    let server = answer();
+    let none = [("all_proxy", "http://127.0.0.1:1"), ("no_proxy", "localhost, 127.0.0.1")];
+    assert!(fetch_with(&none, &server.address).contains("SHA-256 is"));
+    assert!(server.heads.lock().unwrap().starts_with("GET /train-images-idx3-ubyte.gz HTTP/1.1\n"));
+    let message = fetch_with(&[("http_proxy", "http://")], &server.address);
+    assert!(message.contains("the environment variable http_proxy is no address of a proxy"), "{message}");
+    let message = fetch_with(&[("SSL_CERT_FILE", "no/such.pem")], &server.address);
+    assert!(message.contains("SSL_CERT_FILE names no certificates"), "{message}");
 }
 
 #[test]
