@@ -161,6 +161,13 @@ impl fmt::Display for Summary {
 
 /// `zoo-data`.
 pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
+    let root = match &args.command {
+        Some(Command::Fetch { root, .. }) => root,
+        None => &args.root,
+    };
+    if root.is_file() {
+        return Err(UsageError(format!("--root: {} is a file, expected a folder", root.display())).into());
+    }
     if let Some(Command::Fetch { dataset, root, mirror }) = &args.command {
         return fetch_dataset(*dataset, root, mirror, stage);
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
@@ -139,6 +139,19 @@ fn a_file_that_is_no_prepared_dataset_is_not_replaced() {
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("m.toml is there and is not a prepared dataset"), "{message}");
     assert_eq!(fs::read(dir.path().join("m.toml")).unwrap(), before);
+
+    fs::create_dir(dir.path().join("folder")).unwrap();
+    let refused = |args: &[&str], what: &str| {
+        let output = zoo_data(args, dir.path());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(what), "{message}");
+    };
+    refused(&["m.toml", "-o", "folder"], "folder is a folder, expected the name of a file to make");
+    refused(&["m.toml", "-o", "d", "--root", "m.toml"], "--root: m.toml is a file, expected a folder");
+    refused(&["fetch", "mnist", "--root", "m.toml"], "--root: m.toml is a file, expected a folder");
+    let folder = Dataset::read(&dir.path().join("folder")).unwrap_err().to_string();
+    assert!(folder.contains("folder: is a folder, expected a prepared dataset"), "{folder}");
 }
 
 #[test]
@@ -312,6 +325,44 @@ fn fetch_with(variables: &[(&str, &str)], mirror: &str) -> String {
     let output = command.env_clear().envs(variables.iter().copied()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_certificate_of_the_sites_own_authority_is_trusted_if_the_environment_names_it() {
+    const MAKE: &str = "
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=Site -days 2 &&
+        openssl req -newkey rsa:2048 -nodes -keyout key -out csr -subj /CN=localhost &&
+        echo subjectAltName=IP:127.0.0.1 > names &&
+        openssl x509 -req -in csr -CA ca.pem -CAkey ca.key -CAcreateserial -out pem -days 2 -extfile names";
+    const SERVE: &str = "
+import http.server, ssl
+server = http.server.HTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain('pem', 'key')
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_port, flush=True)
+server.serve_forever()";
+    let dir = tempfile::tempdir().unwrap();
+    let run = |program: &str, args: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(args).current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.spawn()
+    };
+    let made = run("sh", &["-c", MAKE]).and_then(|mut child| child.wait());
+    let (Ok(true), Ok(mut server)) = (made.map(|status| status.success()), run("python3", &["-c", SERVE])) else {
+        println!("skipped: openssl or python3 is not installed");
+        return;
+    };
+    fs::write(dir.path().join("train-images-idx3-ubyte.gz"), "other bytes").unwrap();
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let mirror = format!("https://127.0.0.1:{}", port.trim());
+    let authority = dir.path().join("ca.pem");
+    let messages = [fetch_with(&[], &mirror), fetch_with(&[("SSL_CERT_FILE", authority.to_str().unwrap())], &mirror)];
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(messages[0].contains("certificate"), "{}", messages[0]);
+    assert!(messages[1].contains("SHA-256 is"), "{}", messages[1]);
 }
 
 #[test]

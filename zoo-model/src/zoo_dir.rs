@@ -469,6 +469,22 @@ mod tests {
     }
 
     #[test]
+    fn a_dataset_is_recorded_with_its_classes_and_sources_and_older_records_are_read() {
+        let dataset = crate::synthetic::noise_dataset([1, 4, 4], 3, 2);
+        let mut record = DatasetRecord::new(&dataset);
+        assert_eq!(record.class_names, dataset.info.class_names);
+        record.sources = [("data/birds".to_owned(), "0".repeat(64))].into();
+        let mut json = serde_json::to_value(&record).unwrap();
+        assert_eq!(serde_json::from_value::<DatasetRecord>(json.clone()).unwrap(), record);
+        let fields = json.as_object_mut().unwrap();
+        fields.remove("class_names").unwrap();
+        fields.remove("sources").unwrap();
+        let older: DatasetRecord = serde_json::from_value(json.clone()).unwrap();
+        assert!(older.class_names.is_empty() && older.sources.is_empty());
+        assert_eq!(serde_json::to_value(&older).unwrap(), json, "what it lacks is not added");
+    }
+
+    #[test]
     fn differences_name_fields_and_values() {
         let dir = tempfile::tempdir().unwrap();
         let mut record = crate::synthetic::write(dir.path(), "z", 3, 2).unwrap().finished().unwrap();
