@@ -11,6 +11,8 @@ import bz2
 import gzip
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -266,6 +268,98 @@ def compare_with_torchvision(name, folder, expected):
     print(f"{name}: torchvision {torchvision.__version__} agrees")
 
 
+def encoded(image, format, **options):
+    out = io.BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+def pictures_of_every_format(rng):
+    """Name and content; but for the JPEG files, Pillow's pixels must be found bit by bit."""
+    image = Image.fromarray(picture(rng, (23, 17)))
+    clear = image.copy()
+    clear.putalpha(Image.fromarray(picture(rng, (23, 17), 1)))
+    several = {"save_all": True, "append_images": [Image.fromarray(picture(rng, (23, 17)))]}
+    grey, palette, bilevel = image.convert("L"), image.quantize(16), image.convert("1")
+    for suffix, format, images in [
+        ("png", "PNG", [image, grey, palette, bilevel, clear, clear.convert("LA")]),
+        ("bmp", "BMP", [image, grey, palette, bilevel, clear]),
+        ("ppm", "PPM", [image]),
+        ("pgm", "PPM", [grey]),
+        ("tif", "TIFF", [image, grey, bilevel, clear, image.convert("CMYK")]),
+    ]:
+        for i, each in enumerate(images):
+            yield f"{i}.{suffix}", encoded(each, format)
+    for compression in ["tiff_lzw", "tiff_deflate", "packbits"]:
+        yield f"{compression}.TIFF", encoded(image, "TIFF", compression=compression)
+    yield "pages.tiff", encoded(image, "TIFF", **several)
+    yield "frames.webp", encoded(image, "WEBP", lossless=True, **several)
+    for i, each in enumerate([image, grey, clear]):
+        yield f"lossless-{i}.webp", encoded(each, "WEBP", lossless=True)
+        yield f"lossy-{i}.webp", encoded(each, "WEBP", quality=70)
+    # Told by their content.
+    yield "gif.png", encoded(palette, "GIF")
+    yield "frames.jpg", encoded(palette, "GIF", **several)
+    for i, each in enumerate([image, grey, image.convert("CMYK")]):
+        for name, options in [("baseline", {}), ("progressive", {"progressive": True})]:
+            yield f"{name}-{i}.JPG", encoded(each, "JPEG", quality=95, **options)
+    for name, options in [("restarts", {"restart_marker_blocks": 2}), ("full", {"subsampling": 0})]:
+        yield f"{name}.jpeg", encoded(image, "JPEG", quality=95, **options)
+
+
+def own_pictures(zoo_data, folder, **contents):
+    """What the program ZOO_DATA makes of pictures in a class's folder: its images, or none and what it says."""
+    shutil.rmtree(folder / "own", ignore_errors=True)
+    for path, content in {"a/only/0.png": encoded(Image.new("L", (23, 17)), "PNG"), **contents}.items():
+        path = folder / "own" / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    n = len(contents) + 1
+    text = f'[data]\ndataset = "image-folder"\nfolder = "own"\nclasses = ["a"]\ntrain = {n - n // 5}\n'
+    (folder / "m.toml").write_text(f"{text}test = {n // 5}\ntransform = {{ resize = 16 }}\n")
+    command = [zoo_data, folder / "m.toml", "--root", folder, "-o", folder / "own.safetensors", "-q"]
+    run = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if run.returncode == 0:
+        return safetensors.numpy.load_file(folder / "own.safetensors"), ""
+    assert run.returncode == 1 and run.stderr.count("\n") == 1, run.stderr
+    return None, run.stderr
+
+
+def pillow(content):
+    """What Pillow finds in a picture, as `own_pictures` asks for it; none if it refuses it."""
+    try:
+        image = Image.open(io.BytesIO(content)).convert("RGB")
+    except Exception:
+        return None
+    return np.asarray(image.resize((16, 16), Image.BILINEAR)).transpose(2, 0, 1)
+
+
+def check_own_pictures(zoo_data, folder, rng):
+    """Pictures of every format in nested folders, in torchvision's order; then each cut short."""
+    contents = dict(pictures_of_every_format(rng))
+    folders = ["a", "a/b", "a/b-c", "a/b/c"]
+    paths = {f"{folders[i % 4]}/{name}": content for i, (name, content) in enumerate(contents.items())}
+    arrays, message = own_pictures(zoo_data, folder, **paths)
+    assert arrays is not None, message
+    walk = [(root, name) for root, _, names in sorted(os.walk(folder / "own/a")) for name in sorted(names)]
+    parts = [[pair for i, pair in enumerate(walk, 1) if (i % 5 == 0) == test] for test in (False, True)]
+    for part, images in zip(parts, [arrays["train_images"], arrays["test_images"]]):
+        for (root, name), image in zip(part, images, strict=True):
+            difference = np.abs(image.astype(int) - pillow((Path(root) / name).read_bytes())).max()
+            allowed = 8 if name.endswith(("JPG", "jpeg")) else 0
+            assert difference <= allowed, f"{root}/{name} differs by {difference}"
+    print(f"{len(contents)} pictures of every format: as Pillow reads them, in the order of os.walk")
+    taken = cuts = 0
+    for name, content in contents.items():
+        for length in sorted({*range(0, len(content), len(content) // 20 + 1), len(content) - 2, len(content) - 1}):
+            arrays, _ = own_pictures(zoo_data, folder, **{f"a/{name}": content[:length]})
+            cuts += 1
+            if arrays is not None:
+                taken += 1
+                assert pillow(content[:length]) is not None, f"{name} cut at {length} of {len(content)} is taken"
+    print(f"{cuts} cuts: {taken} are taken, all by Pillow too")
+
+
 def manifest(name, arrays):
     lines = ["[data]", f'dataset = "{name}"', f"train = {len(arrays['train_labels'])}"]
     if name == "image-folder":
@@ -295,6 +389,7 @@ def check(zoo_data):
                 else:
                     assert not difference.any(), f"{name}'s {key} differs by {difference.max()}"
             print(f"{name}: as the reference reads it, {apart}")
+        check_own_pictures(zoo_data, folder, np.random.default_rng(seed))
 
 
 def main(command, *arguments):
