@@ -24,8 +24,8 @@ const MEGABYTE: u64 = 1_000_000;
 /// Downloads files into `folder`; those that are there with the right checksum are left alone. A
 /// mirror that says nothing for `silence` is given up. Returns how many were downloaded.
 ///
-/// A download lies in `NAME.part` until its checksum is right; an interrupted one is resumed. While
-/// another process is at work on that file, a temporary takes its place.
+/// A download lies in `NAME.part` until its checksum is right; an interrupted one is resumed. A
+/// temporary takes its place while another process is at work on it, or if it is another user's.
 ///
 /// # Errors
 /// No mirror gave the right bytes: the message says what each one did.
@@ -102,10 +102,9 @@ struct Part {
 impl Part {
     fn open(folder: &Path, name: &str) -> Result<Self, FileError> {
         let path = folder.join(format!("{name}.part"));
-        let opened = File::options().create(true).append(true).open(&path);
-        let file = opened.map_err(FileError::io("write", &path))?;
+        let shared = File::options().create(true).append(true).open(&path).ok();
         // Before it was locked, another process may have finished with it.
-        if file.try_lock().is_ok() && is_at(&file, &path) {
+        if let Some(file) = shared.filter(|file| file.try_lock().is_ok() && is_at(file, &path)) {
             return Ok(Self { path, file, _temporary: None });
         }
         let temporary = temporary_file_in(folder).map_err(FileError::io("write in", folder))?;
