@@ -1,10 +1,13 @@
-//! Atomic writes and checksums.
+//! Atomic writes, temporaries and checksums.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+
+use crate::lock::{host, try_lock, Locked};
 
 /// A file that could not be read, written or understood.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +29,14 @@ pub enum FileError {
         path: PathBuf,
         /// What is wrong, where, and the remedy.
         message: String,
+    },
+    /// Another process makes the same output.
+    #[error("{owner} is at work on {}: wait until it has finished, or stop it", path.display())]
+    Busy {
+        /// The output.
+        path: PathBuf,
+        /// The other process, as far as it is known.
+        owner: String,
     },
 }
 
@@ -62,16 +73,74 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write_atomic(path, |w| w.write_all(bytes))
 }
 
-/// A temporary file with ordinary permissions in `parent`, deleted unless persisted.
-pub fn temporary_file_in(parent: &Path) -> io::Result<tempfile::NamedTempFile> {
+/// What names of temporaries begin with; then follow the machine that they belong to, and six random
+/// letters.
+const TEMPORARY: &str = ".zoo-";
+
+/// After this time another machine's temporary belongs to nobody: its locks cannot always be seen here.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+
+/// What names of this machine's temporaries begin with.
+fn temporary_prefix() -> String {
+    format!("{TEMPORARY}{}-", &sha256(host().as_bytes())[..8])
+}
+
+/// Whether this is a temporary's name, whatever machine made it.
+fn is_temporary(name: &str) -> bool {
+    let parts = name.strip_prefix(TEMPORARY).and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(host, random)| {
+        host.len() == 8 && random.len() == 6 && (host.bytes().chain(random.bytes())).all(|b| b.is_ascii_alphanumeric())
+    })
+}
+
+/// A builder of temporaries that are as open to others as the umask allows.
+fn temporary_builder<T>(mode: u32, make: impl Fn(&tempfile::Builder) -> io::Result<T>) -> io::Result<T> {
+    let prefix = temporary_prefix();
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".zoo-");
+    builder.prefix(&prefix);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o644));
+        builder.permissions(fs::Permissions::from_mode(mode));
     }
-    builder.tempfile_in(parent).map_err(without_path)
+    let _ = mode;
+    make(&builder).map_err(without_path)
+}
+
+/// Marks a temporary as this process's for as long as `file` is open. `false`: another process took it
+/// for abandoned in the moment before.
+fn claim(file: &File, path: &Path) -> bool {
+    try_lock(file, false) != Locked::ByAnother && path.exists()
+}
+
+/// A temporary file in `parent`, deleted unless persisted.
+pub fn temporary_file_in(parent: &Path) -> io::Result<tempfile::NamedTempFile> {
+    loop {
+        let temporary = temporary_builder(0o666, |builder| builder.tempfile_in(parent))?;
+        if claim(temporary.as_file(), temporary.path()) {
+            return Ok(temporary);
+        }
+    }
+}
+
+/// Removes the temporaries in `folder` that no living process owns: what was killed left them. Those of
+/// another machine are removed after a day. Best effort: what cannot be removed stays.
+pub fn remove_abandoned(folder: &Path) {
+    let own = temporary_prefix();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let Some(name) = name.to_str().filter(|name| is_temporary(name)) else { continue };
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        if !metadata.is_file() && !metadata.is_dir() {
+            continue;
+        }
+        let Ok(file) = File::open(&path) else { continue };
+        let age = metadata.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+        let lock = try_lock(&file, false);
+        if age > ABANDONED && lock != Locked::ByAnother || name.starts_with(&own) && lock == Locked::Held {
+            let _ = if metadata.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
 }
 
 /// The system's reason alone: tempfile's errors add the temporary's name, which is nobody's concern.
@@ -97,28 +166,67 @@ pub fn sync_dir(dir: &Path) {
     }
 }
 
-/// A temporary folder with ordinary permissions in `parent`, which is made if need be; deleted
-/// unless persisted. Its name is the only one of its kind, whatever machines share the disk.
-pub fn temporary_dir_in(parent: &Path, prefix: &str) -> Result<tempfile::TempDir, FileError> {
-    fs::create_dir_all(parent).map_err(FileError::io("create the folder", parent))?;
-    let made = tempfile::Builder::new().prefix(prefix).tempdir_in(parent);
-    let temporary = made.map_err(|e| FileError::io("write in", parent)(without_path(e)))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let open = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(temporary.path(), open).map_err(FileError::io("write", temporary.path()))?;
+/// A temporary folder, deleted when dropped unless persisted.
+#[derive(Debug)]
+pub struct TemporaryDir {
+    dir: tempfile::TempDir,
+    /// Says that it is in use.
+    _lock: Option<File>,
+}
+
+impl TemporaryDir {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
     }
-    Ok(temporary)
+}
+
+/// A temporary folder in `parent`, which is made if need be. Its name is the only one of its kind,
+/// whatever machines share the disk.
+pub fn temporary_dir_in(parent: &Path) -> Result<TemporaryDir, FileError> {
+    fs::create_dir_all(parent).map_err(FileError::io("create the folder", parent))?;
+    loop {
+        let made = temporary_builder(0o777, |builder| builder.tempdir_in(parent));
+        let dir = made.map_err(FileError::io("write in", parent))?;
+        let lock = File::open(dir.path()).ok();
+        if lock.as_ref().is_none_or(|file| claim(file, dir.path())) {
+            return Ok(TemporaryDir { dir, _lock: lock });
+        }
+    }
 }
 
 /// Renames a temporary folder to `path`, where nothing, or an empty folder, may be.
-pub fn persist_dir(temporary: tempfile::TempDir, path: &Path) -> Result<(), FileError> {
+pub fn persist_dir(temporary: TemporaryDir, path: &Path) -> Result<(), FileError> {
     let parent = parent_of(path);
     fs::create_dir_all(parent).map_err(FileError::io("create the folder", parent))?;
     fs::rename(temporary.path(), path).map_err(FileError::io("write", path))?;
-    let _ = temporary.keep();
+    let _ = temporary.dir.keep();
     sync_dir(parent);
+    Ok(())
+}
+
+/// Puts the folder `new` in the place of the folder `old`, and the other way round: in one step where
+/// the file system can.
+pub fn exchange_dirs(new: &Path, old: &Path) -> Result<(), FileError> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{renameat_with, RenameFlags, CWD};
+        if renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).is_ok() {
+            sync_dir(parent_of(old));
+            return Ok(());
+        }
+    }
+    let TemporaryDir { dir, _lock } = temporary_dir_in(parent_of(old))?;
+    // Whatever fails, it is not deleted here.
+    let aside = dir.keep();
+    let renamed = |from: &Path, to: &Path| fs::rename(from, to).map_err(FileError::io("rename", from));
+    renamed(old, &aside)?;
+    if let Err(error) = renamed(new, old) {
+        renamed(&aside, old)?;
+        return Err(error);
+    }
+    renamed(&aside, new)?;
+    sync_dir(parent_of(old));
     Ok(())
 }
 
@@ -235,9 +343,14 @@ pub fn fingerprint(value: &impl serde::Serialize) -> String {
     sha256(&serde_json::to_vec(value).expect("plain data serialises"))
 }
 
-/// Marks an up-to-date output as newer than its inputs, for make.
+/// Marks an up-to-date output as newer than its inputs, for make. What may not be written, being a
+/// colleague's or on a read-only file system, stays as it is.
 pub fn touch(path: &Path) -> Result<(), FileError> {
-    File::options().append(true).open(path).and_then(|f| stamp(&f)).map_err(FileError::io("touch", path))
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    match File::options().append(true).open(path).and_then(|f| stamp(&f)) {
+        Err(e) if matches!(e.kind(), PermissionDenied | ReadOnlyFilesystem) => Ok(()),
+        other => other.map_err(FileError::io("touch", path)),
+    }
 }
 
 /// Sets a file's time to the system's, as writing does. That clock ticks in milliseconds: the time of
@@ -285,6 +398,74 @@ mod tests {
         assert!(failed.unwrap_err().to_string().contains("disk full"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    /// Names in a folder, sorted.
+    fn names_in(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn temporaries_without_a_living_owner_are_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let file = temporary_file_in(dir.path()).unwrap();
+        let folder = temporary_dir_in(dir.path()).unwrap();
+        // As SIGKILL leaves them: without a lock.
+        let own = temporary_prefix();
+        fs::write(at(&format!("{own}aaaaaa")), "x").unwrap();
+        fs::create_dir(at(&format!("{own}bbbbbb"))).unwrap();
+        fs::write(at(&format!("{own}bbbbbb/part")), "x").unwrap();
+        // Of another machine, new and old.
+        let old = at(".zoo-00000000-dddddd");
+        for path in [&at(".zoo-00000000-cccccc"), &old] {
+            fs::write(path, "x").unwrap();
+        }
+        let days_ago = std::time::SystemTime::now() - 2 * ABANDONED;
+        File::options().append(true).open(&old).unwrap().set_modified(days_ago).unwrap();
+        // Not temporaries at all, however old.
+        for name in [".zoo-notes", ".zoo", "zoo.json"] {
+            fs::write(at(name), "x").unwrap();
+            File::options().append(true).open(at(name)).unwrap().set_modified(days_ago).unwrap();
+        }
+        remove_abandoned(dir.path());
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut kept: Vec<String> = [".zoo", ".zoo-00000000-cccccc", ".zoo-notes", "zoo.json"].map(String::from).into();
+        kept.extend([name(file.path()), name(folder.path())]);
+        kept.sort();
+        assert_eq!(names_in(dir.path()), kept);
+        remove_abandoned(&at("no such folder"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn outputs_are_as_open_as_the_umask_allows() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        let (file, folder) = (dir.path().join("file"), dir.path().join("folder"));
+        fs::write(&file, "").unwrap();
+        fs::create_dir(&folder).unwrap();
+        let (written, persisted) = (dir.path().join("written"), dir.path().join("persisted"));
+        write_bytes(&written, b"").unwrap();
+        persist_dir(temporary_dir_in(dir.path()).unwrap(), &persisted).unwrap();
+        assert_eq!((mode(&written), mode(&persisted)), (mode(&file), mode(&folder)));
+    }
+
+    #[test]
+    fn folders_change_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        for (folder, file) in [(&a, "of a"), (&b, "of b")] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join(file), "").unwrap();
+        }
+        exchange_dirs(&a, &b).unwrap();
+        assert_eq!((names_in(&a), names_in(&b)), (vec!["of b".into()], vec!["of a".into()]));
+        assert_eq!(names_in(dir.path()), ["a", "b"]);
     }
 
     #[test]

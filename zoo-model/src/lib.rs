@@ -35,6 +35,7 @@ pub mod dataset;
 pub mod files;
 pub mod hyperparameters;
 pub mod init;
+pub mod lock;
 pub mod manifest;
 pub mod plan;
 pub mod random;

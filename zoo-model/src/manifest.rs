@@ -94,6 +94,7 @@ impl Manifest {
         let bytes = read_limited(path, SIZE_LIMIT).map_err(|e| match e {
             FileError::Io { source, .. } => whole(format!("cannot read the manifest: {source}")),
             FileError::Format { message, .. } => whole(message),
+            busy @ FileError::Busy { .. } => whole(busy.to_string()),
         })?;
         let source = String::from_utf8(bytes).map_err(|e| whole(format!("is not UTF-8 text: {e}")))?;
         Self::parse(path, source)

@@ -391,7 +391,7 @@ impl ZooDir {
         lines: &[ResultLine],
         states: &[Vec<f32>],
     ) -> Result<(), FileError> {
-        let temporary = temporary_dir_in(staging, &format!("{}-", params.id))?;
+        let temporary = temporary_dir_in(staging)?;
         let epochs: Vec<u32> = lines.iter().map(|l| l.training_iteration).collect();
         write_bytes(&temporary.path().join(names::PARAMS), params.to_json().as_bytes())?;
         write_bytes(&temporary.path().join(names::RESULT), result::to_json_lines(lines).as_bytes())?;

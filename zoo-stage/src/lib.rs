@@ -120,6 +120,23 @@ impl Interrupt {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Has it set by the signals that ask to stop; the second one is not negotiable. Signals that were
+    /// ignored when the program started, as `nohup` does with SIGHUP, stay so.
+    fn listen(&self) -> io::Result<()> {
+        use signal_hook::{consts, flag};
+        #[cfg(unix)]
+        let signals = [consts::SIGINT, consts::SIGTERM, consts::SIGHUP];
+        #[cfg(not(unix))]
+        let signals = [consts::SIGINT, consts::SIGTERM];
+        let ignored = ignored_signals();
+        for signal in signals.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0) {
+            // In this order: the first signal finds the flag unset.
+            flag::register_conditional_shutdown(signal, exit::INTERRUPTED.into(), self.0.clone())?;
+            flag::register(signal, self.0.clone())?;
+        }
+        Ok(())
+    }
+
     /// `Err(Interrupted)` once asked to stop.
     pub fn check(&self) -> Result<(), Interrupted> {
         if self.is_set() {
@@ -130,12 +147,19 @@ impl Interrupt {
     }
 }
 
+/// The signals that this process ignores, a bit each from 1, where the system tells.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
 /// How a stage runs: what it may print, and whether to stop.
 #[derive(Debug, Clone, Default)]
 pub struct Stage {
     /// Common flags.
     pub common: CommonArgs,
-    /// Set by Ctrl-C, SIGTERM and SIGHUP.
+    /// Set by Ctrl-C, SIGTERM and SIGHUP, unless they are ignored.
     pub interrupt: Interrupt,
 }
 
@@ -176,7 +200,7 @@ struct Cli<A: Args> {
     #[command(flatten)]
     common: CommonArgs,
     /// Print a completion script for this shell
-    #[arg(long, value_name = "SHELL", exclusive = true)]
+    #[arg(long, value_name = "SHELL", exclusive = true, global = true)]
     completions: Option<clap_complete::Shell>,
 }
 
@@ -224,14 +248,7 @@ where
     };
     let stage = Stage { common: cli.common, interrupt: Interrupt::default() };
     start_logging(&stage.common);
-    let interrupt = stage.interrupt.clone();
-    if let Err(e) = ctrlc::set_handler(move || {
-        // The second request is not negotiable.
-        if interrupt.is_set() {
-            std::process::exit(exit::INTERRUPTED.into());
-        }
-        interrupt.set();
-    }) {
+    if let Err(e) = stage.interrupt.listen() {
         tracing::warn!("Ctrl-C will not be graceful: {e}");
     }
     let print = |s| stage.print(&s).context(UNPRINTABLE);

@@ -73,7 +73,7 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, Error> {
 
 /// Puts the model at `source` in place at `target`, whole or not at all.
 fn link_model(source: &Path, target: &Path, staging: &Path) -> Result<(), FileError> {
-    let temporary = temporary_dir_in(staging, "merge-")?;
+    let temporary = temporary_dir_in(staging)?;
     for file in names::MODEL_FILES {
         let (from, to) = (source.join(file), temporary.path().join(file));
         if fs::hard_link(&from, &to).is_err() {
