@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use zoo_model::text::counted;
 use zoo_model::{states, Manifest, Plan};
 use zoo_pack::PackSection;
 use zoo_sparsify::{twins, Method};
@@ -91,9 +92,9 @@ impl fmt::Display for PlanSummary {
         }
         let Total { zoos, models, states, twin_states, all_states, .. } = &self.total;
         let (size, time) = (bytes(self.total.bytes), duration(self.total.seconds));
-        let name = format!("{zoos} zoos");
+        let name = counted(*zoos, "zoo");
         writeln!(f, "{name:<width$} {models:>8} {states:>10} {twin_states:>11} {:>11} {size:>10} {time:>10}", "")?;
-        write!(f, "{all_states} states in all")
+        write!(f, "{} in all", counted(*all_states, "state"))
     }
 }
 

@@ -1,15 +1,23 @@
 //! `zoo run`: all stages of some manifests, in order.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::iter::once;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
-use zoo_model::{Manifest, Plan, ZooDir};
+use zoo_model::files::{parent_of, temporary_dir_in, FileError};
+use zoo_model::zoo_dir::{names, RECORD_LIMIT};
+use zoo_model::{Dataset, Manifest, Plan, ZooDir, ZooRecord};
+use zoo_pack::entries::Entries;
+use zoo_pack::members::decode;
 use zoo_pack::PackOptions;
 use zoo_sparsify::twins;
 use zoo_stage::{Stage, UsageError};
-use zoo_train::{check_engine, engine_for, TrainingArgs};
+use zoo_train::{check_engine, engine_for, population, Shard, TrainingArgs};
 use zoo_verify::{verdict, verify, Options};
 
 use crate::{Manifests, Places};
@@ -58,39 +66,110 @@ impl fmt::Display for RunSummary {
 
 pub fn run(args: &RunArgs, stage: &Stage) -> anyhow::Result<RunSummary> {
     let manifests = args.manifests.load()?;
+    let (root, training) = (&args.manifests.root, &args.training);
     // Every mistake in any manifest shows before the first hour of training, not after it.
     for manifest in &manifests {
         let (plan, _) = crate::plan::check(manifest)?;
         let first = &plan.models[0].hyperparameters;
-        check_engine(engine_for(args.training.engine, first).as_ref(), first)?;
-        if !args.training.force {
-            check_cut(manifest, &args.manifests.root)?;
+        check_engine(engine_for(training.engine, first).as_ref(), first)?;
+    }
+    if !training.force {
+        for manifest in &manifests {
+            check_replaces_nothing(manifest, root, training, stage)?;
         }
     }
     let mut summary = RunSummary { steps: Vec::new(), finished: true };
     for manifest in &manifests {
-        let finished = one(manifest, &args.manifests.root, &args.training, stage, &mut summary.steps)?;
+        let finished = one(manifest, root, training, stage, &mut summary.steps)?;
         summary.finished &= finished;
     }
     Ok(summary)
 }
 
-/// A cut of a zoo must not cost the finished zoo that it is a cut of; a whole zoo may replace its cut.
-fn check_cut(manifest: &Manifest, root: &Path) -> anyhow::Result<()> {
-    if manifest.reduction.is_none() {
-        return Ok(());
-    }
+/// Checks that a run replaces nothing but what it can make again in seconds: no zoo or twin that was
+/// made otherwise, finished or not, and no archive of anything else.
+fn check_replaces_nothing(
+    manifest: &Manifest,
+    root: &Path,
+    training: &TrainingArgs,
+    stage: &Stage,
+) -> anyhow::Result<()> {
     let places = Places::new(manifest, root)?;
-    let zoo = places.zoo(&places.name);
-    let Some(record) = ZooDir::new(&zoo).record()? else { return Ok(()) };
-    if record.manifest["reduction"] == serde_json::to_value(manifest.reduction)? {
+    zoo_data::check_replaces(&places.data)?;
+    let twins = twins(manifest)?;
+    let names: Vec<String> =
+        once(places.name.clone()).chain(twins.iter().map(|twin| twin.zoo_name(&places.name))).collect();
+    let archives = names.iter().map(|name| zoo_pack::replaced(&places.archive(name))).collect::<Result<Vec<_>, _>>()?;
+    if !names.iter().any(|name| places.zoo(name).exists()) && archives.iter().all(Vec::is_empty) {
         return Ok(());
     }
-    let message = format!(
-        "{} is finished, and not cut by these --models, --epochs and --samples: choose another --root for the cut, or replace the zoo with --force",
-        zoo.display()
-    );
-    Err(UsageError(message).into())
+    let plan = Plan::new(manifest)?;
+    let engine = training.engine(&plan.models[0].hyperparameters, &Stage::silent())?;
+    let dataset = dataset(manifest, root, &places.data, stage).with_context(|| format!("data of {}", places.name))?;
+    let zoo = zoo_train::record(&plan, &dataset, engine.as_ref())?;
+    let twin_record = |twin| zoo_sparsify::record(&zoo, zoo.fingerprint.clone(), twin, &dataset, engine.as_ref());
+    let records = once(zoo.clone()).chain(twins.iter().map(twin_record));
+    for ((name, record), archives) in names.iter().zip(records).zip(archives) {
+        population::check_replaces_nothing(&ZooDir::new(places.zoo(name)), &record)?;
+        for archive in archives {
+            check_archive(&archive, &record)?;
+        }
+    }
+    Ok(())
+}
+
+/// The dataset that a manifest's will be: what decides, together with the manifest, whether a zoo is
+/// still the same. What is prepared for that replaces nothing.
+fn dataset(manifest: &Manifest, root: &Path, data: &Path, stage: &Stage) -> anyhow::Result<Dataset> {
+    if zoo_data::is_up_to_date(manifest, root, data)? {
+        return Ok(Dataset::read(data)?);
+    }
+    let folder = temporary_dir_in(parent_of(data))?;
+    let prepared = folder.path().join("prepared.safetensors");
+    zoo_data::prepare(manifest, root, &prepared, stage)?;
+    Ok(Dataset::read(&prepared)?)
+}
+
+/// Checks that the archive file is one of the zoo of `record`.
+fn check_archive(archive: &Path, record: &ZooRecord) -> Result<(), UsageError> {
+    let fault = match archived_record(archive) {
+        Some(found) if found.fingerprint == record.fingerprint => return Ok(()),
+        Some(found) => format!(
+            "holds the zoo `{}` made otherwise: there and here differ {}",
+            found.name,
+            found.differences(&ZooRecord { models: found.models, ..record.clone() })
+        ),
+        None => "is there and is no archive of a zoo".into(),
+    };
+    Err(UsageError(format!("{} {fault}; move it away, or replace it with --force", archive.display())))
+}
+
+/// `zoo.json` of an archive file; `None` if it does not begin as archives do.
+fn archived_record(archive: &Path) -> Option<ZooRecord> {
+    let (record, _) = decode(File::open(archive).ok()?, 1, |decoded| {
+        let mut entries = Entries::new(decoded);
+        // The second entry, after the checksums.
+        entries.next_entry()?.ok()?;
+        entries.next_entry()?.ok().filter(|entry| entry.path == names::ZOO)?;
+        let mut json = Vec::new();
+        entries.content().take(RECORD_LIMIT).read_to_end(&mut json).ok()?;
+        ZooRecord::from_json(&json).ok()
+    });
+    record
+}
+
+/// Does what every shard does; one waits for another that is at it.
+fn in_turn<T>(shard: Shard, stage: &Stage, work: impl Fn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let is_busy = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref::<FileError>(), Some(FileError::Busy { .. }))
+    };
+    loop {
+        match work() {
+            Err(error) if shard != Shard::WHOLE && error.chain().any(is_busy) => stage.interrupt.check()?,
+            outcome => return outcome,
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 fn one(
@@ -107,12 +186,11 @@ fn one(
     };
     let failed = |what: &str, name: &str| format!("{what} {name}");
     let engine = training.engine(&Plan::new(manifest)?.models[0].hyperparameters, stage)?;
-    let mut settings = training.settings();
-    // What lies under the root is the driver's own: made from other inputs, it is made anew.
-    settings.force = true;
+    let settings = training.settings();
 
     stage.say(format_args!("{name}: data"));
-    let data = zoo_data::prepare(manifest, root, &places.data, stage).with_context(|| failed("data of", &name))?;
+    let data = in_turn(settings.shard, stage, || Ok(zoo_data::prepare(manifest, root, &places.data, stage)?))
+        .with_context(|| failed("data of", &name))?;
     done("data", &places.data, data.up_to_date);
 
     stage.say(format_args!("{name}: train"));
@@ -137,20 +215,21 @@ fn one(
         zoos.push(twin_name);
     }
     let options = PackOptions { section: manifest.section("pack")?.unwrap_or_default(), threads: settings.threads };
-    for name in &zoos {
+    let mut archives = Vec::new();
+    for name in zoos {
         stage.say(format_args!("{name}: pack"));
-        let archive = places.archive(name);
-        let packed =
-            zoo_pack::pack(&places.zoo(name), &archive, &options, stage).with_context(|| failed("packing", name))?;
-        done("pack", &archive, packed.up_to_date);
+        let (zoo, archive) = (places.zoo(&name), places.archive(&name));
+        let packed = in_turn(settings.shard, stage, || Ok(zoo_pack::pack(&zoo, &archive, &options, stage)?))
+            .with_context(|| failed("packing", &name))?;
+        packed.archives.iter().for_each(|archive| done("pack", archive, packed.up_to_date));
+        archives.push((name, packed.archives));
     }
-    for name in &zoos {
+    for (name, archives) in archives {
         stage.say(format_args!("{name}: verify"));
         let options = Options { threads: settings.threads, ..Options::default() };
-        let archives = zoo_pack::archives(&places.archive(name))?;
         let reports = archives.iter().map(|a| verify(a, &options, stage)).collect::<Result<Vec<_>, _>>()?;
         verdict(reports, stage)?;
-        done("verify", &places.archive(name), false);
+        archives.iter().for_each(|archive| done("verify", archive, false));
     }
     Ok(true)
 }

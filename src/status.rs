@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use zoo_model::files::FileError;
 use zoo_model::plan::ZooSection;
+use zoo_model::text::counted;
 use zoo_model::{Dataset, Manifest, ZooDir};
 use zoo_pack::PackOptions;
 use zoo_sparsify::twins;
@@ -45,6 +46,13 @@ pub enum State {
 pub struct Line {
     /// Name of the stage.
     pub stage: &'static str,
+    /// The manifest that asks for it.
+    pub manifest: PathBuf,
+    /// Name of the manifest's zoo.
+    pub zoo: String,
+    /// Name of the twin zoo, if it is an output of a twin's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub twin: Option<String>,
     /// What it makes.
     pub output: PathBuf,
     /// Its state.
@@ -71,7 +79,8 @@ impl fmt::Display for StatusSummary {
                 State::Damaged => "damaged",
                 State::Missing => "missing",
             };
-            let models = line.models.map(|[done, all]| format!(" ({done} of {all} models)")).unwrap_or_default();
+            let models =
+                line.models.map(|[done, all]| format!(" ({done} of {})", counted(all, "model"))).unwrap_or_default();
             format!("{:<9} {state:<10} {}{models}", line.stage, line.output.display())
         });
         f.write_str(&lines.collect::<Vec<_>>().join("\n"))
@@ -88,30 +97,38 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<StatusSummary> {
     Ok(summary)
 }
 
+/// State of an output, and the models that are there, of so many, in a zoo in the making.
+type Found = (State, Option<[usize; 2]>);
+
 fn one(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut Vec<Line>) -> anyhow::Result<()> {
     let places = Places::new(manifest, root)?;
+    let mut push = |stage, name: &str, output: &Path, (state, models): Found| {
+        let (manifest, zoo) = (manifest.path().to_owned(), places.name.clone());
+        let twin = (name != zoo).then(|| name.to_owned());
+        lines.push(Line { stage, manifest, zoo, twin, output: output.to_owned(), state, models });
+    };
     let words: ZooSection = manifest.required("zoo")?;
     let has_data = zoo_data::is_up_to_date(manifest, root, &places.data).unwrap_or(false);
-    lines.push(Line::new("data", &places.data, has_data));
+    push("data", &places.name, &places.data, (state(&places.data, has_data), None));
     let dataset = if has_data { Some(Dataset::read(&places.data)?) } else { None };
 
     let zoo = places.zoo(&places.name);
-    let trained = zoo_line("train", &zoo, || match &dataset {
+    let trained = zoo_state(&zoo, || match &dataset {
         Some(dataset) => Ok(zoo_train::is_up_to_date(manifest, dataset, &zoo, engine)?),
         None => Ok(false),
     })?;
-    let is_trained = trained.state == State::UpToDate;
+    let is_trained = trained.0 == State::UpToDate;
     let mut zoos = vec![(places.name.clone(), is_trained)];
-    lines.push(trained);
+    push("train", &places.name, &zoo, trained);
     for twin in twins(manifest)? {
         let name = twin.zoo_name(&places.name);
         let output = places.zoo(&name);
-        let made = zoo_line("sparsify", &output, || match &dataset {
+        let made = zoo_state(&output, || match &dataset {
             Some(dataset) if is_trained => Ok(zoo_sparsify::is_up_to_date(&zoo, dataset, &output, &twin, engine)?),
             _ => Ok(false),
         })?;
-        zoos.push((name, made.state == State::UpToDate));
-        lines.push(made);
+        push("sparsify", &name, &output, made);
+        zoos.push((name, made.0 == State::UpToDate));
     }
     let options = PackOptions { section: manifest.section("pack")?.unwrap_or_default(), ..PackOptions::default() };
     for (name, made) in zoos {
@@ -119,40 +136,34 @@ fn one(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut Vec<Li
         // A run writes words anew into zoo.json, and thus packs again.
         let packed =
             made && has_words(&ZooDir::new(&zoo), &words)? && zoo_pack::is_up_to_date(&zoo, &archive, &options)?;
-        let shown = if packed { zoo_pack::archives(&archive)?.remove(0) } else { archive };
-        lines.push(Line::new("pack", &shown, packed));
+        let there = if packed { zoo_pack::archives(&archive)? } else { zoo_pack::replaced(&archive)? };
+        let shown = if there.is_empty() { vec![archive] } else { there };
+        shown.iter().for_each(|archive| push("pack", &name, archive, (state(archive, packed), None)));
     }
     Ok(())
 }
 
-impl Line {
-    fn new(stage: &'static str, output: &Path, fresh: bool) -> Self {
-        let state = match (output.exists(), fresh) {
-            (_, true) => State::UpToDate,
-            (true, false) => State::Stale,
-            (false, false) => State::Missing,
-        };
-        Self { stage, output: output.to_owned(), state, models: None }
+fn state(output: &Path, fresh: bool) -> State {
+    match (output.exists(), fresh) {
+        (_, true) => State::UpToDate,
+        (true, false) => State::Stale,
+        (false, false) => State::Missing,
     }
 }
 
-/// The line of a zoo directory, which may be in the making, or damaged.
-fn zoo_line(
-    stage: &'static str,
-    output: &Path,
-    is_fresh: impl FnOnce() -> anyhow::Result<bool>,
-) -> anyhow::Result<Line> {
-    let zoo = ZooDir::new(output);
-    let models = match check(&zoo) {
+/// The state of a zoo directory, which may be in the making, or damaged.
+fn zoo_state(output: &Path, is_fresh: impl FnOnce() -> anyhow::Result<bool>) -> anyhow::Result<Found> {
+    let models = match check(&ZooDir::new(output)) {
         Ok(models) => models,
-        Err(FileError::Format { .. }) => {
-            return Ok(Line { state: State::Damaged, ..Line::new(stage, output, false) });
-        }
+        Err(FileError::Format { .. }) => return Ok((State::Damaged, None)),
         Err(error) => return Err(error.into()),
     };
-    let line = Line::new(stage, output, is_fresh()?);
-    let state = if models.is_some() && line.state != State::UpToDate { State::Unfinished } else { line.state };
-    Ok(Line { state, models, ..line })
+    let state = match state(output, is_fresh()?) {
+        State::UpToDate => State::UpToDate,
+        _ if models.is_some() => State::Unfinished,
+        other => other,
+    };
+    Ok((state, models))
 }
 
 /// Checks that a zoo is whole if it is finished, down to its models' small files; the models that are

@@ -206,36 +206,182 @@ fn neither_threads_nor_shards_nor_kills_change_a_byte() {
     assert!(work.ok("benchmark one --no-trees").contains("test accuracy"));
 }
 
+/// Starts a command whose errors are read later.
+fn start(work: &Workplace, args: &str) -> Child {
+    work.command(args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+}
+
+/// Waits for the end of a job; its exit code and what it said.
+fn end(job: Child) -> (i32, String) {
+    let output = job.wait_with_output().unwrap();
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[test]
-fn two_jobs_on_one_shard_leave_one_intact_result() {
+fn a_second_process_says_that_another_is_at_work() {
+    let work = Workplace::new();
+    work.prepare();
+    work.edit("epochs = 6", "epochs = 200");
+    let train = "train tiny.toml --data d.safetensors --threads 1 --checkpoint-seconds 0 -o z";
+    for (first, busy, free) in [
+        (format!("{train} --shard 1/2"), vec![train.to_owned(), format!("{train} --shard 1/2")], true),
+        (train.to_owned(), vec![train.to_owned(), format!("{train} --shard 1/2")], false),
+    ] {
+        let mut job = start(&work, &first);
+        let id = job.id();
+        let waited = Instant::now();
+        let owner = format!("process {id} on ");
+        while !fs::read_to_string(work.path("z/.training/lock")).is_ok_and(|text| text.starts_with(&owner)) {
+            assert!(waited.elapsed() < Duration::from_secs(60) && job.try_wait().unwrap().is_none());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for second in busy {
+            let message = work.fails(&second, 1);
+            assert!(message.contains(&format!("another process ({id} on ")), "{message}");
+            assert!(message.contains("is at work on z: wait until"), "{message}");
+        }
+        // The other shard is not in its way.
+        let mut other = free.then(|| start(&work, &format!("{train} --shard 2/2")));
+        if let Some(other) = &mut other {
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(other.try_wait().unwrap().is_none_or(|status| status.success()));
+        }
+        for mut job in [Some(job), other].into_iter().flatten() {
+            job.kill().unwrap();
+            job.wait().unwrap();
+        }
+    }
+    // What was killed blocks nobody.
+    work.edit("epochs = 200", "epochs = 3");
+    work.ok(&format!("{train} --force"));
+    assert_eq!(fs::read_dir(work.path("z")).unwrap().count(), 3, "zoo.json, SHA256SUMS, models");
+}
+
+#[test]
+fn jobs_without_locks_between_them_leave_one_intact_result() {
     let work = Workplace::new();
     work.prepare();
     let train = "train tiny.toml --data d.safetensors --threads 1 --checkpoint-seconds 0 -o";
     work.ok(&format!("{train} one"));
-    // Both the only shard, which finishes the zoo, and a part of it.
-    for (shard, parts) in [("1/1", &["twice"][..]), ("1/2", &["part", "other"])] {
-        let output = parts[0];
-        let start = || {
-            let mut command = work.command(&format!("{train} {output} --shard {shard}"));
-            command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
-        };
-        for job in [start(), start(), start()] {
-            let output = job.wait_with_output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Parts of different divisions overlap, and do not know of each other.
+    let jobs: Vec<Child> = ["1/2", "1/3", "2/2", "2/3"]
+        .iter()
+        .map(|shard| start(&work, &format!("{train} many --shard {shard}")))
+        .collect();
+    for (code, said) in jobs.into_iter().map(end) {
+        assert_eq!(code, 0, "{said}");
+    }
+    assert_same(&work.path("one"), &work.path("many"));
+    // Jobs on one and the same output: one does it, whoever comes too late or too early says so.
+    let outcomes: Vec<_> = [0; 3].map(|_| start(&work, &format!("{train} twice"))).into_iter().map(end).collect();
+    assert!(outcomes.iter().any(|(code, _)| *code == 0), "{outcomes:?}");
+    assert!(outcomes.iter().all(|(code, said)| *code == 0 || *code == 1 && said.contains("is at work on twice")));
+    assert_same(&work.path("one"), &work.path("twice"));
+
+    for shard in ["1/2", "2/2"] {
+        work.ok(&format!("{train} part{} --shard {shard}", &shard[..1]));
+    }
+    for (code, said) in [0; 2].map(|_| start(&work, "train merge part1 part2 -o merged")).into_iter().map(end) {
+        assert_eq!(code, 0, "{said}");
+    }
+    assert_same(&work.path("one"), &work.path("merged"));
+    // Shards of a whole run wait for each other where all of them need the same.
+    let shards = ["1/2", "2/2"].map(|shard| start(&work, &format!("run tiny.toml --shard {shard}")));
+    for (code, said) in shards.into_iter().map(end) {
+        assert_eq!(code, 0, "{said}");
+    }
+    work.ok("run tiny.toml");
+}
+
+#[test]
+fn what_was_killed_is_cleared_by_the_next_whole_run() {
+    let work = Workplace::new();
+    work.edit("epochs = 6", "epochs = 60");
+    work.ok("run tiny.toml");
+    let sound = files(work.dir.path());
+    let hidden = || -> Vec<PathBuf> {
+        let is_hidden = |path: &PathBuf| path.iter().any(|part| part.to_string_lossy().starts_with('.'));
+        files(work.dir.path()).into_keys().filter(is_hidden).collect()
+    };
+    // In the middle of packing, three times.
+    for _ in 0..3 {
+        for archive in ["tiny.tar.gz", "tiny.tar.gz.sha256"] {
+            fs::remove_file(work.path("archives").join(archive)).unwrap();
         }
-        if parts.len() > 1 {
-            work.ok(&format!("{train} other --shard 2/2"));
-            for job in [0, 1].map(|_| {
-                let mut merge = work.command("train merge part other -o merged");
-                merge.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
-            }) {
-                let output = job.wait_with_output().unwrap();
-                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut job = start(&work, "pack zoos/tiny -o archives/tiny.tar.gz --threads 1 --level 9");
+        signal_when(&mut job, "-KILL", || !hidden().is_empty());
+        job.wait().unwrap();
+        work.ok("run tiny.toml");
+        assert_eq!(hidden(), [PathBuf::new(); 0]);
+        assert_untouched(&work, &sound);
+    }
+    // Between a zoo's last two steps, and in a replacement that is being removed.
+    fs::create_dir_all(work.path("zoos/tiny/.training")).unwrap();
+    fs::write(work.path("zoos/tiny/.training/run.json"), "x").unwrap();
+    work.ok("train tiny.toml --data data/tiny.safetensors -o zoos/tiny");
+    assert_eq!(hidden(), [PathBuf::new(); 0]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ignored_signals_stay_ignored_and_others_end_the_run() {
+    let work = Workplace::new();
+    work.prepare();
+    work.edit("epochs = 6", "epochs = 300");
+    let train = "train tiny.toml --data d.safetensors --threads 1 -o z";
+    let script = format!("trap '' HUP INT; exec '{}' {train}", env!("CARGO_BIN_EXE_zoo"));
+    let mut bash = Command::new("bash");
+    let mut job = bash.args(["-c", &script]).current_dir(work.dir.path()).stderr(Stdio::piped()).spawn().unwrap();
+    for signal in ["-HUP", "-INT"] {
+        signal_when(&mut job, signal, || work.path("z/.training/run.json").exists());
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(job.try_wait().unwrap().is_none(), "an ignored signal ended it");
+    signal_when(&mut job, "-TERM", || true);
+    let (code, said) = end(job);
+    assert_eq!(code, 130, "{said}");
+    // By default SIGHUP asks to stop, too.
+    let mut job = start(&work, train);
+    signal_when(&mut job, "-HUP", || work.path("z/.training/lock").exists());
+    assert_eq!(end(job).0, 130);
+}
+
+#[cfg(unix)]
+#[test]
+fn outputs_honour_the_umask_and_a_finished_root_may_be_read_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let work = Workplace::new();
+    let bash = |script: &str| {
+        let output = Command::new("bash").args(["-c", script]).current_dir(work.dir.path()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let zoo = env!("CARGO_BIN_EXE_zoo");
+    for (umask, file, folder) in [("002", 0o664, 0o775), ("077", 0o600, 0o700), ("022", 0o644, 0o755)] {
+        let _ = fs::remove_dir_all(work.path("root"));
+        let (code, said) = bash(&format!("umask {umask}; '{zoo}' run tiny.toml --models 1 --epochs 1 --root root"));
+        assert_eq!(code, Some(0), "{said}");
+        let mut folders = vec![work.path("root")];
+        while let Some(next) = folders.pop() {
+            let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode(&next), folder, "{}", next.display());
+            for entry in fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
+                match entry.is_dir() {
+                    true => folders.push(entry),
+                    false => assert_eq!(mode(&entry), file, "{}", entry.display()),
+                }
             }
         }
     }
-    assert_same(&work.path("one"), &work.path("twice"));
-    assert_same(&work.path("one"), &work.path("merged"));
+    // As somebody else, who may read all of it and write none: only root can become another user.
+    work.ok("run tiny.toml --models 1 --epochs 1");
+    let before = files(work.dir.path());
+    fs::set_permissions(work.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let run = format!("'{zoo}' run tiny.toml --models 1 --epochs 1 --json");
+    let (code, said) = bash(&format!(
+        "if [ $(id -u) = 0 ]; then exec setpriv --reuid 65534 --regid 65534 --clear-groups {run}; fi; chmod -R a-w .; {run}; code=$?; chmod -R u+w .; exit $code"
+    ));
+    assert_eq!(code, Some(0), "{said}");
+    assert_untouched(&work, &before);
 }
 
 #[test]
@@ -334,6 +480,7 @@ fn a_run_does_only_what_its_inputs_changed() {
     assert!(stale.len() == 1 && stale[0].starts_with("pack") && stale[0].ends_with("tiny.tar.gz"), "{status}");
     assert_eq!(done(run), [false, false, false, true, false], "words change the archive, not the models");
     assert_eq!(states(), trained_at);
+    let run = &format!("{run} --force");
     work.edit("sparsity = 0.8", "sparsity = 0.8\nscope = \"layer\"");
     assert_eq!(done(run), [false, false, true, false, true]);
     work.edit("learning-rate = 0.05", "learning-rate = 0.01");
@@ -343,20 +490,202 @@ fn a_run_does_only_what_its_inputs_changed() {
     assert!(work.ok("status tiny.toml").contains("stale"), "the whole zoo is another one than its cut");
 }
 
+/// Everything below a folder but lock files and what is marked as in the making.
+fn assert_untouched(work: &Workplace, before: &BTreeMap<PathBuf, Vec<u8>>) {
+    let now = files(work.dir.path());
+    assert!(now.keys().eq(before.keys()), "{:?} and {:?}", now.keys(), before.keys());
+    let changed: Vec<_> = before.iter().filter(|(path, content)| now[*path] != **content).map(|(p, _)| p).collect();
+    assert!(changed.is_empty(), "{changed:?}");
+}
+
 #[test]
-fn a_cut_does_not_replace_a_finished_zoo() {
+fn a_run_replaces_no_other_zoo_twin_or_archive_unasked() {
+    let work = Workplace::new();
+    let run = "run tiny.toml --models 2 --epochs 1";
+    work.ok(run);
+    let sound = fs::read_to_string(work.path("tiny.toml")).unwrap();
+    let before = files(work.dir.path());
+    let refused = |run: &str, named: &[&str]| {
+        let message = work.fails(run, 2);
+        assert!(message.contains("--force") && named.iter().all(|name| message.contains(name)), "{message}");
+    };
+    // Another cut, or the whole.
+    refused("run tiny.toml --models 3 --epochs 1", &["zoos/tiny holds", "`manifest.reduction.models` (2 and 3)"]);
+    refused("run tiny.toml", &["zoos/tiny holds", "`manifest.reduction"]);
+    refused(&format!("{run} --samples 30"), &["zoos/tiny holds", "`manifest.reduction.samples`"]);
+    refused(&format!("{run} --engine dfdx"), &["zoos/tiny holds", "`engine.name`"]);
+    assert_untouched(&work, &before);
+    // Any section of the manifest; of another manifest first, nothing is made either.
+    fs::write(work.path("other.toml"), sound.replace("\"tiny\"", "\"other\"")).unwrap();
+    for (from, to, output, field) in [
+        ("learning-rate = 0.05", "learning-rate = 0.01", "zoos/tiny holds", "`manifest.grid.learning-rate`"),
+        ("train = 150", "train = 140", "zoos/tiny holds", "`dataset.train` (150 and 140)"),
+        ("val = 40", "val = 40\nsplit-seed = 9", "zoos/tiny holds", "`dataset.sha256`"),
+        ("sparsity = 0.8", "sparsity = 0.8\nscope = \"layer\"", "zoos/tiny-magnitude-80 holds", "sparsify.scope"),
+    ] {
+        fs::write(work.path("tiny.toml"), sound.replace(from, to)).unwrap();
+        refused("run other.toml tiny.toml --models 2 --epochs 1", &[output, field]);
+        fs::write(work.path("tiny.toml"), &sound).unwrap();
+    }
+    fs::remove_file(work.path("other.toml")).unwrap();
+    assert_untouched(&work, &before);
+
+    // An archive of the same zoo is packed anew; one of another zoo, or a stranger's file, is kept.
+    let (archive, twins) = (work.path("archives/tiny.tar.gz"), work.path("archives/tiny-magnitude-80.tar.gz"));
+    work.ok("pack zoos/tiny -o archives/tiny.tar.gz --level 0");
+    work.ok(run);
+    assert_untouched(&work, &before);
+    fs::copy(&twins, &archive).unwrap();
+    refused(run, &["archives/tiny.tar.gz holds the zoo `tiny-magnitude-80`"]);
+    fs::write(&archive, "my thesis").unwrap();
+    refused(run, &["archives/tiny.tar.gz is there and is no archive of a zoo"]);
+    assert_eq!(fs::read(&archive).unwrap(), b"my thesis");
+    work.ok(&format!("{run} --force"));
+    assert_untouched(&work, &before);
+
+    // So is a dataset that somebody made.
+    let data = work.path("data/tiny.safetensors");
+    let text = fs::read(&data).unwrap();
+    let renamed: Vec<u8> = String::from_utf8_lossy(b"fingerprint").replace('f', "F").into_bytes();
+    let at = text.windows(renamed.len()).position(|w| w == b"fingerprint").unwrap();
+    let own = [&text[..at], &renamed, &text[at + renamed.len()..]].concat();
+    fs::write(&data, &own).unwrap();
+    let message = work.fails(run, 2);
+    assert!(message.contains("not a dataset prepared by zoo-data"), "{message}");
+    assert!(fs::read(&data).unwrap() == own);
+}
+
+#[test]
+fn an_unfinished_zoo_is_kept_and_goes_on() {
+    let work = Workplace::new();
+    work.ok("run tiny.toml --shard 1/2");
+    let before = files(&work.path("zoos/tiny"));
+    for other in ["--models 2", "--epochs 1", "--samples 30"] {
+        let message = work.fails(&format!("run tiny.toml {other}"), 2);
+        assert!(message.contains("zoos/tiny holds") && message.contains("--force"), "{message}");
+    }
+    work.edit("epochs = 6", "epochs = 5");
+    assert!(work.fails("run tiny.toml", 2).contains("`manifest.train.epochs` (6 and 5)"));
+    work.edit("epochs = 5", "epochs = 6");
+    assert!(files(&work.path("zoos/tiny")) == before);
+    work.ok("run tiny.toml");
+}
+
+#[test]
+fn a_replaced_zoo_is_there_until_the_new_one_is_whole() {
     let work = Workplace::new();
     work.ok("run tiny.toml --models 2 --epochs 1");
-    let before = files(&work.path("zoos/tiny"));
-    for other in ["--models 3 --epochs 1", "--models 2", "--epochs 1"] {
-        let message = work.fails(&format!("run tiny.toml {other}"), 2);
-        assert!(message.contains("zoos/tiny is finished") && message.contains("--force"), "{message}");
+    fs::write(work.path("zoos/tiny/notes.txt"), "mine").unwrap();
+    let before = files(&work.path("zoos"));
+    work.edit("epochs = 6", "epochs = 40");
+    // Half of the new zoo, and then a kill in the middle of the other half.
+    let forced = "run tiny.toml --force --threads 1 --checkpoint-seconds 0";
+    work.ok(&format!("{forced} --shard 2/2"));
+    let mut child = work.command(forced).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let making = work.path("zoos/.tiny.replacement/.training");
+    signal_when(&mut child, "-KILL", || {
+        fs::read_dir(&making)
+            .is_ok_and(|mut all| all.any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("cohort")))
+    });
+    child.wait().unwrap();
+    let is_visible = |path: &Path| !path.starts_with(".tiny.replacement");
+    let mut now = files(&work.path("zoos"));
+    now.retain(|path, _| is_visible(path));
+    assert!(now == before, "{:?}", now.keys());
+
+    work.ok(forced);
+    work.ok("verify archives/tiny.tar.gz --replay 1 --data data/tiny.safetensors");
+    assert_eq!(fs::read(work.path("zoos/tiny/notes.txt")).unwrap(), b"mine");
+    fs::remove_file(work.path("zoos/tiny/notes.txt")).unwrap();
+    assert_eq!(fs::read_dir(work.path("zoos")).unwrap().count(), 2, "nothing hidden stays");
+    // To the same bytes as in an empty place.
+    work.ok("run tiny.toml --root fresh");
+    assert_same(&work.path("zoos"), &work.path("fresh/zoos"));
+}
+
+#[test]
+fn training_takes_the_described_dataset_alone() {
+    let work = Workplace::new();
+    work.prepare();
+    let train = "train tiny.toml --data d.safetensors -o z --models 1 --epochs 1";
+    for (from, to, field) in [
+        ("\"digits\"", "\"fashion-mnist\"", "`dataset` (\"digits\" and \"fashion-mnist\")"),
+        ("train = 150", "train = 151", "`train` (150 and 151)"),
+        ("val = 40", "val = 0", "`val` (40 and 0)"),
+    ] {
+        work.edit(from, to);
+        let message = work.fails(train, 2);
+        assert!(message.contains(field) && message.contains("--any-data"), "{message}");
+        assert!(!work.path("z").exists());
+        work.edit(to, from);
     }
-    assert!(files(&work.path("zoos/tiny")) == before);
-    work.ok("run tiny.toml --models 1 --epochs 1 --force");
-    work.ok("run tiny.toml");
-    assert!(work.fails("run tiny.toml --models 2 --epochs 1", 2).contains("zoos/tiny is finished"));
-    work.ok("run tiny.toml");
+    assert!(work.fails(&format!("{train} --samples 30"), 2).contains("`train` (150 and 30)"));
+    work.edit("\"digits\"", "\"usps\"");
+    work.ok(&format!("{train} --any-data"));
+    work.edit("\"usps\"", "\"digits\"");
+
+    // The twins of a zoo are made with its dataset, whatever the manifest says.
+    work.ok("data tiny.toml --samples 30 -o other.safetensors");
+    let sparsify = "sparsify tiny.toml --zoo z --data other.safetensors -o t --epochs 1";
+    assert!(work.fails(sparsify, 2).contains("--any-data"));
+    work.ok(&format!("{sparsify} --any-data"));
+    let record = fs::read_to_string(work.path("z/zoo.json")).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    record["dataset"]["sha256"] = "".into();
+    fs::write(work.path("z/zoo.json"), record.to_string()).unwrap();
+    let sparsify = "sparsify tiny.toml --zoo z --data d.safetensors -o u --epochs 1";
+    assert!(work.fails(sparsify, 2).contains("does not say on which dataset file it was trained"));
+    record["dataset"]["classes"] = 9.into();
+    fs::write(work.path("z/zoo.json"), record.to_string()).unwrap();
+    assert!(work.fails(&format!("{sparsify} --any-data"), 2).contains("`classes` (9 and 10)"));
+
+    // A manifest without [data] takes any.
+    let text = fs::read_to_string(work.path("tiny.toml")).unwrap();
+    let section = text.find("[data]").unwrap()..text.find("[model]").unwrap();
+    work.edit(&text[section], "");
+    work.ok("train tiny.toml --data d.safetensors -o own --models 1 --epochs 1");
+}
+
+#[test]
+fn volumes_are_reported_by_the_files_that_are_there() {
+    let work = Workplace::new();
+    work.edit("[[sparsify]]", "[pack]\nvolume-size = \"1MiB\"\n\n[[sparsify]]");
+    work.edit("epochs = 6", "epochs = 20");
+    let outputs = |json: String, list: &str| -> Vec<(String, String)> {
+        let answer: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        answer[list].as_array().unwrap().iter().map(|o| (text(&o["stage"]), text(&o["output"]))).collect()
+    };
+    let run = outputs(work.ok("run tiny.toml --json"), "steps");
+    let packed = |all: &[(String, String)]| -> Vec<String> {
+        all.iter().filter(|(stage, _)| stage == "pack").map(|(_, output)| output.clone()).collect()
+    };
+    assert!(run.iter().all(|(_, output)| work.path(output).exists()), "{run:?}");
+    assert!(packed(&run).len() > 2 && packed(&run)[0].contains("tiny.1-of-"), "{run:?}");
+    assert_eq!(packed(&outputs(work.ok("status tiny.toml --json"), "outputs")), packed(&run));
+    work.edit("epochs = 20", "epochs = 19");
+    assert_eq!(packed(&outputs(work.ok("status tiny.toml --json"), "outputs")), packed(&run), "stale, but there");
+}
+
+#[test]
+fn status_tells_whose_an_output_is() {
+    let work = Workplace::new();
+    let text = fs::read_to_string(work.path("tiny.toml")).unwrap();
+    fs::write(work.path("other.toml"), text.replace("\"tiny\"", "\"other\"")).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&work.ok("status tiny.toml other.toml --json")).unwrap();
+    let line =
+        |o: &serde_json::Value| ["stage", "manifest", "zoo", "twin"].map(|key| o[key].as_str().map(str::to_owned));
+    let lines: Vec<_> = status["outputs"].as_array().unwrap().iter().map(line).collect();
+    let mut expected = Vec::new();
+    for zoo in ["tiny", "other"] {
+        let (manifest, twin) = (format!("{zoo}.toml"), format!("{zoo}-magnitude-80"));
+        for (stage, twin) in
+            [("data", None), ("train", None), ("sparsify", Some(&twin)), ("pack", None), ("pack", Some(&twin))]
+        {
+            expected.push([Some(stage.into()), Some(manifest.clone()), Some(zoo.into()), twin.cloned()]);
+        }
+    }
+    assert_eq!(lines, expected);
 }
 
 #[test]
@@ -416,6 +745,8 @@ fn a_plan_counts_without_training() {
     assert_eq!((&zoo["models"], &zoo["states"], &zoo["twin_states"]), (&8.into(), &56.into(), &24.into()));
     assert_eq!((&zoo["parameters"], &plan["total"]["zoos"]), (&2464.into(), &1.into()));
     assert!(zoo["seconds"].as_f64().unwrap() > 0.0);
+    let text = work.ok("plan tiny.toml");
+    assert!(text.contains("\n1 zoo ") && text.ends_with("80 states in all\n"), "{text}");
     assert_eq!(fs::read_dir(work.dir.path()).unwrap().count(), 1, "a plan makes nothing");
     work.ok("run tiny.toml -q");
     let bytes: u64 = ["tiny", "tiny-magnitude-80"]
@@ -515,7 +846,11 @@ fn every_command_has_help_and_completions() {
         assert!(work.ok(&format!("{command} --help")).contains("Usage"), "{command}");
     }
     assert!(work.ok("--help").contains("Examples"));
-    assert!(work.ok("--completions bash").contains("complete"));
+    let completions = work.ok("--completions bash");
+    assert!(completions.contains("complete"));
+    for command in ["run", "plan", "status", "data", "data fetch", "train", "sparsify", "pack", "verify", "analyze"] {
+        assert!(work.ok(&format!("{command} --completions bash")) == completions, "{command}");
+    }
     let piped = |to: &str| {
         let script = format!("'{}' --completions bash {to}; echo ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_zoo"));
         let output = Command::new("bash").args(["-c", &script]).output().unwrap();

@@ -7,7 +7,7 @@ use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use zoo_model::files::{sync_dir, temporary_file_in, FileError};
+use zoo_model::files::{remove_abandoned, sync_dir, temporary_file_in, FileError};
 use zoo_stage::Stage;
 
 use crate::{client, Error, PublishedFile};
@@ -37,6 +37,7 @@ pub fn fetch(
     stage: &Stage,
 ) -> Result<usize, Error> {
     fs::create_dir_all(folder).map_err(FileError::io("create the folder", folder))?;
+    remove_abandoned(folder);
     let mut downloaded = 0;
     for file in files {
         let target = folder.join(file.name);

@@ -27,7 +27,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use zoo_model::dataset::{is_prepared, read_info, DatasetInfo, Samples};
-use zoo_model::files::{fingerprint, touch, FileError};
+use zoo_model::files::{fingerprint, parent_of, remove_abandoned, touch, FileError};
+use zoo_model::lock::OutputLock;
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::{Dataset, Manifest, ManifestError, Split, FORMAT_VERSION};
 use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
@@ -241,19 +242,13 @@ pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -
         up_to_date,
         samples: Some(samples),
     };
+    remove_abandoned(parent_of(output));
     if is_up_to_date(manifest, root, output)? {
         touch(output)?;
         return Ok(summary(true, expected.samples));
     }
-    if output.is_dir() {
-        let message = format!("{} is a folder, expected the name of a file to make", output.display());
-        return Err(UsageError(message).into());
-    }
-    if output.is_file() && !is_prepared(output) {
-        let message =
-            format!("{} is there and is not a prepared dataset: choose another output, or remove it", output.display());
-        return Err(UsageError(message).into());
-    }
+    check_replaces(output)?;
+    let _lock = OutputLock::beside(output)?;
     stage.interrupt.check()?;
     let published = published::load(&section, expected.shape, root, stage)?;
     check_split(manifest, &section, published.train.labels.len())?;
@@ -278,6 +273,21 @@ pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -
     let dataset = Dataset::new(info, expected.shape, splits).map_err(wrong)?;
     dataset.write(output)?;
     Ok(summary(false, Split::ALL.map(|s| dataset.len(s))))
+}
+
+/// Checks that preparing a dataset as `output` replaces nothing that cannot be prepared again.
+///
+/// # Errors
+/// It would.
+pub fn check_replaces(output: &Path) -> Result<(), UsageError> {
+    if output.is_dir() {
+        return Err(UsageError(format!("{} is a folder, expected the name of a file to make", output.display())));
+    }
+    if !output.is_file() || is_prepared(output) {
+        return Ok(());
+    }
+    let message = "is there and is not a dataset prepared by zoo-data: choose another output, or remove it";
+    Err(UsageError(format!("{} {message}", output.display())))
 }
 
 /// Whether `output` is there and made of today's section and files.

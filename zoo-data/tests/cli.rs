@@ -137,7 +137,7 @@ fn a_file_that_is_no_prepared_dataset_is_not_replaced() {
     let output = zoo_data(&["m.toml", "-o", "m.toml"], dir.path());
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(message.contains("m.toml is there and is not a prepared dataset"), "{message}");
+    assert!(message.contains("m.toml is there and is not a dataset prepared by zoo-data"), "{message}");
     assert_eq!(fs::read(dir.path().join("m.toml")).unwrap(), before);
 
     fs::create_dir(dir.path().join("folder")).unwrap();

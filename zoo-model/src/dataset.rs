@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::files::{write_atomic, FileError};
 use crate::safetensors_file::{self, Dtype, Header, TensorFile, TensorSpec};
+use crate::text::counted;
 use crate::FORMAT_VERSION;
 
 /// Most bytes that a prepared dataset may hold in memory (Tiny ImageNet takes 1.4 GB).
@@ -111,13 +112,14 @@ impl Dataset {
             let name = split.name();
             if samples.images.len() != samples.labels.len() * pixels {
                 let images = samples.images.len() / pixels;
-                return Err(format!(
-                    "`{name}_images` has {images} images, `{name}_labels` {} labels",
-                    samples.labels.len()
-                ));
+                let (images, labels) = (counted(images, "image"), counted(samples.labels.len(), "label"));
+                return Err(format!("`{name}_images` has {images}, `{name}_labels` {labels}"));
             }
             if let Some(label) = samples.labels.iter().find(|&&l| usize::from(l) >= info.class_names.len()) {
-                return Err(format!("`{name}_labels` holds {label}, but there are {} classes", info.class_names.len()));
+                return Err(format!(
+                    "`{name}_labels` holds {label}, the classes are 0 to {}",
+                    info.class_names.len() - 1
+                ));
             }
         }
         if splits[0].labels.is_empty() {
@@ -226,10 +228,12 @@ impl Dataset {
     }
 }
 
-/// Whether the file is a prepared dataset, though perhaps a damaged one: then it may be made anew.
+/// Whether the file is a dataset that zoo-data prepared, though perhaps a damaged one: then it may be
+/// made anew.
 pub fn is_prepared(path: &Path) -> bool {
     let header = File::open(path).ok().and_then(|mut file| Header::read(&mut file).ok());
-    header.is_some_and(|h| h.metadata.contains_key("dataset") && h.tensor("train_images").is_some())
+    let is_ours = |h: &Header| h.metadata.get("fingerprint").is_some_and(|fingerprint| !fingerprint.is_empty());
+    header.is_some_and(|h| is_ours(&h) && h.tensor("train_images").is_some())
 }
 
 /// Checks the data against the checksum that the header records, if it does; the SHA-256 of the

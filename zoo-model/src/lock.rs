@@ -6,6 +6,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::files::{parent_of, read_limited, FileError};
 
@@ -70,6 +71,20 @@ impl OutputLock {
         Self::exclusive(parent_of(output).join(name), output)
     }
 
+    /// [`beside`](Self::beside), after waiting for whoever holds it.
+    ///
+    /// # Errors
+    /// What `while_waiting` returns.
+    pub fn wait_beside<E>(output: &Path, while_waiting: impl Fn() -> Result<(), E>) -> Result<Self, E> {
+        loop {
+            match Self::beside(output) {
+                Ok(lock) => return Ok(lock),
+                Err(_) => while_waiting()?,
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Locks `output` by the lock file `path`, against everyone.
     ///
     /// # Errors
@@ -93,7 +108,8 @@ impl OutputLock {
                 Locked::Held if !is_still_at(&file, &path) => continue,
                 Locked::Held => {
                     let owner = format!("process {} on {}\n", std::process::id(), host());
-                    let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(owner.as_bytes()));
+                    let _ =
+                        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(owner.as_bytes()));
                     return Ok(Self { path, file: Some(file), shared });
                 }
                 Locked::ByAnother => return Err(FileError::Busy { path: output.into(), owner: owner(&path) }),
@@ -105,7 +121,8 @@ impl OutputLock {
 
 impl Drop for OutputLock {
     fn drop(&mut self) {
-        if self.file.is_some() && !self.shared {
+        let is_held = self.file.as_ref().is_some_and(|file| is_still_at(file, &self.path));
+        if is_held && !self.shared {
             let _ = fs::remove_file(&self.path);
         }
     }

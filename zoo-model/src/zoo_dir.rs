@@ -14,6 +14,7 @@ use crate::hyperparameters::Params;
 use crate::plan::{check_zoo_name, ModelId};
 use crate::result::{self, ResultLine};
 use crate::states;
+use crate::text::counted;
 use crate::{Network, FORMAT_VERSION};
 
 /// Names of the files of a zoo.
@@ -301,7 +302,7 @@ impl ZooDir {
     pub fn check_whole(&self, record: &ZooRecord) -> Result<(), FileError> {
         let found = self.ids()?.len();
         if found != record.models {
-            let message = format!("zoo.json counts {} models, {found} are there", record.models);
+            let message = format!("zoo.json counts {}, {found} are there", counted(record.models, "model"));
             return Err(self.damaged(FileError::format(&self.path, message)));
         }
         for file in self.model_files()? {

@@ -29,8 +29,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zoo_model::files::{
-    parent_of, persist, sha256, sha256_file, temporary_file_in, touch, write_bytes, FileError, Hashing,
+    parent_of, persist, remove_abandoned, sha256, sha256_file, temporary_file_in, touch, write_bytes, FileError,
+    Hashing,
 };
+use zoo_model::lock::OutputLock;
 use zoo_model::zoo_dir::{format_checksums, names};
 use zoo_model::{Manifest, ManifestError, ModelId, ZooDir, ZooRecord};
 use zoo_stage::{Interrupted, Stage, UsageError};
@@ -236,6 +238,7 @@ struct ModelFile {
 pub fn pack(zoo: &Path, output: &Path, options: &PackOptions, stage: &Stage) -> Result<Summary, Error> {
     let layout = Layout::new(zoo, output, options, stage)?;
     let folder = parent_of(output);
+    remove_abandoned(folder);
     let archives: Vec<PathBuf> = layout.volumes.iter().map(|v| folder.join(&v.file)).collect();
     let head: u64 = layout.head.iter().map(|(_, content)| content.size()).sum();
     let summary = |up_to_date, packed_bytes| Summary {
@@ -254,6 +257,7 @@ pub fn pack(zoo: &Path, output: &Path, options: &PackOptions, stage: &Stage) -> 
         return Ok(summary(true, sizes.sum()));
     }
     fs::create_dir_all(folder).map_err(FileError::io("create the folder", folder))?;
+    let _lock = OutputLock::beside(output)?;
     let progress = stage.progress("packing", layout.files.iter().map(|f| f.size).sum());
     let mut temporaries = Vec::new();
     let mut lines = Vec::new();
@@ -505,8 +509,9 @@ fn volumes(output: &Path, files: &[ModelFile], head: u64, limit: Option<u64>) ->
     Ok(ranges.into_iter().zip(1..).map(|((first, last), i)| Volume { file: file(i), first, last }).collect())
 }
 
-/// Removes archive files of an earlier packing that had other volumes.
-fn remove_stale(output: &Path, current: &[PathBuf]) -> Result<(), Error> {
+/// The archive files that are there and that packing as `output` replaces or removes: the archive of
+/// that name, and all volumes of it.
+pub fn replaced(output: &Path) -> Result<Vec<PathBuf>, FileError> {
     let name = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let stem = name.strip_suffix(".tar.gz").unwrap_or(&name);
     let is_volume = |file: &str| {
@@ -515,12 +520,21 @@ fn remove_stale(output: &Path, current: &[PathBuf]) -> Result<(), Error> {
         parts.is_some_and(|(i, n)| i.parse::<u32>().is_ok() && n.parse::<u32>().is_ok())
     };
     let folder = parent_of(output);
-    for entry in fs::read_dir(folder).map_err(FileError::io("read", folder))?.flatten() {
-        let file = entry.file_name().to_string_lossy().into_owned();
-        let path = folder.join(&file);
-        if (file == name || is_volume(&file)) && !current.contains(&path) {
-            fs::remove_file(&path).map_err(FileError::io("remove", &path))?;
-        }
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(FileError::io("read", folder))?,
+    };
+    let mut files: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    files.retain(|file| *file == name || is_volume(file));
+    files.sort();
+    Ok(files.into_iter().map(|file| folder.join(file)).collect())
+}
+
+/// Removes archive files of an earlier packing that had other volumes.
+fn remove_stale(output: &Path, current: &[PathBuf]) -> Result<(), Error> {
+    for path in replaced(output)?.into_iter().filter(|path| !current.contains(path)) {
+        fs::remove_file(&path).map_err(FileError::io("remove", &path))?;
     }
     Ok(())
 }

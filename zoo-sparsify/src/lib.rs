@@ -29,6 +29,7 @@ use rayon::prelude::*;
 use zoo_model::files::{fingerprint, sha256_file, FileError};
 use zoo_model::hyperparameters::{name_of, Parent};
 use zoo_model::states::StatesFile;
+use zoo_model::text::counted;
 use zoo_model::zoo_dir::{DatasetRecord, EngineRecord, ParentZoo};
 use zoo_model::{Dataset, Hyperparameters, ManifestError, ModelId, Params, Split, ZooDir, ZooRecord, FORMAT_VERSION};
 use zoo_stage::{Interrupt, ManifestArgs, Stage, UsageError};
@@ -75,6 +76,9 @@ pub struct Args {
     /// Which twin of the manifest, such as magnitude-80; by default the one that the output is named after
     #[arg(long, value_name = "TWIN")]
     twin: Option<String>,
+    /// Fine-tune on this dataset even if zoo.json names another, or none; shape and classes must agree
+    #[arg(long)]
+    any_data: bool,
     #[command(flatten)]
     training: TrainingArgs,
 }
@@ -98,7 +102,8 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     parent.finished()?;
     let first = *parent.ids()?.first().ok_or_else(|| UsageError(format!("{} has no model", args.zoo.display())))?;
     let engine = training.engine(&parent.params(first)?.hyperparameters, stage)?;
-    sparsify(&args.zoo, &args.data, &args.output, &twin, engine.as_ref(), &training.settings(), stage)
+    let settings = Settings { any_data: args.any_data, ..training.settings() };
+    sparsify(&args.zoo, &args.data, &args.output, &twin, engine.as_ref(), &settings, stage)
 }
 
 fn choose(twins: &[Twin], args: &Args) -> Result<Twin, UsageError> {
@@ -128,6 +133,9 @@ fn is_named_after_a_twin(folder: &str) -> bool {
 /// Makes the twin zoo of `zoo` at `output`.
 ///
 /// Does nothing if that is up to date, goes on if it is unfinished.
+///
+/// # Errors
+/// The zoo was trained on another dataset, unless the settings allow it; and as [`Population::make`].
 pub fn sparsify(
     zoo: &Path,
     data: &Path,
@@ -140,7 +148,8 @@ pub fn sparsify(
     let parent = ZooDir::new(zoo);
     let parent_record = parent.finished()?;
     let dataset = Dataset::read(data)?;
-    let record = record(&parent, &parent_record, twin, &dataset, engine)?;
+    check_data(&parent, &parent_record, &dataset, settings.any_data)?;
+    let record = record(&parent_record, fingerprint_of(&parent, &parent_record)?, twin, &dataset, engine);
     let ids = parent.ids()?;
     let params = ids.par_iter().map(|&id| parent.params(id)).collect::<Result<Vec<_>, _>>()?;
     if let Some(first) = params.first() {
@@ -168,31 +177,51 @@ pub fn is_up_to_date(
 ) -> Result<bool, Error> {
     let parent = ZooDir::new(zoo);
     let Some(parent_record) = parent.record()? else { return Ok(false) };
-    let wanted = record(&parent, &parent_record, twin, dataset, engine)?;
+    let wanted = record(&parent_record, fingerprint_of(&parent, &parent_record)?, twin, dataset, engine);
     Ok(population::is_current(&ZooDir::new(output), &wanted)?)
 }
 
-fn record(
-    parent: &ZooDir,
+/// Checks that the dataset is the one that a zoo was trained on, or with `any_data` that it could be.
+fn check_data(parent: &ZooDir, record: &ZooRecord, dataset: &Dataset, any_data: bool) -> Result<(), UsageError> {
+    let (path, known, given) = (parent.path().display(), &record.dataset, dataset.sha256());
+    let is_alike = (known.shape, known.classes) == (dataset.shape, dataset.classes());
+    let fault = match (known.sha256.as_str(), any_data) {
+        (known, _) if known == given => return Ok(()),
+        (_, true) if is_alike => return Ok(()),
+        (_, true) => {
+            format!(
+                "{path} does not fit the dataset: there and here differ `shape` ({:?} and {:?}) or `classes` ({} and {})",
+                known.shape,
+                dataset.shape,
+                known.classes,
+                dataset.classes()
+            )
+        }
+        ("", false) => format!("zoo.json of {path} does not say on which dataset file it was trained; take the given one with --any-data"),
+        (known, false) => format!(
+            "{path} was trained on another dataset file than the one given (SHA-256 {known}, not {given}); take the given one all the same with --any-data"
+        ),
+    };
+    Err(UsageError(fault))
+}
+
+/// The fingerprint that stands for a parent zoo: its own, or that of its record if another program made it.
+fn fingerprint_of(parent: &ZooDir, record: &ZooRecord) -> Result<String, FileError> {
+    match record.fingerprint.as_str() {
+        "" => sha256_file(&parent.record_path()),
+        known => Ok(known.to_owned()),
+    }
+}
+
+/// The record that the twin of a zoo with this record will have, its counts of states and diverged
+/// models still 0.
+pub fn record(
     parent_record: &ZooRecord,
+    parent_fingerprint: String,
     twin: &Twin,
     dataset: &Dataset,
     engine: &dyn Engine,
-) -> Result<ZooRecord, Error> {
-    if parent_record.dataset.sha256 != dataset.sha256() {
-        return Err(UsageError(format!(
-            "{} was trained on another dataset file than the one given (SHA-256 {}, not {})",
-            parent.path().display(),
-            parent_record.dataset.sha256,
-            dataset.sha256()
-        ))
-        .into());
-    }
-    // A zoo that another program made may have no fingerprint; its record then stands for it.
-    let parent_fingerprint = match parent_record.fingerprint.as_str() {
-        "" => sha256_file(&parent.record_path())?,
-        known => known.to_owned(),
-    };
+) -> ZooRecord {
     let engine = EngineRecord { name: engine.name().into(), version: engine.version() };
     let mut manifest = parent_record.manifest.clone();
     if !manifest.is_object() {
@@ -200,7 +229,7 @@ fn record(
     }
     manifest["sparsify"] = serde_json::to_value(twin).expect("plain data serialises");
     let fingerprint = fingerprint(&(FORMAT_VERSION, &parent_fingerprint, twin, dataset.sha256(), &engine));
-    Ok(ZooRecord {
+    ZooRecord {
         format_version: FORMAT_VERSION,
         name: twin.zoo_name(&parent_record.name),
         description: description(&parent_record.name, twin),
@@ -212,20 +241,20 @@ fn record(
         diverged: 0,
         fingerprint,
         ..parent_record.clone()
-    })
+    }
 }
 
 fn description(parent: &str, twin: &Twin) -> String {
-    let epochs = twin.epochs;
+    let epochs = counted(twin.epochs as usize, "epoch");
     match twin.method {
         Method::Magnitude { sparsity, ramp_epochs, .. } => {
             let percent = ((1.0 - sparsity) * 1e8).round() / 1e6;
-            let ramp = ramp_epochs.map(|n| format!(" over {n} epochs")).unwrap_or_default();
+            let ramp = ramp_epochs.map(|n| format!(" over {}", counted(n as usize, "epoch"))).unwrap_or_default();
             format!(
-                "Sparse twins of {parent}: magnitude pruning to {percent} % of the weights{ramp}, {epochs} epochs of fine-tuning."
+                "Sparse twins of {parent}: magnitude pruning to {percent} % of the weights{ramp}, {epochs} of fine-tuning."
             )
         }
-        Method::VariationalDropout => format!("Sparse twins of {parent}: {epochs} epochs of variational dropout."),
+        Method::VariationalDropout => format!("Sparse twins of {parent}: {epochs} of variational dropout."),
     }
 }
 

@@ -16,6 +16,7 @@
 //! directory, whatever [`population::Source`] its models come from.
 
 pub mod checkpoint;
+mod described;
 pub mod dfdx_engine;
 pub mod engine;
 pub mod estimate;
@@ -177,7 +178,7 @@ pub struct TrainingArgs {
     /// Seconds between two checkpoints of a model in training
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub checkpoint_seconds: u64,
-    /// Replace an output that was made from another manifest, dataset or engine
+    /// Replace an output that was made from another manifest, dataset or engine, once the new one is whole
     #[arg(long)]
     pub force: bool,
 }
@@ -226,6 +227,7 @@ impl TrainingArgs {
             shard: self.shard,
             checkpoint_pause: Duration::from_secs(self.checkpoint_seconds),
             force: self.force,
+            any_data: false,
         }
     }
 }
@@ -247,6 +249,9 @@ pub struct Args {
     /// Zoo directory to make
     #[arg(short, long, value_name = "DIR", required = true)]
     output: Option<PathBuf>,
+    /// Train on this dataset even if the manifest's [data] describes another
+    #[arg(long)]
+    any_data: bool,
     #[command(flatten)]
     training: TrainingArgs,
 }
@@ -288,12 +293,17 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     let manifest = args.reduction.load(manifest)?;
     let training = &args.training;
     let engine = training.engine(&Plan::new(&manifest)?.models[0].hyperparameters, stage)?;
-    train(&manifest, data, output, engine.as_ref(), &training.settings(), stage)
+    let settings = Settings { any_data: args.any_data, ..training.settings() };
+    train(&manifest, data, output, engine.as_ref(), &settings, stage)
 }
 
 /// Trains the plan of a manifest on a prepared dataset into a zoo directory.
 ///
 /// Does nothing if the directory is up to date, goes on if it is unfinished.
+///
+/// # Errors
+/// The manifest has a `[data]` section that describes another dataset, unless the settings allow it;
+/// and as [`Population::make`].
 pub fn train(
     manifest: &Manifest,
     data: &Path,
@@ -304,6 +314,9 @@ pub fn train(
 ) -> Result<Summary, Error> {
     let plan = Plan::new(manifest)?;
     let dataset = Dataset::read(data)?;
+    if !settings.any_data {
+        described::check(manifest, &dataset, data)?;
+    }
     let record = record(&plan, &dataset, engine)?;
     let source = Planned { plan: &plan, dataset: &dataset };
     let population = Population {

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use zoo_model::files::{persist_dir, temporary_dir_in, FileError};
+use zoo_model::text::counted;
 use zoo_model::zoo_dir::names;
 use zoo_model::{ModelId, ZooDir, ZooRecord};
 use zoo_stage::UsageError;
 
 use crate::population::{
-    finish_if_complete, read_run, started_shards, training_dir, write_run, Completion, Run, ShardRecord,
+    find, finish_if_complete, read_run, started_shards, training_dir, write_run, Completion, Found, Run, ShardRecord,
 };
 use crate::Error;
 
@@ -45,14 +46,10 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, Error> {
     let Some((run, _)) = whole else {
         return Err(UsageError("merge takes at least one shard".into()).into());
     };
-    if let Some(record) = output.record()? {
-        if record.fingerprint != run.record.fingerprint {
-            let differences = record.differences(&ZooRecord { models: record.models, ..run.record });
-            let output = output.path().display();
-            return Err(
-                UsageError(format!("{output} holds another zoo: it and the shards differ in {differences}")).into()
-            );
-        }
+    if let Found::Other(record) = find(output, &run.record)? {
+        let differences = record.differences(&ZooRecord { models: record.models, ..run.record });
+        let output = output.path().display();
+        return Err(UsageError(format!("{output} holds another zoo: it and the shards differ in {differences}")).into());
     }
     write_run(output, &run)?;
     let staging = training_dir(output);
@@ -93,7 +90,8 @@ fn missing_models(missing: &[ModelId], models: usize, started: Vec<(&ZooDir, Sha
         let more = if ids.len() > 5 { ", ..." } else { "" };
         ids.iter().take(5).map(ToString::to_string).collect::<Vec<_>>().join(", ") + more
     };
-    let mut message = format!("{} of {models} models are missing: {}", missing.len(), listed(missing));
+    let (lack, are) = (missing.len(), if missing.len() == 1 { "is" } else { "are" });
+    let mut message = format!("{lack} of {} {are} missing: {}", counted(models, "model"), listed(missing));
     let mut unexplained = missing.to_vec();
     for (dir, shard) in &started {
         let of_shard: Vec<ModelId> = shard.ids.iter().copied().filter(|id| missing.binary_search(id).is_ok()).collect();

@@ -1,8 +1,8 @@
 //! Fills a zoo directory with trained models: in parallel, resumable, in shards.
 //!
 //! While a zoo is in the making, everything that is not a finished model lives in its folder
-//! `.training`: `run.json` (what is being made), a checkpoint a cohort, temporaries. It goes when
-//! the zoo is finished.
+//! `.training`: `run.json` (what is being made), a checkpoint a cohort, locks, temporaries. It goes
+//! when the zoo is finished. What replaces another zoo is made in a hidden folder beside it.
 
 use std::fmt;
 use std::fs;
@@ -14,7 +14,11 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use zoo_model::files::{read_if_exists, touch, write_bytes, FileError};
+use zoo_model::files::{
+    exchange_dirs, parent_of, read_if_exists, remove_abandoned, temporary_dir_in, touch, write_bytes, FileError,
+};
+use zoo_model::lock::OutputLock;
+use zoo_model::text::counted;
 use zoo_model::zoo_dir::{names, RECORD_LIMIT};
 use zoo_model::{Dataset, Hyperparameters, ModelId, Params, ZooDir, ZooRecord};
 use zoo_stage::{Interrupted, Stage, UsageError};
@@ -84,14 +88,16 @@ pub struct Settings {
     pub shard: Shard,
     /// Pause between two checkpoints of a cohort.
     pub checkpoint_pause: Duration,
-    /// Replace an output that was made from other inputs.
+    /// Replace an output that was made from other inputs, once all of the new one is there.
     pub force: bool,
+    /// Train on a dataset that is not the described one.
+    pub any_data: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, shard: Shard::WHOLE, checkpoint_pause: Duration::from_secs(30), force: false }
+        Self { threads, shard: Shard::WHOLE, checkpoint_pause: Duration::from_secs(30), force: false, any_data: false }
     }
 }
 
@@ -135,11 +141,14 @@ impl fmt::Display for Summary {
             (false, true) => "finished",
             (false, false) => "waiting for other shards",
         };
-        write!(f, "{}: {done} of {models} models, {state}", self.output.display())
+        write!(f, "{}: {done} of {}, {state}", self.output.display(), counted(models, "model"))
     }
 }
 
 const TRAINING: &str = ".training";
+
+/// What zoo directories are made of.
+const ENTRIES: [&str; 4] = [names::ZOO, names::CHECKSUMS, names::MODELS, TRAINING];
 
 /// Where everything lies that is not a finished model.
 pub(crate) fn training_dir(zoo: &ZooDir) -> PathBuf {
@@ -208,51 +217,127 @@ pub fn is_current(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
     Ok(zoo.record()?.is_some_and(|found| found.fingerprint == record.fingerprint))
 }
 
-/// Makes `zoo` ready to be filled with the models of `run`.
-fn prepare(zoo: &ZooDir, run: &Run, force: bool) -> Result<(), Error> {
+/// What is at the place of a zoo to make.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// Nothing, or an empty folder.
+    Nothing,
+    /// The same zoo, finished or in the making.
+    Same,
+    /// Another zoo, finished or in the making.
+    Other(Box<ZooRecord>),
+}
+
+/// Looks for what making the zoo of `record` at `zoo` would go on with, or replace.
+///
+/// # Errors
+/// The folder is occupied by something else, or cannot be read.
+pub fn find(zoo: &ZooDir, record: &ZooRecord) -> Result<Found, FileError> {
     // In this order: another process that finishes the zoo writes the one before it removes the other.
     let started = read_run(zoo)?;
-    let found = zoo.record()?.or(started.map(|started| started.record));
     let foreign = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|e| e.file_name() != TRAINING);
-    let occupied = fs::read_dir(zoo.path()).is_ok_and(|mut entries| entries.any(foreign));
-    match found {
-        Some(record) if record.fingerprint == run.record.fingerprint => {}
-        Some(record) if !force => {
-            return Err(UsageError(format!(
-                "{} holds the zoo `{}` made otherwise: there and here differ {}; choose another output, or replace it with --force",
-                zoo.path().display(),
-                record.name,
-                record.differences(&ZooRecord { models: record.models, ..run.record.clone() })
-            ))
-            .into());
-        }
-        Some(_) => clear(zoo)?,
-        None if occupied => {
+    match zoo.record()?.or(started.map(|started| started.record)) {
+        Some(found) if found.fingerprint == record.fingerprint => Ok(Found::Same),
+        Some(found) => Ok(Found::Other(Box::new(found))),
+        None if fs::read_dir(zoo.path()).is_ok_and(|mut entries| entries.any(foreign)) => {
             let why = "is not empty and not a zoo: choose another output";
-            return Err(FileError::format(zoo.path(), why).into());
+            Err(FileError::format(zoo.path(), why))
         }
-        None => {}
+        None => Ok(Found::Nothing),
     }
-    Ok(write_run(zoo, run)?)
+}
+
+/// Checks that making the zoo of `record` at `zoo` replaces no other.
+///
+/// # Errors
+/// It does: names what differs.
+pub fn check_replaces_nothing(zoo: &ZooDir, record: &ZooRecord) -> Result<(), Error> {
+    match find(zoo, record)? {
+        Found::Other(found) => Err(made_otherwise(zoo, &found, record).into()),
+        Found::Nothing | Found::Same => Ok(()),
+    }
+}
+
+fn made_otherwise(zoo: &ZooDir, found: &ZooRecord, wanted: &ZooRecord) -> UsageError {
+    UsageError(format!(
+        "{} holds the zoo `{}` made otherwise: there and here differ {}; choose another place, or replace it with --force",
+        zoo.path().display(),
+        found.name,
+        found.differences(&ZooRecord { models: found.models, ..wanted.clone() })
+    ))
+}
+
+/// The hidden folder beside a zoo in which the zoo that replaces it is made.
+fn replacement_of(zoo: &ZooDir) -> Result<ZooDir, FileError> {
+    let path = fs::canonicalize(zoo.path()).unwrap_or_else(|_| zoo.path().to_owned());
+    let name = path.file_name().ok_or_else(|| FileError::format(zoo.path(), "is no folder that can be replaced"))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".replacement");
+    Ok(ZooDir::new(path.with_file_name(hidden)))
+}
+
+/// Puts a finished replacement in the place of what `zoo` holds. What is there and not of a zoo stays.
+fn replace(zoo: &ZooDir, replacement: &ZooDir, stage: &Stage) -> Result<(), Error> {
+    let _replacing = OutputLock::wait_beside(zoo.path(), || stage.interrupt.check())?;
+    // Another shard was first, and took it away.
+    let Some(record) = replacement.record()? else { return Ok(()) };
+    if !is_current(zoo, &record)? {
+        let _idle = lock_against_workers(zoo)?;
+        let place = fs::canonicalize(zoo.path()).map_err(FileError::io("read", zoo.path()))?;
+        exchange_dirs(replacement.path(), &place)?;
+        for entry in fs::read_dir(replacement.path()).map_err(FileError::io("read", replacement.path()))?.flatten() {
+            let name = entry.file_name();
+            let kept = place.join(&name);
+            if !ENTRIES.iter().any(|of_zoo| name == **of_zoo) && !kept.exists() {
+                fs::rename(entry.path(), &kept).map_err(FileError::io("write", kept))?;
+            }
+        }
+    }
+    Ok(discard(replacement)?)
+}
+
+/// Locks what is in the making at `zoo`, if anything is, against all processes that make it.
+fn lock_against_workers(zoo: &ZooDir) -> Result<Option<OutputLock>, FileError> {
+    let is_in_the_making = training_dir(zoo).is_dir();
+    is_in_the_making.then(|| OutputLock::exclusive(lock_path(zoo), zoo.path())).transpose()
+}
+
+/// Removes a replacement, or what it replaced: first its name, then its content.
+fn discard(replacement: &ZooDir) -> Result<(), FileError> {
+    if replacement.path().exists() {
+        let grave = temporary_dir_in(parent_of(replacement.path()))?;
+        fs::rename(replacement.path(), grave.path()).map_err(FileError::io("remove", replacement.path()))?;
+    }
+    Ok(())
+}
+
+/// The lock of all processes that make a zoo.
+fn lock_path(zoo: &ZooDir) -> PathBuf {
+    training_dir(zoo).join("lock")
+}
+
+/// Locks a zoo in the making, or a shard of it: shards work side by side.
+fn lock(zoo: &ZooDir, shard: Shard) -> Result<Vec<OutputLock>, FileError> {
+    if shard == Shard::WHOLE {
+        return Ok(vec![OutputLock::exclusive(lock_path(zoo), zoo.path())?]);
+    }
+    let Shard { index, count } = shard;
+    let own = training_dir(zoo).join(format!("lock-{index}-of-{count}"));
+    Ok(vec![OutputLock::shared(lock_path(zoo), zoo.path())?, OutputLock::exclusive(own, zoo.path())?])
+}
+
+/// Removes what killed processes left in and beside a finished zoo. Best effort.
+fn clear_remains(zoo: &ZooDir) {
+    remove_abandoned(zoo.path());
+    if let Ok(Some(_idle)) = lock_against_workers(zoo) {
+        let _ = fs::remove_dir_all(training_dir(zoo));
+    }
 }
 
 /// Writes what a directory in the making will be.
 pub(crate) fn write_run(zoo: &ZooDir, run: &Run) -> Result<(), FileError> {
     write_bytes(&run_path(zoo), &serde_json::to_vec(run).expect("plain data serialises"))
-}
-
-/// Removes what zoo directories are made of, and nothing else; `zoo.json` first, so that no
-/// moment shows a finished zoo that is not whole.
-fn clear(zoo: &ZooDir) -> Result<(), FileError> {
-    for name in [names::ZOO, names::CHECKSUMS, names::MODELS, TRAINING] {
-        let path = zoo.path().join(name);
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        match removed {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(FileError::io("remove", path)(e)),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// How far the zoo that `record` describes is.
@@ -282,30 +367,51 @@ pub struct Population<'a> {
 
 impl Population<'_> {
     /// Brings the directory up to date: does nothing but touch it if it is, goes on if it is
-    /// unfinished.
+    /// unfinished. With `force`, another zoo there is replaced once all of this one is made beside it.
     ///
     /// # Errors
-    /// As [`fill`](Self::fill).
+    /// The directory holds another zoo, another process is at work on it, a file cannot be read or
+    /// written, or [`Interrupted`]: then the same call goes on where this one stopped, to the same bits.
     pub fn make(&self, settings: &Settings, stage: &Stage) -> Result<Summary, Error> {
-        let up_to_date = refresh(self.zoo, self.record)?;
-        let completion = if up_to_date {
-            touch(&self.zoo.record_path())?;
-            completion(self.zoo, self.record)?
-        } else {
-            self.fill(settings, stage)?
+        let Self { zoo, record, .. } = *self;
+        let replacement = replacement_of(zoo)?;
+        // A replacement that was interrupted between two steps, where there is no exchange in one.
+        if !zoo.path().exists() && matches!(replacement.record(), Ok(Some(_))) {
+            fs::rename(replacement.path(), zoo.path()).map_err(FileError::io("write", zoo.path()))?;
+        }
+        remove_abandoned(parent_of(replacement.path()));
+        let summary = |up_to_date, completion| Summary { output: zoo.path().to_owned(), up_to_date, completion };
+        if refresh(zoo, record)? {
+            clear_remains(zoo);
+            touch(&zoo.record_path())?;
+            return Ok(summary(true, completion(zoo, record)?));
+        }
+        let completion = match find(zoo, record)? {
+            Found::Nothing | Found::Same => self.fill(settings, stage)?,
+            Found::Other(found) if !settings.force => return Err(made_otherwise(zoo, &found, record).into()),
+            Found::Other(_) => {
+                drop(lock_against_workers(zoo)?);
+                if matches!(find(&replacement, record)?, Found::Other(_)) {
+                    drop(lock_against_workers(&replacement)?);
+                    discard(&replacement)?;
+                }
+                let completion = Population { zoo: &replacement, ..*self }.fill(settings, stage)?;
+                if completion.finished {
+                    replace(zoo, &replacement, stage)?;
+                }
+                completion
+            }
         };
-        Ok(Summary { output: self.zoo.path().to_owned(), up_to_date, completion })
+        Ok(summary(false, completion))
     }
 
     /// Trains the models; finishes the directory once all of them are there.
-    ///
-    /// # Errors
-    /// The directory holds another zoo, a file cannot be read or written, or [`Interrupted`]: then
-    /// the same call goes on where this one stopped, to the same bits.
-    pub fn fill(&self, settings: &Settings, stage: &Stage) -> Result<Completion, Error> {
+    fn fill(&self, settings: &Settings, stage: &Stage) -> Result<Completion, Error> {
         let models = self.source.models();
         let run = Run { record: self.record.clone(), ids: models.iter().map(|(id, _)| *id).collect() };
-        prepare(self.zoo, &run, settings.force)?;
+        let _lock = lock(self.zoo, settings.shard)?;
+        remove_abandoned(&training_dir(self.zoo));
+        write_run(self.zoo, &run)?;
         let hyperparameters: Vec<&Hyperparameters> = models.iter().map(|(_, h)| h).collect();
         let mut cohorts = self.engine.cohorts(&hyperparameters);
         let mut number = 0..;
