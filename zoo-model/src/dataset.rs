@@ -375,7 +375,7 @@ mod tests {
             Dataset::new(info, [1, 2, 2], splits).unwrap_err()
         };
         assert!(with(&|_, s| s[1].labels[0] = 2).contains("`val_labels` holds 2"));
-        assert!(with(&|_, s| s[2].labels.push(0)).contains("`test_images` has 1 images"));
+        assert!(with(&|_, s| s[2].labels.push(0)).contains("`test_images` has 1 image, `test_labels` 2 labels"));
         assert!(with(&|i, _| i.std[0] = 0.0).contains("`std` must be above 0"));
         assert!(with(&|i, _| i.mean.push(0.1)).contains("`mean`"));
         assert!(with(&|i, _| i.class_names[1] = "b\u{1b}[2J".into()).contains("control characters"));

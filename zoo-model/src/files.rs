@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::lock::{host, try_lock, Locked};
+use crate::lock::{host, is_lock, is_still_at, try_lock, Locked};
 
 /// A file that could not be read, written or understood.
 #[derive(Debug, thiserror::Error)]
@@ -123,13 +123,22 @@ pub fn temporary_file_in(parent: &Path) -> io::Result<tempfile::NamedTempFile> {
     }
 }
 
-/// Removes the temporaries in `folder` that no living process owns: what was killed left them. Those of
-/// another machine are removed after a day. Best effort: what cannot be removed stays.
+/// Removes the temporaries and lock files in `folder` that no living process owns: what was killed left
+/// them. Temporaries of another machine are removed after a day. Best effort: what cannot be removed stays.
 pub fn remove_abandoned(folder: &Path) {
     let own = temporary_prefix();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let (name, path) = (entry.file_name(), entry.path());
-        let Some(name) = name.to_str().filter(|name| is_temporary(name)) else { continue };
+        let Some(name) = name.to_str() else { continue };
+        if is_lock(&path, name) {
+            // Who opens it meanwhile sees that it is gone, and makes another.
+            let file =
+                File::open(&path).ok().filter(|file| try_lock(file, false) == Locked::Held && is_still_at(file, &path));
+            let _ = file.map(|_held| fs::remove_file(&path));
+        }
+        if !is_temporary(name) {
+            continue;
+        }
         let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
         if !metadata.is_file() && !metadata.is_dir() {
             continue;
@@ -426,17 +435,23 @@ mod tests {
         }
         let days_ago = std::time::SystemTime::now() - 2 * ABANDONED;
         File::options().append(true).open(&old).unwrap().set_modified(days_ago).unwrap();
+        fs::write(at(".killed.lock"), "process 1 on this machine\n").unwrap();
+        let held = crate::lock::OutputLock::beside(&at("held")).unwrap();
         // Not temporaries at all, however old.
-        for name in [".zoo-notes", ".zoo", "zoo.json"] {
+        for name in [".zoo-notes", ".zoo", "zoo.json", ".own.lock"] {
             fs::write(at(name), "x").unwrap();
             File::options().append(true).open(at(name)).unwrap().set_modified(days_ago).unwrap();
         }
         remove_abandoned(dir.path());
         let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
-        let mut kept: Vec<String> = [".zoo", ".zoo-00000000-cccccc", ".zoo-notes", "zoo.json"].map(String::from).into();
+        let mut kept: Vec<String> =
+            [".held.lock", ".own.lock", ".zoo", ".zoo-00000000-cccccc", ".zoo-notes", "zoo.json"]
+                .map(String::from)
+                .into();
         kept.extend([name(file.path()), name(folder.path())]);
         kept.sort();
         assert_eq!(names_in(dir.path()), kept);
+        drop(held);
         remove_abandoned(&at("no such folder"));
     }
 

@@ -10,6 +10,12 @@ use std::time::Duration;
 
 use crate::files::{parent_of, read_limited, FileError};
 
+/// What names of hidden lock files end with.
+const EXTENSION: &str = ".lock";
+
+/// What a lock file says first.
+const PROCESS: &str = "process ";
+
 /// What became of a lock that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Locked {
@@ -67,7 +73,7 @@ impl OutputLock {
     pub fn beside(output: &Path) -> Result<Self, FileError> {
         let mut name = std::ffi::OsString::from(".");
         name.push(output.file_name().unwrap_or_default());
-        name.push(".lock");
+        name.push(EXTENSION);
         Self::exclusive(parent_of(output).join(name), output)
     }
 
@@ -107,7 +113,7 @@ impl OutputLock {
             match try_lock(&file, shared) {
                 Locked::Held if !is_still_at(&file, &path) => continue,
                 Locked::Held => {
-                    let owner = format!("process {} on {}\n", std::process::id(), host());
+                    let owner = format!("{PROCESS}{} on {}\n", std::process::id(), host());
                     let _ =
                         file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(owner.as_bytes()));
                     return Ok(Self { path, file: Some(file), shared });
@@ -139,7 +145,7 @@ fn open(path: &Path) -> Option<File> {
 }
 
 /// Whether a lock file is still the one of its name: who gives up a lock removes it.
-fn is_still_at(file: &File, path: &Path) -> bool {
+pub(crate) fn is_still_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
@@ -158,8 +164,16 @@ fn owner(path: &Path) -> String {
     let text = read_limited(path, 256).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
     match text.trim() {
         "" => "another process".into(),
-        owner => format!("another process ({})", owner.trim_start_matches("process ")),
+        owner => format!("another process ({})", owner.trim_start_matches(PROCESS)),
     }
+}
+
+/// Whether the file of this name is the hidden lock file of an output.
+pub(crate) fn is_lock(path: &Path, name: &str) -> bool {
+    name.starts_with('.')
+        && name.ends_with(EXTENSION)
+        && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+        && read_limited(path, 256).is_ok_and(|text| text.starts_with(PROCESS.as_bytes()))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use zoo_model::files::{persist_dir, temporary_dir_in, FileError};
+use zoo_model::files::{persist_dir, remove_abandoned, temporary_dir_in, FileError};
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::names;
 use zoo_model::{ModelId, ZooDir, ZooRecord};
@@ -51,6 +51,7 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, Error> {
         let output = output.path().display();
         return Err(UsageError(format!("{output} holds another zoo: it and the shards differ in {differences}")).into());
     }
+    remove_abandoned(output.path());
     write_run(output, &run)?;
     let staging = training_dir(output);
     for &id in &run.ids {

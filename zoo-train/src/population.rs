@@ -327,9 +327,8 @@ fn lock(zoo: &ZooDir, shard: Shard) -> Result<Vec<OutputLock>, FileError> {
     Ok(vec![OutputLock::shared(lock_path(zoo), zoo.path())?, OutputLock::exclusive(own, zoo.path())?])
 }
 
-/// Removes what killed processes left in and beside a finished zoo. Best effort.
+/// Removes what a process that was killed in its last step left in a finished zoo. Best effort.
 fn clear_remains(zoo: &ZooDir) {
-    remove_abandoned(zoo.path());
     if let Ok(Some(_idle)) = lock_against_workers(zoo) {
         let _ = fs::remove_dir_all(training_dir(zoo));
     }
@@ -379,7 +378,9 @@ impl Population<'_> {
         if !zoo.path().exists() && matches!(replacement.record(), Ok(Some(_))) {
             fs::rename(replacement.path(), zoo.path()).map_err(FileError::io("write", zoo.path()))?;
         }
-        remove_abandoned(parent_of(replacement.path()));
+        for folder in [parent_of(replacement.path()), zoo.path()] {
+            remove_abandoned(folder);
+        }
         let summary = |up_to_date, completion| Summary { output: zoo.path().to_owned(), up_to_date, completion };
         if refresh(zoo, record)? {
             clear_remains(zoo);
