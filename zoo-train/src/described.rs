@@ -90,7 +90,7 @@ mod tests {
         assert!(fault(&sound, Some(3)).contains(&format!("`train` ({} and 3)", sizes[0])));
 
         let other = fault(&section("digits", sizes), None);
-        assert!(other.contains(&format!("d is not the dataset that [data] of m.toml describes")), "{other}");
+        assert!(other.contains("d is not the dataset that [data] of m.toml describes"), "{other}");
         assert!(other.contains(&format!("`dataset` ({name:?} and \"digits\")")) && other.contains("--any-data"));
         for (i, split) in ["train", "val", "test"].into_iter().enumerate() {
             let mut sizes = sizes;
