@@ -219,6 +219,9 @@ impl Params {
     /// A sentence that names the key and the fault.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
         let params: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        if let Some(integer) = beyond_64_bits(json) {
+            return Err(format!("holds the integer {integer}, which has more than 64 bits: write it as text"));
+        }
         let h = &params.hyperparameters;
         let within = |key: &str, ok: bool, range: &str| if ok { Ok(()) } else { Err(format!("{key} must be {range}")) };
         within("model::channels_in", (1..=16).contains(&params.channels), "from 1 to 16")?;
@@ -245,6 +248,31 @@ impl Params {
     pub fn target_sparsity(&self) -> Option<f64> {
         self.extra.get("sparsify::sparsity")?.as_f64()
     }
+}
+
+/// The first integer in sound JSON that only a floating-point number could stand for.
+fn beyond_64_bits(json: &[u8]) -> Option<&str> {
+    let mut rest = std::str::from_utf8(json).ok()?;
+    while let Some(start) = rest.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit()) {
+        rest = &rest[start..];
+        if let Some(string) = rest.strip_prefix('"') {
+            let mut escaped = false;
+            let end = string.find(|c| {
+                let ends = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                ends
+            })?;
+            rest = &string[end + 1..];
+            continue;
+        }
+        let end = rest.find(|c: char| !matches!(c, '0'..='9' | '+' | '-' | '.' | 'e' | 'E')).unwrap_or(rest.len());
+        let (number, after) = rest.split_at(end);
+        if !number.contains(['.', 'e', 'E']) && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+            return Some(number);
+        }
+        rest = after;
+    }
+    None
 }
 
 /// Checks the sizes of hidden layers.
@@ -309,6 +337,24 @@ pub(crate) mod tests {
         let back = Params::from_json(params.to_json().as_bytes()).unwrap();
         assert_eq!(back, params);
         assert_eq!(back.target_sparsity(), Some(0.8));
+    }
+
+    #[test]
+    fn integers_are_kept_to_the_last_digit_or_refused() {
+        let hyperparameters = Hyperparameters { seed: u64::MAX, ..example() };
+        let network = hyperparameters.network([1, 28, 28], 10).unwrap();
+        let json = Params::new(ModelId(0), hyperparameters, &network).to_json();
+        let with = |value: &str| json.replace("\"seed\"", &format!("\"a\\\"1\": {value}, \"seed\""));
+        for value in ["18446744073709551615", "-9223372036854775808", "1e300", "-0", "[1, 2.5e+3]", "\"1\\\\\", \"b\": 1"] {
+            let json = with(value);
+            let params = Params::from_json(json.as_bytes()).unwrap();
+            assert_eq!(params.hyperparameters.seed, u64::MAX);
+            assert_eq!(Params::from_json(params.to_json().as_bytes()).unwrap(), params, "{json}");
+        }
+        for value in ["18446744073709551616", "-9223372036854775809", "{\"b\": [-99999999999999999999]}"] {
+            let error = Params::from_json(with(value).as_bytes()).unwrap_err();
+            assert!(error.contains("more than 64 bits: write it as text"), "{error}");
+        }
     }
 
     #[test]

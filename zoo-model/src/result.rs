@@ -53,7 +53,7 @@ pub fn to_json_lines(lines: &[ResultLine]) -> String {
     lines.iter().map(|l| serde_json::to_string(l).expect("plain data serialises") + "\n").collect()
 }
 
-/// Parses a `result.json`.
+/// Parses a `result.json`; blank lines do not count.
 ///
 /// # Errors
 /// A sentence that names the line.
@@ -62,10 +62,12 @@ pub fn from_json_lines(json: &[u8]) -> Result<Vec<ResultLine>, String> {
     let lines: Vec<ResultLine> = text
         .lines()
         .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
         .map(|(i, line)| serde_json::from_str(line).map_err(|e| format!("line {}: {e}", i + 1)))
         .collect::<Result<_, _>>()?;
-    if let Some(i) = lines.windows(2).position(|w| w[0].training_iteration >= w[1].training_iteration) {
-        return Err(format!("line {}: `training_iteration` does not ascend", i + 2));
+    if let Some(w) = lines.windows(2).find(|w| w[0].training_iteration >= w[1].training_iteration) {
+        let [before, after] = [&w[0], &w[1]].map(|line| line.training_iteration);
+        return Err(format!("`training_iteration` does not ascend: {after} follows {before}"));
     }
     Ok(lines)
 }
@@ -99,7 +101,10 @@ mod tests {
         assert!(json.starts_with("{\"training_iteration\":0,\"train_loss\":null,\"train_acc\":0.1,"), "{json}");
         assert_eq!(from_json_lines(json.as_bytes()).unwrap(), lines);
         let twice = to_json_lines(&[line(1), line(1)]);
-        assert!(from_json_lines(twice.as_bytes()).unwrap_err().starts_with("line 2"));
+        assert!(from_json_lines(twice.as_bytes()).unwrap_err().contains("does not ascend: 1 follows 1"));
+        let blank = format!("\n{}\n \r\n", json.replace('\n', "\r\n\r\n"));
+        assert_eq!(from_json_lines(blank.as_bytes()).unwrap(), lines);
+        assert!(from_json_lines(b"\n{}\n").unwrap_err().starts_with("line 2"));
         assert!(from_json_lines(b"{}\n").unwrap_err().starts_with("line 1"));
     }
 }

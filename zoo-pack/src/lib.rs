@@ -454,7 +454,16 @@ fn model_files(zoo: &ZooDir, stage: &Stage) -> Result<Vec<ModelFile>, Error> {
 fn describe(zoo: &ZooDir, ids: &[ModelId], stage: &Stage) -> Result<(Content, card::Accuracies), Error> {
     let mut accuracies = card::Accuracies::default();
     let spool = tempfile::tempfile().map_err(FileError::io("write in", std::env::temp_dir()))?;
-    let mut index = index::IndexWriter::new(&zoo.params(ids[0])?, Hashing::new(spool))?;
+    let mut schema = index::Schema::default();
+    for group in ids.chunks(index::MODELS_PER_GROUP) {
+        stage.interrupt.check()?;
+        let models = group.par_iter().map(|&id| zoo.params(id)).collect::<Result<Vec<_>, FileError>>()?;
+        for params in models {
+            let place = || zoo.model(params.id).join(names::PARAMS);
+            schema.add(&params).map_err(|message| FileError::format(place(), message))?;
+        }
+    }
+    let mut index = index::IndexWriter::new(schema.columns(), Hashing::new(spool))?;
     for group in ids.chunks(index::MODELS_PER_GROUP) {
         stage.interrupt.check()?;
         let read = |&id: &ModelId| Ok((zoo.params(id)?, zoo.results(id)?));

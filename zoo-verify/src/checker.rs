@@ -309,10 +309,11 @@ impl Checker {
     fn checksums(&mut self, text: &[u8]) {
         let mut listed = BTreeMap::new();
         let mut list = |text: &[u8]| -> Result<(), String> {
-            for line in checksum_lines(text)? {
+            for line in checksum_lines(text) {
                 let (path, sum) = line?;
-                if listed.insert(path.to_owned(), sha256_bytes(sum)).is_some() {
-                    self.fail(Level::Structure, names::CHECKSUMS, format!("lists {path} twice"));
+                let sum = sha256_bytes(&sum);
+                if listed.insert(path.clone(), sum).is_some_and(|other| other != sum) {
+                    self.fail(Level::Structure, names::CHECKSUMS, format!("lists {path} with two checksums"));
                 }
             }
             Ok(())
