@@ -89,6 +89,21 @@ impl DatasetRecord {
             sources: dataset.info.sources.clone(),
         }
     }
+
+    /// Checks that a zoo with this record was trained on just this dataset file.
+    ///
+    /// # Errors
+    /// A sentence that says why not, or why nobody knows.
+    pub fn check_is(&self, dataset: &Dataset) -> Result<(), String> {
+        match self.sha256.as_str() {
+            "" => Err("its zoo.json does not say which dataset file it was trained on".into()),
+            expected if expected != dataset.sha256() => {
+                let found = dataset.sha256();
+                Err(format!("it was trained on another dataset file: SHA-256 {expected}, not {found}"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The engine that trained a zoo.

@@ -32,7 +32,7 @@ pub const MODELS_PER_GROUP: usize = 512;
 const KEYS_LIMIT: usize = 1024;
 
 /// Largest footer that is read.
-pub const FOOTER_LIMIT: usize = 16 << 20;
+pub const FOOTER_LIMIT: usize = 8 << 20;
 
 /// A column's values: null where `None`.
 enum Values {
