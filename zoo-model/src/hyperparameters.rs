@@ -345,7 +345,9 @@ pub(crate) mod tests {
         let network = hyperparameters.network([1, 28, 28], 10).unwrap();
         let json = Params::new(ModelId(0), hyperparameters, &network).to_json();
         let with = |value: &str| json.replace("\"seed\"", &format!("\"a\\\"1\": {value}, \"seed\""));
-        for value in ["18446744073709551615", "-9223372036854775808", "1e300", "-0", "[1, 2.5e+3]", "\"1\\\\\", \"b\": 1"] {
+        for value in
+            ["18446744073709551615", "-9223372036854775808", "1e300", "-0", "[1, 2.5e+3]", "\"1\\\\\", \"b\": 1"]
+        {
             let json = with(value);
             let params = Params::from_json(json.as_bytes()).unwrap();
             assert_eq!(params.hyperparameters.seed, u64::MAX);

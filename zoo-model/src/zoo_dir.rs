@@ -16,6 +16,7 @@ use crate::hyperparameters::Params;
 use crate::plan::{check_zoo_name, ModelId};
 use crate::result::{self, ResultLine};
 use crate::states;
+use crate::text::counted;
 use crate::{Network, FORMAT_VERSION};
 
 /// Names of the files of a zoo.
@@ -87,21 +88,6 @@ impl DatasetRecord {
             mean: dataset.info.mean.clone(),
             std: dataset.info.std.clone(),
             sources: dataset.info.sources.clone(),
-        }
-    }
-
-    /// Checks that a zoo with this record was trained on just this dataset file.
-    ///
-    /// # Errors
-    /// A sentence that says why not, or why nobody knows.
-    pub fn check_is(&self, dataset: &Dataset) -> Result<(), String> {
-        match self.sha256.as_str() {
-            "" => Err("its zoo.json does not say which dataset file it was trained on".into()),
-            expected if expected != dataset.sha256() => {
-                let found = dataset.sha256();
-                Err(format!("it was trained on another dataset file: SHA-256 {expected}, not {found}"))
-            }
-            _ => Ok(()),
         }
     }
 }
@@ -344,8 +330,8 @@ impl ZooDir {
     pub fn record(&self) -> Result<Option<ZooRecord>, FileError> {
         let path = self.record_path();
         if self.path.is_file() {
-            let message = "is a file, where the folder of a zoo is needed; an archive must be unpacked first";
-            return Err(FileError::format(&self.path, message));
+            let why = "is a file, where the folder of a zoo is expected: unpack an archive first";
+            return Err(FileError::format(&self.path, why));
         }
         let Some(json) = read_if_exists(&path, RECORD_LIMIT)? else { return Ok(None) };
         let record = ZooRecord::from_json(&json).map_err(|m| self.damaged(FileError::format(path, m)))?;
@@ -371,7 +357,7 @@ impl ZooDir {
     pub fn check_whole(&self, record: &ZooRecord) -> Result<(), FileError> {
         let found = self.ids()?.len();
         if found != record.models {
-            let message = format!("zoo.json counts {} models, {found} are there", record.models);
+            let message = format!("zoo.json counts {}, {found} are there", counted(record.models, "model"));
             return Err(self.damaged(FileError::format(&self.path, message)));
         }
         for file in self.model_files()? {
@@ -663,9 +649,8 @@ mod tests {
         let missing = ZooDir::new(dir.path().join("no such"));
         assert!(missing.finished().unwrap_err().to_string().contains("does not exist"));
         assert!(missing.ids().unwrap().is_empty());
-        let archive = dir.path().join("zoo.tar.gz");
-        fs::write(&archive, "x").unwrap();
-        let error = ZooDir::new(archive).finished().unwrap_err().to_string();
-        assert!(error.ends_with("zoo.tar.gz: is a file, where the folder of a zoo is needed; an archive must be unpacked first"), "{error}");
+        let archive = dir.path().join("z.tar.gz");
+        fs::write(&archive, "").unwrap();
+        assert!(ZooDir::new(archive).finished().unwrap_err().to_string().contains("is a file, where the folder"));
     }
 }

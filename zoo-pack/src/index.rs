@@ -210,7 +210,9 @@ impl Schema {
                 continue;
             }
             if !value.is_object() && is_own(&name) {
-                return Err(format!("`{name}` is the name of a column of {INDEX} that holds something else: rename the key"));
+                return Err(format!(
+                    "`{name}` is the name of a column of {INDEX} that holds something else: rename the key"
+                ));
             }
             let place = *self.places.entry(name).or_insert_with_key(|name| {
                 self.keys.push(Key { name: name.clone(), forms: Vec::new(), telling: Vec::new() });
@@ -226,7 +228,8 @@ impl Schema {
             }
             key.forms = forms;
             if key.forms.is_empty() {
-                let values: Vec<String> = key.telling.iter().map(|(id, value)| format!("{value} in model {id}")).collect();
+                let values: Vec<String> =
+                    key.telling.iter().map(|(id, value)| format!("{value} in model {id}")).collect();
                 return Err(format!(
                     "`{}` is {}, which no column of {INDEX} can hold: give it one type in all models",
                     key.name,
@@ -234,7 +237,9 @@ impl Schema {
                 ));
             }
             if self.keys.len() > KEYS_LIMIT {
-                return Err(format!("the models have more than {KEYS_LIMIT} different keys, as many as {INDEX} can hold"));
+                return Err(format!(
+                    "the models have more than {KEYS_LIMIT} different keys, as many as {INDEX} can hold"
+                ));
             }
         }
         Ok(())

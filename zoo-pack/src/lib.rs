@@ -31,6 +31,7 @@ use sha2::{Digest, Sha256};
 use zoo_model::files::{
     parent_of, persist, sha256, sha256_file, temporary_file_in, touch, write_bytes, FileError, Hashing,
 };
+use zoo_model::text::counted;
 use zoo_model::zoo_dir::{format_checksums, names};
 use zoo_model::{Manifest, ManifestError, ModelId, ZooDir, ZooRecord};
 use zoo_stage::{Interrupted, Stage, UsageError};
@@ -135,7 +136,8 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let state = if self.up_to_date { "up to date" } else { "packed" };
         let paths = self.archives.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
-        write!(f, "{paths}: {state} ({} models, {} bytes in {})", self.models, self.bytes, self.packed_bytes)
+        let (models, bytes) = (counted(self.models, "model"), counted(self.bytes as usize, "byte"));
+        write!(f, "{paths}: {state} ({models}, {bytes} in {})", self.packed_bytes)
     }
 }
 
@@ -313,7 +315,7 @@ impl Layout {
         let record = zoo.finished()?;
         let ids = zoo.ids()?;
         if ids.is_empty() || ids.len() != record.models {
-            let message = format!("zoo.json counts {} models, {} are there", record.models, ids.len());
+            let message = format!("zoo.json counts {}, {} are there", counted(record.models, "model"), ids.len());
             return Err(zoo.damaged(FileError::format(zoo.path(), message)).into());
         }
         let files = model_files(&zoo, stage)?;

@@ -10,9 +10,9 @@ use zoo_model::files::{is_system_file, Hashing};
 use zoo_model::result::{from_json_lines, ResultLine};
 use zoo_model::safetensors_file::{to_f32, to_i64, Header};
 use zoo_model::states::{check_epochs, check_header, EPOCHS};
+use zoo_model::text::counted;
 use zoo_model::zoo_dir::{checksum_lines, is_sha256, model_file, names};
 use zoo_model::{ModelId, Params, ZooRecord};
-use zoo_model::text::counted;
 use zoo_pack::index::{Columns, IndexWriter, ParquetError, Schema, FOOTER_LIMIT, MODELS_PER_GROUP};
 use zoo_pack::{Volume, Volumes, CARD, INDEX, VOLUMES};
 
@@ -706,7 +706,11 @@ impl Checker {
         for (what, expected, found) in counts {
             if expected != found {
                 let are = if found == 1 { "is" } else { "are" };
-                self.fail(Level::Meaning, names::ZOO, format!("counts {}, there {are} {found}", counted(expected, what)));
+                self.fail(
+                    Level::Meaning,
+                    names::ZOO,
+                    format!("counts {}, there {are} {found}", counted(expected, what)),
+                );
             }
         }
         // Only what all models say makes an index; a model that was not understood has failed.

@@ -115,7 +115,8 @@ impl VolumeSet {
         for set in &mut sets {
             set.checked.numbers.sort_unstable();
             set.checked.numbers.dedup();
-            let files = (1..).zip(&set.checked.files).filter(|(number, _)| set.checked.numbers.binary_search(number).is_err());
+            let files =
+                (1..).zip(&set.checked.files).filter(|(number, _)| set.checked.numbers.binary_search(number).is_err());
             set.unchecked = files.map(|(_, file)| file.clone()).collect();
             set.complete = set.unchecked.is_empty();
         }
@@ -237,7 +238,10 @@ mod tests {
         let all = [report("unpacked", &[1, 2], 0), report("c", &[3], 0)];
         assert_eq!(shown(&all), ["noise: all 3 volumes checked"]);
         let mixed = [report("a", &[1], 0), report("b of another packing", &[2], 1)];
-        assert_eq!(shown(&mixed)[0], "noise: volume 1 of 3 checked; 2 others were not: noise.2-of-3.tar.gz, noise.3-of-3.tar.gz");
+        assert_eq!(
+            shown(&mixed)[0],
+            "noise: volume 1 of 3 checked; 2 others were not: noise.2-of-3.tar.gz, noise.3-of-3.tar.gz"
+        );
         assert_eq!(shown(&mixed).len(), 2);
     }
 }

@@ -486,7 +486,11 @@ fn volumes_unpacked_into_one_place_are_the_zoo() {
     shell("rm -r all/noise/models/000000", dir.path());
     let report = verify(&dir.path().join("all/noise"), &Options::default(), &Stage::silent()).unwrap();
     assert_fails(&report, "models/000000/states.safetensors", "missing");
-    for list in ["[]", r#"[{"file": "a", "first": "000007", "last": "000000"}]"#, r#"[{"file": "a", "first": "000000", "last": "000006"}]"#] {
+    for list in [
+        "[]",
+        r#"[{"file": "a", "first": "000007", "last": "000000"}]"#,
+        r#"[{"file": "a", "first": "000000", "last": "000006"}]"#,
+    ] {
         let text = format!("{{\"volumes\": {list}}}");
         fs::write(dir.path().join("some/noise/volumes.json"), text).unwrap();
         let report = verify(&dir.path().join("some/noise"), &Options::default(), &Stage::silent()).unwrap();
@@ -499,7 +503,10 @@ fn volumes_unpacked_into_one_place_are_the_zoo() {
 fn the_index_is_checked_over_all_volumes() {
     let dir = tempfile::tempdir().unwrap();
     let count = volumes(dir.path());
-    shell("mkdir u; for v in n.*-of-*; do tar xzf $v -C u; done; tar xzf n.1-of-* noise/SHA256SUMS -O > sums", dir.path());
+    shell(
+        "mkdir u; for v in n.*-of-*; do tar xzf $v -C u; done; tar xzf n.1-of-* noise/SHA256SUMS -O > sums",
+        dir.path(),
+    );
     // Equal in length to the right one.
     let index = dir.path().join("u/noise/index.parquet");
     let (right, listed) = (fs::read(&index).unwrap(), fs::read(dir.path().join("sums")).unwrap());
@@ -537,7 +544,10 @@ fn what_file_managers_leave_is_passed_over() {
     // Even where it was given a checksum.
     shell("cd noise; sha256sum .DS_Store models/000001/._params.json >> SHA256SUMS", dir);
     let (code, text, _) = outcome(&["noise"], dir);
-    assert!(code == 0 && text.contains("note: what file managers leave was passed over: .DS_Store, __MACOSX,"), "{text}");
+    assert!(
+        code == 0 && text.contains("note: what file managers leave was passed over: .DS_Store, __MACOSX,"),
+        "{text}"
+    );
     // An archive holds what was packed, and nothing else.
     pack(&dir.join("noise"), &dir.join("again.tar.gz"), &PackOptions::default(), &Stage::silent()).unwrap();
     assert!(fs::read(dir.join("again.tar.gz")).unwrap() == sound.archive);
@@ -560,7 +570,9 @@ fn checksum_files_of_other_programs_are_read() {
         shell(&format!("({script}) > noise.tar.gz.sha256; sha256sum -c noise.tar.gz.sha256"), dir);
         let (code, text, _) = outcome(&["noise.tar.gz"], dir);
         assert!(code == 0 && text.contains("archive checksum, structure"), "{script}: {text}");
-        let listed = script.replace("./noise.tar.gz", "noise.tar.gz").replace("noise.tar.gz", "$(find . -type f ! -name SHA256SUMS)");
+        let listed = script
+            .replace("./noise.tar.gz", "noise.tar.gz")
+            .replace("noise.tar.gz", "$(find . -type f ! -name SHA256SUMS)");
         shell(&format!("cd noise; ({listed}) > ../sums; mv ../sums SHA256SUMS; sha256sum -c --quiet SHA256SUMS"), dir);
         let (code, text, _) = outcome(&["noise"], dir);
         assert!(code == 0 && text.contains("structure, checksums"), "{script}: {text}");
@@ -572,7 +584,8 @@ fn checksum_files_of_other_programs_are_read() {
 /// A zoo whose models do not all have the same keys, with types of all sorts.
 fn mixed_keys(dir: &Path) -> ZooDir {
     let zoo = synthetic::write(&dir.join("noise"), "noise", 3, 2).unwrap();
-    let keys = [r#""a": 1, "c": null"#, r#""a": 0.5, "b": true, "seed": 18446744073709551615"#, r#""c": "x", "d": [1, "y"]"#];
+    let keys =
+        [r#""a": 1, "c": null"#, r#""a": 0.5, "b": true, "seed": 18446744073709551615"#, r#""c": "x", "d": [1, "y"]"#];
     for (id, keys) in (0..).map(ModelId).zip(keys) {
         let path = zoo.model(id).join("params.json");
         let text = fs::read_to_string(&path).unwrap();
@@ -619,13 +632,18 @@ fn what_cannot_be_read_is_no_verdict() {
     assert_eq!(zoo_verify(&["empty"], dir.path()).status.code(), Some(1));
     assert_eq!(zoo_verify(&[], dir.path()).status.code(), Some(2));
     assert_eq!(zoo_verify(&["x.tar.gz", "--replay", "1"], dir.path()).status.code(), Some(2));
-    for (name, content) in [("zip", &b"PK\x03\x04 and so on"[..]), ("nothing", b""), ("page", b"<html>"), ("csv", b"id,acc\n0,0.5\n")] {
+    for (name, content) in
+        [("zip", &b"PK\x03\x04 and so on"[..]), ("nothing", b""), ("page", b"<html>"), ("csv", b"id,acc\n0,0.5\n")]
+    {
         fs::write(dir.path().join(name), content).unwrap();
     }
     shell("seq 10000 | gzip > numbers.gz; mkdir f; echo > f/x; tar czf f.tar.gz f; tar cf f.tar f", dir.path());
     for name in ["zip", "nothing", "page", "csv", "numbers.gz", "f.tar.gz", "f.tar"] {
         let (code, _, message) = outcome(&[name], dir.path());
-        assert!(code == 1 && message.starts_with(&format!("zoo-verify: {name}: is no archive of a zoo: ")), "{message}");
+        assert!(
+            code == 1 && message.starts_with(&format!("zoo-verify: {name}: is no archive of a zoo: ")),
+            "{message}"
+        );
     }
 }
 
@@ -635,7 +653,10 @@ fn what_was_verified_is_told_whatever_becomes_of_the_rest() {
     let dir = sound.dir.path();
     let (code, text, message) = outcome(&["gone.tar.gz", "noise.tar.gz", "empty"], dir);
     assert!(code == 1 && text.starts_with("noise.tar.gz: verified"), "{text}");
-    assert!(message.starts_with("zoo-verify: cannot read gone.tar.gz: No such file") && message.contains("; cannot read empty:"));
+    assert!(
+        message.starts_with("zoo-verify: cannot read gone.tar.gz: No such file")
+            && message.contains("; cannot read empty:")
+    );
     let (code, json, _) = outcome(&["--json", "gone.tar.gz", "noise.tar.gz"], dir);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((code, &json["ok"], &json["reports"][0]["ok"]), (1, &false.into(), &true.into()));
