@@ -10,6 +10,7 @@ use crate::architecture::{Architecture, GeometryError, Network};
 use crate::augmentation::Augmentation;
 use crate::files::{read_limited, FileError};
 use crate::plan::ModelId;
+use crate::text::json_fault;
 
 /// Element-wise activation functions, with PyTorch's definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -208,6 +209,12 @@ impl Params {
         }
     }
 
+    fn sound() -> Value {
+        let hyperparameters = Hyperparameters::default();
+        let network = hyperparameters.network([1, 28, 28], 10).expect("28 pixels");
+        serde_json::to_value(Self::new(ModelId(0), hyperparameters, &network)).expect("plain data serialises")
+    }
+
     /// The network that this configuration describes.
     pub fn network(&self) -> Result<Network, GeometryError> {
         self.hyperparameters.network([self.channels, self.image_side, self.image_side], self.classes)
@@ -218,7 +225,7 @@ impl Params {
     /// # Errors
     /// A sentence that names the key and the fault.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
-        let params: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let params: Self = serde_json::from_slice(json).map_err(|e| json_fault::<Self>(json, &Self::sound(), &e))?;
         if let Some(integer) = beyond_64_bits(json) {
             return Err(format!("holds the integer {integer}, which has more than 64 bits: write it as text"));
         }
@@ -357,6 +364,27 @@ pub(crate) mod tests {
             let error = Params::from_json(with(value).as_bytes()).unwrap_err();
             assert!(error.contains("more than 64 bits: write it as text"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_key_at_fault_is_named() {
+        let json = serde_json::to_string(&Params::sound()).unwrap();
+        for (key, from, to) in [
+            ("training::batchsize", "10", "\"ten\""),
+            ("seed", "1", "-1"),
+            ("model::nlin", "\"tanh\"", "\"tan\""),
+            ("optim::lr", "0.0003", "null"),
+            ("zoo::id", "\"000000\"", "0"),
+        ] {
+            let (from, to) = (format!("\"{key}\":{from}"), format!("\"{key}\":{to}"));
+            assert!(json.contains(&from), "{json}");
+            let error = Params::from_json(json.replace(&from, &to).as_bytes()).unwrap_err();
+            assert!(error.starts_with(&format!("`{key}`: ")) && !error.contains(" at line"), "{error}");
+        }
+        let error = Params::from_json(json.replace("\"seed\":1,", "").as_bytes()).unwrap_err();
+        assert!(error.starts_with("missing field `seed`"), "{error}");
+        assert!(Params::from_json(b"{").unwrap_err().starts_with("EOF"));
+        assert!(Params::from_json(b"[]").is_err());
     }
 
     #[test]

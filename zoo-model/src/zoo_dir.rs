@@ -16,7 +16,7 @@ use crate::hyperparameters::Params;
 use crate::plan::{check_zoo_name, ModelId};
 use crate::result::{self, ResultLine};
 use crate::states;
-use crate::text::counted;
+use crate::text::{counted, json_fault};
 use crate::{Network, FORMAT_VERSION};
 
 /// Names of the files of a zoo.
@@ -157,7 +157,14 @@ impl ZooRecord {
     /// # Errors
     /// A sentence that names the field and the fault.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
-        let record: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let sound = serde_json::json!({
+            "format_version": 1, "name": "z", "models": 0, "states": 0, "parameters": 0,
+            "dataset": {
+                "name": "", "sha256": "", "shape": [1, 1, 1], "classes": 1,
+                "train": 0, "val": 0, "test": 0, "mean": [], "std": [],
+            },
+        });
+        let record: Self = serde_json::from_slice(json).map_err(|e| json_fault::<Self>(json, &sound, &e))?;
         if record.format_version > FORMAT_VERSION {
             return Err(format!(
                 "`format_version` {} is newer than this program's {FORMAT_VERSION}: use a newer release",
@@ -604,6 +611,19 @@ mod tests {
         let older: DatasetRecord = serde_json::from_value(json.clone()).unwrap();
         assert!(older.class_names.is_empty() && older.sources.is_empty());
         assert_eq!(serde_json::to_value(&older).unwrap(), json, "what it lacks is not added");
+    }
+
+    #[test]
+    fn the_key_at_fault_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = crate::synthetic::write(dir.path(), "z", 1, 2).unwrap().finished().unwrap();
+        let json = record.to_json();
+        assert_eq!(ZooRecord::from_json(json.as_bytes()).unwrap(), record);
+        for (key, from, to) in [("models", "1,", "\"1\","), ("name", "\"z\"", "[]"), ("engine", "null", "\"mine\"")] {
+            let wrong = json.replacen(&format!("\"{key}\": {from}"), &format!("\"{key}\": {to}"), 1);
+            let error = ZooRecord::from_json(wrong.as_bytes()).unwrap_err();
+            assert!(error.starts_with(&format!("`{key}`: invalid type")), "{error}");
+        }
     }
 
     #[test]
