@@ -102,7 +102,8 @@ Examples:
   zoo-verify zoos/quickstart --replay 8 --retrain 1 --data data/quickstart.safetensors
   zoo-verify --complete large.*-of-3.tar.gz      # all volumes: together they are the whole zoo
 
-Exit codes: 0 verified, 1 could not be read, 2 wrong usage, 3 verification failed, 130 interrupted.";
+Exit codes: 0 verified, 1 could not be read, 2 wrong usage or models that cannot be run again,
+3 verification failed, 130 interrupted.";
 
 /// How to verify.
 #[derive(Debug, Clone)]
