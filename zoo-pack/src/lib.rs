@@ -298,8 +298,11 @@ pub fn is_up_to_date(zoo: &Path, output: &Path, options: &PackOptions) -> Result
 pub fn archives(output: &Path) -> Result<Vec<PathBuf>, FileError> {
     let path = sums_path(output);
     let text = zoo_model::files::read_limited(&path, 1 << 20)?;
-    let lines = zoo_model::zoo_dir::parse_checksums(&text).map_err(|m| FileError::format(path, m))?;
-    Ok(lines.into_iter().map(|(name, _)| parent_of(output).join(name)).collect())
+    let lines = zoo_model::zoo_dir::parse_checksums(&text).map_err(|m| FileError::format(&path, m))?;
+    match lines.iter().find(|(name, _)| name.contains('/')) {
+        Some((name, _)) => Err(FileError::format(path, format!("names {name}, which does not lie beside it"))),
+        None => Ok(lines.into_iter().map(|(name, _)| parent_of(output).join(name)).collect()),
+    }
 }
 
 /// The checksum file beside an archive.

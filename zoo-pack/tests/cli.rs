@@ -67,6 +67,20 @@ fn volumes_unpack_into_the_whole_zoo() {
 }
 
 #[test]
+fn the_checksum_file_names_what_lies_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    synthetic::write(&dir.path().join("noise"), "noise", 1, 2).unwrap();
+    ok(&zoo_pack(&["noise", "-o", "n.tar.gz"], dir.path()));
+    let archives = || zoo_pack::archives(&dir.path().join("n.tar.gz"));
+    shell("sha256sum --tag ./n.tar.gz > n.tar.gz.sha256", dir.path());
+    assert_eq!(archives().unwrap(), [dir.path().join("n.tar.gz")]);
+    for elsewhere in ["../n.tar.gz", "/etc/passwd", "noise/zoo.json"] {
+        fs::write(dir.path().join("n.tar.gz.sha256"), format!("{}  {elsewhere}\n", "0".repeat(64))).unwrap();
+        assert!(archives().unwrap_err().to_string().ends_with("which does not lie beside it"), "{elsewhere}");
+    }
+}
+
+#[test]
 fn a_zoo_that_is_not_whole_is_refused_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let zoo = synthetic::write(&dir.path().join("noise"), "noise", 3, 5).unwrap();

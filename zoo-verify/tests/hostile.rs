@@ -648,6 +648,18 @@ fn what_cannot_be_read_is_no_verdict() {
 }
 
 #[test]
+fn archives_packed_again_by_other_programs_are_failures() {
+    let sound = Sound::new();
+    let dir = sound.dir.path();
+    shell("mkdir u; tar xzf noise.tar.gz -C u; touch u/noise/models/._000001; cd u; tar czf ../a.tar.gz noise; tar czf ../b.tar.gz ./noise", dir);
+    for name in ["a.tar.gz", "b.tar.gz"] {
+        let (code, text, _) = outcome(&[name], dir);
+        assert!(code == 3 && text.contains("only regular files are allowed"), "{text}");
+    }
+    assert_eq!(outcome(&["u/noise"], dir).0, 0);
+}
+
+#[test]
 fn what_was_verified_is_told_whatever_becomes_of_the_rest() {
     let sound = Sound::new();
     let dir = sound.dir.path();
