@@ -31,8 +31,9 @@ pub const MODELS_PER_GROUP: usize = 512;
 /// Keys that the models of a zoo may have between them.
 const KEYS_LIMIT: usize = 1024;
 
-/// Largest footer that is read.
-pub const FOOTER_LIMIT: usize = 8 << 20;
+/// Largest footer that is read: a hundred bytes for each column of 512 models make up an honest one, and
+/// decoding a hostile one may take a hundred times its length.
+pub const FOOTER_LIMIT: usize = 2 << 20;
 
 /// A column's values: null where `None`.
 enum Values {
@@ -291,7 +292,13 @@ impl Columns {
         let cut = || "is no Parquet file, or damaged".to_owned();
         let (rest, tail) = end.split_last_chunk::<8>().ok_or_else(cut)?;
         let length = u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]) as usize;
-        if &tail[4..] != b"PAR1" || length > rest.len() {
+        if &tail[4..] != b"PAR1" {
+            return Err(cut());
+        }
+        if length > FOOTER_LIMIT - 8 {
+            return Err(format!("has a footer of {length} bytes, {} are allowed", FOOTER_LIMIT - 8));
+        }
+        if length > rest.len() {
             return Err(cut());
         }
         let footer = &rest[rest.len() - length..];
@@ -552,6 +559,8 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Columns::of_footer(&bytes[..cut]).is_err());
         }
+        let long = [&[0; 100][..], &(FOOTER_LIMIT as u32).to_le_bytes(), b"PAR1"].concat();
+        assert!(Columns::of_footer(&long).unwrap_err().contains("footer of 2097152 bytes"));
         for at in bytes.len() - 2000..bytes.len() {
             let mut other = bytes.clone();
             other[at] ^= 0x55;
