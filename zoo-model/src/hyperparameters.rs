@@ -10,6 +10,7 @@ use crate::architecture::{Architecture, GeometryError, Network};
 use crate::augmentation::Augmentation;
 use crate::files::{read_limited, FileError};
 use crate::plan::ModelId;
+use crate::text::json_fault;
 
 /// Element-wise activation functions, with PyTorch's definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -208,6 +209,12 @@ impl Params {
         }
     }
 
+    fn sound() -> Value {
+        let hyperparameters = Hyperparameters::default();
+        let network = hyperparameters.network([1, 28, 28], 10).expect("28 pixels");
+        serde_json::to_value(Self::new(ModelId(0), hyperparameters, &network)).expect("plain data serialises")
+    }
+
     /// The network that this configuration describes.
     pub fn network(&self) -> Result<Network, GeometryError> {
         self.hyperparameters.network([self.channels, self.image_side, self.image_side], self.classes)
@@ -218,7 +225,10 @@ impl Params {
     /// # Errors
     /// A sentence that names the key and the fault.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
-        let params: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let params: Self = serde_json::from_slice(json).map_err(|e| json_fault::<Self>(json, &Self::sound(), &e))?;
+        if let Some(integer) = beyond_64_bits(json) {
+            return Err(format!("holds the integer {integer}, which has more than 64 bits: write it as text"));
+        }
         let h = &params.hyperparameters;
         let within = |key: &str, ok: bool, range: &str| if ok { Ok(()) } else { Err(format!("{key} must be {range}")) };
         within("model::channels_in", (1..=16).contains(&params.channels), "from 1 to 16")?;
@@ -245,6 +255,31 @@ impl Params {
     pub fn target_sparsity(&self) -> Option<f64> {
         self.extra.get("sparsify::sparsity")?.as_f64()
     }
+}
+
+/// The first integer in sound JSON that only a floating-point number could stand for.
+fn beyond_64_bits(json: &[u8]) -> Option<&str> {
+    let mut rest = std::str::from_utf8(json).ok()?;
+    while let Some(start) = rest.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit()) {
+        rest = &rest[start..];
+        if let Some(string) = rest.strip_prefix('"') {
+            let mut escaped = false;
+            let end = string.find(|c| {
+                let ends = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                ends
+            })?;
+            rest = &string[end + 1..];
+            continue;
+        }
+        let end = rest.find(|c: char| !matches!(c, '0'..='9' | '+' | '-' | '.' | 'e' | 'E')).unwrap_or(rest.len());
+        let (number, after) = rest.split_at(end);
+        if !number.contains(['.', 'e', 'E']) && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+            return Some(number);
+        }
+        rest = after;
+    }
+    None
 }
 
 /// Checks the sizes of hidden layers.
@@ -309,6 +344,47 @@ pub(crate) mod tests {
         let back = Params::from_json(params.to_json().as_bytes()).unwrap();
         assert_eq!(back, params);
         assert_eq!(back.target_sparsity(), Some(0.8));
+    }
+
+    #[test]
+    fn integers_are_kept_to_the_last_digit_or_refused() {
+        let hyperparameters = Hyperparameters { seed: u64::MAX, ..example() };
+        let network = hyperparameters.network([1, 28, 28], 10).unwrap();
+        let json = Params::new(ModelId(0), hyperparameters, &network).to_json();
+        let with = |value: &str| json.replace("\"seed\"", &format!("\"a\\\"1\": {value}, \"seed\""));
+        for value in
+            ["18446744073709551615", "-9223372036854775808", "1e300", "-0", "[1, 2.5e+3]", "\"1\\\\\", \"b\": 1"]
+        {
+            let json = with(value);
+            let params = Params::from_json(json.as_bytes()).unwrap();
+            assert_eq!(params.hyperparameters.seed, u64::MAX);
+            assert_eq!(Params::from_json(params.to_json().as_bytes()).unwrap(), params, "{json}");
+        }
+        for value in ["18446744073709551616", "-9223372036854775809", "{\"b\": [-99999999999999999999]}"] {
+            let error = Params::from_json(with(value).as_bytes()).unwrap_err();
+            assert!(error.contains("more than 64 bits: write it as text"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_key_at_fault_is_named() {
+        let json = serde_json::to_string(&Params::sound()).unwrap();
+        for (key, from, to) in [
+            ("training::batchsize", "10", "\"ten\""),
+            ("seed", "1", "-1"),
+            ("model::nlin", "\"tanh\"", "\"tan\""),
+            ("optim::lr", "0.0003", "null"),
+            ("zoo::id", "\"000000\"", "0"),
+        ] {
+            let (from, to) = (format!("\"{key}\":{from}"), format!("\"{key}\":{to}"));
+            assert!(json.contains(&from), "{json}");
+            let error = Params::from_json(json.replace(&from, &to).as_bytes()).unwrap_err();
+            assert!(error.starts_with(&format!("`{key}`: ")) && !error.contains(" at line"), "{error}");
+        }
+        let error = Params::from_json(json.replace("\"seed\":1,", "").as_bytes()).unwrap_err();
+        assert!(error.starts_with("missing field `seed`"), "{error}");
+        assert!(Params::from_json(b"{").unwrap_err().starts_with("EOF"));
+        assert!(Params::from_json(b"[]").is_err());
     }
 
     #[test]

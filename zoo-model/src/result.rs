@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::files::{read_limited, FileError};
+use crate::text::json_fault;
 
 /// Size limit of a `result.json`.
 pub const SIZE_LIMIT: u64 = 64 << 20;
@@ -53,7 +54,7 @@ pub fn to_json_lines(lines: &[ResultLine]) -> String {
     lines.iter().map(|l| serde_json::to_string(l).expect("plain data serialises") + "\n").collect()
 }
 
-/// Parses a `result.json`.
+/// Parses a `result.json`; blank lines do not count.
 ///
 /// # Errors
 /// A sentence that names the line.
@@ -62,12 +63,23 @@ pub fn from_json_lines(json: &[u8]) -> Result<Vec<ResultLine>, String> {
     let lines: Vec<ResultLine> = text
         .lines()
         .enumerate()
-        .map(|(i, line)| serde_json::from_str(line).map_err(|e| format!("line {}: {e}", i + 1)))
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(i, line)| {
+            let fault = |e| json_fault::<ResultLine>(line.as_bytes(), &sound(), &e);
+            serde_json::from_str(line).map_err(|e| format!("line {}: {}", i + 1, fault(e)))
+        })
         .collect::<Result<_, _>>()?;
-    if let Some(i) = lines.windows(2).position(|w| w[0].training_iteration >= w[1].training_iteration) {
-        return Err(format!("line {}: `training_iteration` does not ascend", i + 2));
+    if let Some(w) = lines.windows(2).find(|w| w[0].training_iteration >= w[1].training_iteration) {
+        let [before, after] = [&w[0], &w[1]].map(|line| line.training_iteration);
+        return Err(format!("`training_iteration` does not ascend: {after} follows {before}"));
     }
     Ok(lines)
+}
+
+fn sound() -> Value {
+    serde_json::json!({
+        "training_iteration": 0, "train_loss": 0, "train_acc": 0, "test_loss": 0, "test_acc": 0, "val_loss": 0, "val_acc": 0
+    })
 }
 
 /// Reads a `result.json`.
@@ -99,7 +111,12 @@ mod tests {
         assert!(json.starts_with("{\"training_iteration\":0,\"train_loss\":null,\"train_acc\":0.1,"), "{json}");
         assert_eq!(from_json_lines(json.as_bytes()).unwrap(), lines);
         let twice = to_json_lines(&[line(1), line(1)]);
-        assert!(from_json_lines(twice.as_bytes()).unwrap_err().starts_with("line 2"));
+        assert!(from_json_lines(twice.as_bytes()).unwrap_err().contains("does not ascend: 1 follows 1"));
+        let blank = format!("\n{}\n \r\n", json.replace('\n', "\r\n\r\n"));
+        assert_eq!(from_json_lines(blank.as_bytes()).unwrap(), lines);
+        assert!(from_json_lines(b"\n{}\n").unwrap_err().starts_with("line 2: missing field"));
+        let wrong = json.replacen("\"train_acc\":0.1", "\"train_acc\":\"0.1\"", 1);
+        assert!(from_json_lines(wrong.as_bytes()).unwrap_err().starts_with("line 1: `train_acc`: invalid type"));
         assert!(from_json_lines(b"{}\n").unwrap_err().starts_with("line 1"));
     }
 }

@@ -17,6 +17,8 @@ use crate::files::FileError;
 
 /// Largest header that is read: enough for thousands of tensors.
 pub const HEADER_LIMIT: u64 = 1 << 22;
+/// Largest header that the format allows.
+const FORMAT_LIMIT: u64 = 100_000_000;
 
 /// Name, element type and shape of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,11 +107,21 @@ impl Header {
             _ => format!("the safetensors header cannot be read: {e}"),
         })?;
         let length = u64::from_le_bytes(length);
-        if !(2..=HEADER_LIMIT).contains(&length) {
-            return Err(format!("the safetensors header claims {length} bytes; 2 to {HEADER_LIMIT} are allowed"));
+        match length {
+            2..=HEADER_LIMIT => {}
+            0..=FORMAT_LIMIT => {
+                return Err(format!("has a safetensors header of {length} bytes; 2 to {HEADER_LIMIT} are allowed"));
+            }
+            _ => return Err("is no safetensors file: it does not begin with the length of a header".into()),
         }
         let mut json = vec![0; length as usize];
-        stream.read_exact(&mut json).map_err(|e| format!("the safetensors header is cut short: {e}"))?;
+        stream.read_exact(&mut json).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => "is no safetensors file, or is cut short within its header".to_owned(),
+            _ => format!("the safetensors header cannot be read: {e}"),
+        })?;
+        if json[0] != b'{' {
+            return Err("is no safetensors file: its header does not begin with `{`".into());
+        }
         // The crate checks shapes against offsets, and that the tensors tile the data.
         let parsed: Metadata =
             serde_json::from_slice(&json).map_err(|e| format!("the safetensors header is malformed: {e}"))?;
@@ -255,10 +267,21 @@ mod tests {
         ] {
             assert!(read(json).contains("malformed"), "{json}");
         }
-        assert!(Header::read(&mut &u64::MAX.to_le_bytes()[..]).unwrap_err().contains("claims"));
+        assert!(Header::read(&mut &(HEADER_LIMIT + 1).to_le_bytes()[..]).unwrap_err().contains("of 4194305 bytes"));
         assert!(Header::read(&mut &[1, 2, 3][..]).unwrap_err().contains("too short for a safetensors file"));
         let folder = TensorFile::open(tempfile::tempdir().unwrap().path()).unwrap_err();
         assert!(folder.to_string().contains("is a folder"), "{folder}");
+    }
+
+    #[test]
+    fn other_files_are_no_safetensors_files() {
+        let csv = b"id,epoch,test_acc\n0,1,0.5\n";
+        let small = [&26u64.to_le_bytes()[..], b"no header of any tensor at all"].concat();
+        let cut = [&900u64.to_le_bytes()[..], b"{\"a\""].concat();
+        for bytes in [&csv[..], b"PK\x03\x04 and so on", &u64::MAX.to_le_bytes(), &small, &cut] {
+            let error = Header::read(&mut &bytes[..]).unwrap_err();
+            assert!(error.starts_with("is no safetensors file"), "{error}");
+        }
     }
 
     proptest! {

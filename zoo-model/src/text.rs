@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
 /// `text` with its control characters escaped (`\u{1b}`, `\n`): what is shown can neither steer a
 /// terminal nor forge a line.
 pub fn escaped(text: &str) -> Cow<'_, str> {
@@ -31,6 +34,21 @@ pub fn fixed(value: f64, digits: usize) -> String {
         Some(magnitude) if magnitude.bytes().all(|b| matches!(b, b'0' | b'.')) => magnitude.to_owned(),
         _ => text,
     }
+}
+
+/// Why a JSON object is no `T`, by the key at fault, which serde does not name in structs that keep unknown
+/// keys: the values are tried one by one in `sound`, an object that is a `T`.
+pub(crate) fn json_fault<T: DeserializeOwned>(json: &[u8], sound: &Value, error: &serde_json::Error) -> String {
+    let tried = |(key, value): (String, Value)| {
+        let mut probe = sound.clone();
+        probe[&key] = value;
+        serde_json::from_value::<T>(probe).err().map(|e| format!("`{key}`: {e}"))
+    };
+    let fault = match serde_json::from_slice(json) {
+        Ok(Value::Object(object)) => object.into_iter().find_map(tried),
+        _ => None,
+    };
+    fault.unwrap_or_else(|| error.to_string())
 }
 
 #[cfg(test)]

@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::dataset::{Dataset, Split};
-use crate::files::{persist_dir, read_if_exists, sha256, sha256_file, temporary_dir_in, write_bytes, FileError};
+use crate::files::{
+    is_system_file, persist_dir, read_if_exists, sha256, sha256_file, temporary_dir_in, write_bytes, FileError,
+};
 use crate::hyperparameters::Params;
 use crate::plan::{check_zoo_name, ModelId};
 use crate::result::{self, ResultLine};
 use crate::states;
-use crate::text::counted;
+use crate::text::{counted, json_fault};
 use crate::{Network, FORMAT_VERSION};
 
 /// Names of the files of a zoo.
@@ -155,7 +157,14 @@ impl ZooRecord {
     /// # Errors
     /// A sentence that names the field and the fault.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
-        let record: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let sound = serde_json::json!({
+            "format_version": 1, "name": "z", "models": 0, "states": 0, "parameters": 0,
+            "dataset": {
+                "name": "", "sha256": "", "shape": [1, 1, 1], "classes": 1,
+                "train": 0, "val": 0, "test": 0, "mean": [], "std": [],
+            },
+        });
+        let record: Self = serde_json::from_slice(json).map_err(|e| json_fault::<Self>(json, &sound, &e))?;
         if record.format_version > FORMAT_VERSION {
             return Err(format!(
                 "`format_version` {} is newer than this program's {FORMAT_VERSION}: use a newer release",
@@ -211,26 +220,71 @@ pub fn model_file(path: &str) -> Option<(ModelId, &str)> {
     names::MODEL_FILES.contains(&file).then_some((id, file))
 }
 
-/// Parses the lines of a `SHA256SUMS`: path and lower-case checksum, in the order of the file.
+/// Parses a checksum file: path and lower-case checksum of each line, in the order of the file.
 ///
 /// # Errors
 /// A sentence that names the line.
 pub fn parse_checksums(text: &[u8]) -> Result<Vec<(String, String)>, String> {
-    checksum_lines(text)?.map(|line| line.map(|(path, sum)| (path.to_owned(), sum.to_owned()))).collect()
+    checksum_lines(text).collect()
 }
 
-/// [`parse_checksums`] line by line, holding nothing: path and checksum, or a sentence that names
-/// the line.
-pub fn checksum_lines(text: &[u8]) -> Result<impl Iterator<Item = Result<(&str, &str), String>>, String> {
-    let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8 text")?;
-    let parse = |line| {
-        let (sum, path) = str::split_once(line, "  ")?;
-        (is_sha256(sum) && !path.is_empty()).then_some((path, sum))
+/// [`parse_checksums`] line by line, holding nothing. What `sha256sum -c` takes is taken: text and binary
+/// mode, BSD's two formats, escaped names, upper case, comments, blank lines, and either end of line.
+/// Paths lose what leads nowhere (`./`).
+pub fn checksum_lines(text: &[u8]) -> impl Iterator<Item = Result<(String, String), String>> + '_ {
+    let mut reversed = None;
+    text.split(|&b| b == b'\n').zip(1..).filter_map(move |(line, number)| {
+        let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
+        if line.trim().is_empty() || line.starts_with('#') {
+            return None;
+        }
+        let parsed = checksum_line(&line, &mut reversed);
+        Some(parsed.ok_or_else(|| format!("line {number}: is not `<64 hexadecimal digits>  <path>`")))
+    })
+}
+
+/// One line, as coreutils reads it. `reversed` is whether the lines so far were of BSD's format with a
+/// single space, which cannot be mixed with the usual one: a name may begin with a space.
+fn checksum_line(line: &str, reversed: &mut Option<bool>) -> Option<(String, String)> {
+    const WHITE: [char; 2] = [' ', '\t'];
+    let line = line.trim_start_matches(WHITE);
+    let (escaped, line) = line.strip_prefix('\\').map_or((false, line), |line| (true, line));
+    let (path, sum) = if let Some(tagged) = line.strip_prefix("SHA256") {
+        let tagged = tagged.strip_prefix(' ').unwrap_or(tagged).strip_prefix('(')?;
+        let (path, sum) = tagged.rsplit_once(')')?;
+        (path, sum.trim_start_matches(WHITE).strip_prefix('=')?.trim_start_matches(WHITE))
+    } else {
+        let (sum, rest) = line.split_at_checked(64)?;
+        let rest = rest.strip_prefix(WHITE)?;
+        let path = rest.strip_prefix([' ', '*']).filter(|path| !path.is_empty());
+        match *reversed.get_or_insert(path.is_none()) {
+            true => (rest, sum),
+            false => (path?, sum),
+        }
     };
-    let numbered = text.lines().enumerate();
-    Ok(numbered.map(move |(i, line)| {
-        parse(line).ok_or_else(|| format!("line {}: is not `<64 hexadecimal digits>  <path>`", i + 1))
-    }))
+    let sum = sum.to_ascii_lowercase();
+    let path = if escaped { unescaped(path)? } else { path.to_owned() };
+    let (root, below) = path.strip_prefix('/').map_or(("", path.as_str()), |below| ("/", below));
+    let parts: Vec<&str> = below.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    (is_sha256(&sum) && !parts.is_empty()).then(|| (format!("{root}{}", parts.join("/")), sum))
+}
+
+/// A file name of a line that begins with a backslash.
+fn unescaped(name: &str) -> Option<String> {
+    let mut characters = name.chars();
+    let mut out = String::with_capacity(name.len());
+    while let Some(c) = characters.next() {
+        out.push(match c {
+            '\\' => match characters.next()? {
+                '\\' => '\\',
+                'n' => '\n',
+                'r' => '\r',
+                _ => return None,
+            },
+            c => c,
+        });
+    }
+    Some(out)
 }
 
 /// Whether this is a SHA-256 as it is written everywhere: 64 digits, letters in lower case.
@@ -238,9 +292,13 @@ pub fn is_sha256(sum: &str) -> bool {
     sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-/// The content of a `SHA256SUMS`.
+/// The content of a checksum file; a name that would break its line is escaped, as by `sha256sum`.
 pub fn format_checksums(sums: &[(String, String)]) -> String {
-    sums.iter().map(|(path, sum)| format!("{sum}  {path}\n")).collect()
+    let line = |(path, sum): &(String, String)| match path.contains(['\n', '\r']) {
+        true => format!("\\{sum}  {}\n", path.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r")),
+        false => format!("{sum}  {path}\n"),
+    };
+    sums.iter().map(line).collect()
 }
 
 /// A zoo directory, finished or in the making.
@@ -278,6 +336,10 @@ impl ZooDir {
     /// `zoo.json`, or `None` if the zoo is not finished.
     pub fn record(&self) -> Result<Option<ZooRecord>, FileError> {
         let path = self.record_path();
+        if self.path.is_file() {
+            let why = "is a file, where the folder of a zoo is expected: unpack an archive first";
+            return Err(FileError::format(&self.path, why));
+        }
         let Some(json) = read_if_exists(&path, RECORD_LIMIT)? else { return Ok(None) };
         let record = ZooRecord::from_json(&json).map_err(|m| self.damaged(FileError::format(path, m)))?;
         Ok(Some(record))
@@ -325,7 +387,7 @@ impl ZooDir {
         self.record()?.ok_or_else(unfinished)
     }
 
-    /// Ids of the models that are there, ascending. Hidden files, which file managers leave, do not count.
+    /// Ids of the models that are there, ascending. Hidden files, and what file managers leave, do not count.
     ///
     /// # Errors
     /// The folder cannot be read, or holds something that is not a model.
@@ -340,7 +402,7 @@ impl ZooDir {
             let entry = entry.map_err(FileError::io("read", &folder))?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with('.') {
+            if name.starts_with('.') || is_system_file(&name) {
                 continue;
             }
             let stray = |m: String| FileError::format(folder.join(&*name), format!("{m}: remove it"));
@@ -434,10 +496,73 @@ mod tests {
 
     #[test]
     fn checksum_lines_round_trip_and_others_are_refused() {
-        let sums = vec![("models/000000/params.json".to_owned(), "0".repeat(64))];
+        let sum = "0".repeat(64);
+        let sums: Vec<(String, String)> = ["models/000000/params.json", "a b", " c", "*d", "e\\f\ng\rh", "/i", "../j"]
+            .map(|path| (path.to_owned(), sum.clone()))
+            .into();
         assert_eq!(parse_checksums(format_checksums(&sums).as_bytes()).unwrap(), sums);
-        assert!(parse_checksums(b"abc  file\n").unwrap_err().starts_with("line 1"));
-        assert!(parse_checksums(format!("{} file\n", "0".repeat(64)).as_bytes()).is_err());
+        assert!(parse_checksums(b"\nabc  file\n").unwrap_err().starts_with("line 2"));
+        for line in [
+            format!("{sum}file"),
+            format!("{sum} "),
+            format!("{sum}  ./"),
+            format!("{}  file", "g".repeat(64)),
+            format!("{}  file", "é".repeat(32)),
+            format!("0{sum}  file"),
+            format!("\\{sum}  fi\\le"),
+            format!("SHA256 (file) {sum}"),
+            format!("SHA256 file = {sum}"),
+            format!("SHA512 (file) = {sum}"),
+            format!("SHA256 (file) = {sum} "),
+            format!("{sum}  file\n{sum} other"),
+            "<html>".into(),
+        ] {
+            assert!(parse_checksums(line.as_bytes()).is_err(), "{line}");
+        }
+    }
+
+    /// Every form is held against coreutils where that is installed.
+    #[test]
+    fn what_sha256sum_takes_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a b", "back\\slash", "new\nline"] {
+            fs::write(dir.path().join(name), "abc").unwrap();
+        }
+        fs::create_dir(dir.path().join("folder")).unwrap();
+        fs::write(dir.path().join("folder/c"), "abc").unwrap();
+        let sum = sha256(b"abc");
+        let upper = sum.to_uppercase();
+        let mixed = format!("{}{}", &upper[..32], &sum[32..]);
+        for (text, path) in [
+            (format!("{sum}  a b\n"), "a b"),
+            (format!("{sum}  a b"), "a b"),
+            (format!("{sum} *a b\n"), "a b"),
+            (format!("{sum}\t a b\n"), "a b"),
+            (format!("{sum} a b\n"), "a b"),
+            (format!("{upper}  a b\n"), "a b"),
+            (format!("{mixed} *a b\n"), "a b"),
+            (format!("  \t{sum}  a b\n"), "a b"),
+            (format!("{sum}  a b\r\n"), "a b"),
+            (format!("# made by hand\r\n\r\n{sum}  a b\r\n\r\n\n#\n"), "a b"),
+            (format!("{sum}  ./a b\n"), "a b"),
+            (format!("{sum} *.//folder/./c\n"), "folder/c"),
+            (format!("SHA256 (a b) = {sum}\n"), "a b"),
+            (format!("SHA256 (./folder/c) = {upper}\r\n"), "folder/c"),
+            (format!("SHA256(a b)= {sum}\n"), "a b"),
+            (format!("SHA256 (a b)={sum}"), "a b"),
+            (format!("\\SHA256 (new\\nline) = {sum}\n"), "new\nline"),
+            (format!("\\{sum}  new\\nline\n"), "new\nline"),
+            (format!("\\{sum} *back\\\\slash\n"), "back\\slash"),
+            (format!("{sum}  back\\slash\n"), "back\\slash"),
+        ] {
+            assert_eq!(parse_checksums(text.as_bytes()).unwrap(), [(path.to_owned(), sum.clone())], "{text:?}");
+            fs::write(dir.path().join("sums"), &text).unwrap();
+            let arguments = ["--strict", "-c", "sums"];
+            let program = std::process::Command::new("sha256sum").args(arguments).current_dir(dir.path()).output();
+            if let Ok(checked) = program {
+                assert!(checked.status.success(), "{text:?}: {}", String::from_utf8_lossy(&checked.stderr));
+            }
+        }
     }
 
     #[test]
@@ -445,7 +570,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let zoo = crate::synthetic::write(&dir.path().join("z"), "z", 3, 2).unwrap();
         let record = zoo.finished().unwrap();
-        fs::write(zoo.path().join("models/.DS_Store"), "x").unwrap();
+        for left in [".DS_Store", "._000001", "Thumbs.db", "Icon\r"] {
+            fs::write(zoo.path().join("models").join(left), "x").unwrap();
+        }
+        fs::create_dir(zoo.path().join("models/__MACOSX")).unwrap();
         zoo.check_whole(&record).unwrap();
         let remedy = format!("the zoo is damaged: remove {} and make it again", zoo.path().display());
         let damaged = |error: FileError, what: &str| {
@@ -483,6 +611,19 @@ mod tests {
         let older: DatasetRecord = serde_json::from_value(json.clone()).unwrap();
         assert!(older.class_names.is_empty() && older.sources.is_empty());
         assert_eq!(serde_json::to_value(&older).unwrap(), json, "what it lacks is not added");
+    }
+
+    #[test]
+    fn the_key_at_fault_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = crate::synthetic::write(dir.path(), "z", 1, 2).unwrap().finished().unwrap();
+        let json = record.to_json();
+        assert_eq!(ZooRecord::from_json(json.as_bytes()).unwrap(), record);
+        for (key, from, to) in [("models", "1,", "\"1\","), ("name", "\"z\"", "[]"), ("engine", "null", "\"mine\"")] {
+            let wrong = json.replacen(&format!("\"{key}\": {from}"), &format!("\"{key}\": {to}"), 1);
+            let error = ZooRecord::from_json(wrong.as_bytes()).unwrap_err();
+            assert!(error.starts_with(&format!("`{key}`: invalid type")), "{error}");
+        }
     }
 
     #[test]
@@ -528,5 +669,8 @@ mod tests {
         let missing = ZooDir::new(dir.path().join("no such"));
         assert!(missing.finished().unwrap_err().to_string().contains("does not exist"));
         assert!(missing.ids().unwrap().is_empty());
+        let archive = dir.path().join("z.tar.gz");
+        fs::write(&archive, "").unwrap();
+        assert!(ZooDir::new(archive).finished().unwrap_err().to_string().contains("is a file, where the folder"));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::Value;
-use zoo_model::text::escaped;
+use zoo_model::text::{counted, escaped};
 use zoo_model::{ResultLine, ZooRecord};
 
 /// Test accuracies of the models' last states, gathered model by model.
@@ -34,7 +34,10 @@ impl Accuracies {
             0 => String::new(),
             n => format!("; {n} more diverged"),
         };
-        format!("Test accuracy of the last states: mean {mean:.4}, from {low:.4} to {high:.4} ({n} models{diverged}).")
+        format!(
+            "Test accuracy of the last states: mean {mean:.4}, from {low:.4} to {high:.4} ({}{diverged}).",
+            counted(n, "model")
+        )
     }
 }
 

@@ -126,15 +126,14 @@ impl<'a> Entries<'a> {
             let start = self.stream.position();
             let block = match self.block() {
                 Ok(block) => block,
-                // The cut is after the current entry, which is sound.
-                Err(message) => return Some(Err(Fault { path: String::new(), message, fatal: true })),
+                Err(message) => return Some(Err(after_all(message))),
             };
             let damaged = self.stream.is_damaged(start);
             if block.iter().all(|&b| b == 0) {
                 if damaged {
                     continue;
                 }
-                return self.end().err().map(|message| Err(self.fatal(message)));
+                return self.end().err().map(|message| Err(after_all(message)));
             }
             let mut header = Header::new_old();
             header.as_mut_bytes().copy_from_slice(&block);
@@ -215,6 +214,11 @@ impl<'a> Entries<'a> {
     fn fatal(&self, message: String) -> Fault {
         Fault { path: self.current.clone(), message, fatal: true }
     }
+}
+
+/// A fault after the current entry, which is sound.
+fn after_all(message: String) -> Fault {
+    Fault { path: String::new(), message, fatal: true }
 }
 
 /// Reads the content of an entry; see [`Entries::content`].
@@ -365,6 +369,9 @@ mod tests {
         assert!(message(&whole[..1000]).contains("middle"));
         assert!(message(&whole[..1536]).contains("end mark"));
         assert!(message(&whole[..2048]).contains("end mark"));
+        for cut in 1536..2560 {
+            assert_eq!(walk(&whole[..cut]).1.last().unwrap().path, "", "the entry before the cut is sound");
+        }
         let mut wrong = whole.clone();
         wrong[0] ^= 1;
         assert!(message(&wrong).contains("checksum"));

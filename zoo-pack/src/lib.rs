@@ -33,6 +33,7 @@ use zoo_model::files::{
     Hashing,
 };
 use zoo_model::lock::OutputLock;
+use zoo_model::text::counted;
 use zoo_model::zoo_dir::{format_checksums, names};
 use zoo_model::{Manifest, ManifestError, ModelId, ZooDir, ZooRecord};
 use zoo_stage::{Interrupted, Stage, UsageError};
@@ -137,7 +138,8 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let state = if self.up_to_date { "up to date" } else { "packed" };
         let paths = self.archives.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
-        write!(f, "{paths}: {state} ({} models, {} bytes in {})", self.models, self.bytes, self.packed_bytes)
+        let (models, bytes) = (counted(self.models, "model"), counted(self.bytes as usize, "byte"));
+        write!(f, "{paths}: {state} ({models}, {bytes} in {})", self.packed_bytes)
     }
 }
 
@@ -300,8 +302,11 @@ pub fn is_up_to_date(zoo: &Path, output: &Path, options: &PackOptions) -> Result
 pub fn archives(output: &Path) -> Result<Vec<PathBuf>, FileError> {
     let path = sums_path(output);
     let text = zoo_model::files::read_limited(&path, 1 << 20)?;
-    let lines = zoo_model::zoo_dir::parse_checksums(&text).map_err(|m| FileError::format(path, m))?;
-    Ok(lines.into_iter().map(|(name, _)| parent_of(output).join(name)).collect())
+    let lines = zoo_model::zoo_dir::parse_checksums(&text).map_err(|m| FileError::format(&path, m))?;
+    match lines.iter().find(|(name, _)| name.contains('/')) {
+        Some((name, _)) => Err(FileError::format(path, format!("names {name}, which does not lie beside it"))),
+        None => Ok(lines.into_iter().map(|(name, _)| parent_of(output).join(name)).collect()),
+    }
 }
 
 /// The checksum file beside an archive.
@@ -317,7 +322,7 @@ impl Layout {
         let record = zoo.finished()?;
         let ids = zoo.ids()?;
         if ids.is_empty() || ids.len() != record.models {
-            let message = format!("zoo.json counts {} models, {} are there", record.models, ids.len());
+            let message = format!("zoo.json counts {}, {} are there", counted(record.models, "model"), ids.len());
             return Err(zoo.damaged(FileError::format(zoo.path(), message)).into());
         }
         let files = model_files(&zoo, stage)?;
@@ -458,7 +463,16 @@ fn model_files(zoo: &ZooDir, stage: &Stage) -> Result<Vec<ModelFile>, Error> {
 fn describe(zoo: &ZooDir, ids: &[ModelId], stage: &Stage) -> Result<(Content, card::Accuracies), Error> {
     let mut accuracies = card::Accuracies::default();
     let spool = tempfile::tempfile().map_err(FileError::io("write in", std::env::temp_dir()))?;
-    let mut index = index::IndexWriter::new(&zoo.params(ids[0])?, Hashing::new(spool))?;
+    let mut schema = index::Schema::default();
+    for group in ids.chunks(index::MODELS_PER_GROUP) {
+        stage.interrupt.check()?;
+        let models = group.par_iter().map(|&id| zoo.params(id)).collect::<Result<Vec<_>, FileError>>()?;
+        for params in models {
+            let place = || zoo.model(params.id).join(names::PARAMS);
+            schema.add(&params).map_err(|message| FileError::format(place(), message))?;
+        }
+    }
+    let mut index = index::IndexWriter::new(schema.columns(), Hashing::new(spool))?;
     for group in ids.chunks(index::MODELS_PER_GROUP) {
         stage.interrupt.check()?;
         let read = |&id: &ModelId| Ok((zoo.params(id)?, zoo.results(id)?));

@@ -24,8 +24,11 @@ use sha2::{Digest, Sha256};
 /// Uncompressed bytes in a member; the last one may hold fewer.
 pub const PIECE: usize = 1 << 20;
 
-const HEADER: usize = 20;
+/// Length of a member's header.
+pub const HEADER: usize = 20;
 const TRAILER: usize = 8;
+/// What every gzip file begins with.
+const MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
 /// Longest member that is read, compressed or not.
 const MEMBER_LIMIT: usize = 4 << 20;
 /// Damaged members after which the rest of an archive is not read: nobody wants to know of more.
@@ -319,7 +322,7 @@ fn deliver<R: Read>(
             Ok(n) => n,
         };
         let Some((member_length, intact)) = member_length(&header[..length]) else {
-            if first && header.starts_with(&[0x1f, 0x8b, 8]) {
+            if first && header.starts_with(&MAGIC) {
                 return deliver_foreign(header[..length].chain(source), offset, sender);
             }
             let message = if first {
@@ -384,6 +387,30 @@ fn read_up_to(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(n)
+}
+
+/// What the first bytes of a file, [`HEADER`] of them if it has as many, say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was written here, or may have been: what is left of it is too short to tell.
+    Own,
+    /// It is gzip of another program.
+    Foreign,
+    /// It is no gzip file.
+    None,
+}
+
+impl Origin {
+    /// The origin of a file that begins like this.
+    pub fn of(head: &[u8]) -> Self {
+        let gzip = head.starts_with(&MAGIC) || !head.is_empty() && MAGIC.starts_with(head);
+        match (member_length(head), gzip) {
+            (Some(_), _) => Self::Own,
+            (None, true) if head.len() < HEADER => Self::Own,
+            (None, true) => Self::Foreign,
+            (None, false) => Self::None,
+        }
+    }
 }
 
 /// Length of the member that begins with this header, if it is one of ours, and whether all its

@@ -30,7 +30,7 @@ fn default_level() -> u32 {
 }
 
 fn level<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
-    match i64::deserialize(d)? {
+    match i64::deserialize(d).map_err(|_| de::Error::custom("must be a whole number from 0 to 9"))? {
         n @ 0..=9 => Ok(n as u32),
         n => Err(de::Error::custom(format!("must be from 0 to 9, not {n}"))),
     }
@@ -103,6 +103,9 @@ mod tests {
         assert!(of("volume-size = \"2 parsecs\"").unwrap_err().to_string().contains("parsecs"));
         assert!(of("volume-size = \"1kB\"").unwrap_err().to_string().contains("at least"));
         assert!(of("level = 10").unwrap_err().to_string().starts_with("m.toml:2: pack.level: must be from 0 to 9"));
+        for wrong in ["level = \"six\"", "level = 6.5", "level = [6]"] {
+            assert!(of(wrong).unwrap_err().to_string().ends_with("pack.level: must be a whole number from 0 to 9"));
+        }
         assert!(of("levle = 1").unwrap_err().to_string().contains("did you mean `level`?"));
     }
 }

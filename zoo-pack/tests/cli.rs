@@ -67,6 +67,20 @@ fn volumes_unpack_into_the_whole_zoo() {
 }
 
 #[test]
+fn the_checksum_file_names_what_lies_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    synthetic::write(&dir.path().join("noise"), "noise", 1, 2).unwrap();
+    ok(&zoo_pack(&["noise", "-o", "n.tar.gz"], dir.path()));
+    let archives = || zoo_pack::archives(&dir.path().join("n.tar.gz"));
+    shell("sha256sum --tag ./n.tar.gz > n.tar.gz.sha256", dir.path());
+    assert_eq!(archives().unwrap(), [dir.path().join("n.tar.gz")]);
+    for elsewhere in ["../n.tar.gz", "/etc/passwd", "noise/zoo.json"] {
+        fs::write(dir.path().join("n.tar.gz.sha256"), format!("{}  {elsewhere}\n", "0".repeat(64))).unwrap();
+        assert!(archives().unwrap_err().to_string().ends_with("which does not lie beside it"), "{elsewhere}");
+    }
+}
+
+#[test]
 fn a_zoo_that_is_not_whole_is_refused_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let zoo = synthetic::write(&dir.path().join("noise"), "noise", 3, 5).unwrap();
@@ -116,4 +130,47 @@ fn outputs_that_cannot_be_written_are_named() {
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("cannot write full/n.tar.gz"), "{message}");
     assert_eq!(fs::read_dir(dir.path().join("full")).unwrap().count(), 0, "nothing half-written is left");
+}
+
+#[test]
+fn keys_that_no_column_can_hold_are_refused_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let zoo = synthetic::write(&dir.path().join("noise"), "noise", 3, 2).unwrap();
+    shell("rm noise/SHA256SUMS", dir.path());
+    let refused = |id: u32, key: &str| {
+        let path = zoo.model(zoo_model::ModelId(id)).join("params.json");
+        let sound = fs::read_to_string(&path).unwrap();
+        fs::write(&path, sound.replacen('{', &format!("{{{key},"), 1)).unwrap();
+        let output = zoo_pack(&["noise", "-o", "n.tar.gz"], dir.path());
+        assert_eq!(output.status.code(), Some(1));
+        fs::write(&path, sound).unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let message = refused(1, "\"epoch\": 7");
+    assert!(
+        message.starts_with("zoo-pack: noise/models/000001/params.json: `epoch` is the name of a column"),
+        "{message}"
+    );
+    let path = zoo.model(zoo_model::ModelId(0)).join("params.json");
+    fs::write(&path, fs::read_to_string(&path).unwrap().replacen('{', "{\"x\": \"auto\",", 1)).unwrap();
+    let message = refused(2, "\"x\": 3");
+    let expected = "noise/models/000002/params.json: `x` is \"auto\" in model 000000, 3 in model 000002, which no column of index.parquet can hold: give it one type in all models";
+    assert_eq!(message, format!("zoo-pack: {expected}\n"));
+    let message = refused(2, "\"y\": 36893488147419103232");
+    assert!(message.contains("000002/params.json: holds the integer 36893488147419103232"), "{message}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was packed");
+}
+
+#[test]
+fn an_archive_is_not_taken_for_a_zoo_nor_what_file_managers_leave_for_models() {
+    let dir = tempfile::tempdir().unwrap();
+    synthetic::write(&dir.path().join("noise"), "noise", 1, 2).unwrap();
+    assert!(ok(&zoo_pack(&["noise", "-o", "n.tar.gz"], dir.path())).contains("packed (1 model, "));
+    shell("cp n.tar.gz sound; cd noise/models; touch .DS_Store Thumbs.db 000000/._states.safetensors", dir.path());
+    shell("mkdir noise/models/__MACOSX noise/.AppleDouble", dir.path());
+    assert!(ok(&zoo_pack(&["noise", "-o", "n.tar.gz"], dir.path())).contains("up to date"));
+    let output = zoo_pack(&["n.tar.gz", "-o", "m.tar.gz"], dir.path());
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(message.contains("n.tar.gz: is a file, where the folder of a zoo is expected"), "{message}");
 }

@@ -105,6 +105,16 @@ pub struct UsageError(pub String);
 #[error("{0}")]
 pub struct VerificationFailed(pub String);
 
+/// A part of what was asked for failed; the summary has been printed, and tells of the error too.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct SummaryPrinted {
+    /// All that failed.
+    pub message: String,
+    /// What decides the exit code.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
 /// Whether the program was asked to stop.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);

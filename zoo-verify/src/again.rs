@@ -5,7 +5,8 @@ use serde::Deserialize;
 use zoo_model::architecture::Network;
 use zoo_model::files::sha256;
 use zoo_model::plan::TrainSection;
-use zoo_model::zoo_dir::{names, DatasetRecord};
+use zoo_model::result::to_json_lines;
+use zoo_model::zoo_dir::names;
 use zoo_model::{states, Dataset, ModelId, Params, ResultLine, Split, ZooRecord};
 use zoo_sparsify::Twin;
 use zoo_stage::Interrupt;
@@ -19,20 +20,30 @@ use crate::report::{Failure, Level};
 /// of a matrix product.
 const LOSS_TOLERANCE: f64 = 1e-6;
 
-/// The engine that made a zoo, and the dataset checked to be its own.
+/// The engine that made a zoo, in the version that retraining needs; the dataset is checked to be the zoo's own.
 ///
 /// # Errors
 /// A sentence that says why models of this zoo cannot be run again.
-pub fn engine(record: &ZooRecord, data: &Dataset) -> Result<Box<dyn Engine>, String> {
-    let made_by = record.engine.as_ref().ok_or("another program made the zoo; it cannot be run again here")?;
-    let expected = &record.dataset.sha256;
-    let found = DatasetRecord::new(data);
-    if *expected != found.sha256 {
-        return Err(format!("the zoo was trained on another dataset file: SHA-256 {expected}, not {}", found.sha256));
+pub fn engine(record: &ZooRecord, data: &Dataset, retrain: bool) -> Result<Box<dyn Engine>, String> {
+    let made_by = record.engine.as_ref();
+    let made_by = made_by.ok_or("another program trained its models; they cannot be replayed or retrained here")?;
+    match (record.dataset.sha256.as_str(), data.sha256()) {
+        ("", _) => return Err("its zoo.json does not say which dataset file it was trained on".into()),
+        (expected, found) if expected != found => {
+            return Err(format!("it was trained on another dataset file: SHA-256 {expected}, not {found}"));
+        }
+        _ => {}
     }
     let name = EngineName::from_str(&made_by.name, false)
         .map_err(|_| format!("the engine `{}` that made the zoo is not in this program", made_by.name))?;
-    Ok(name.engine())
+    let engine = name.engine();
+    if retrain && made_by.version != engine.version() {
+        let (made_by, version) = (&made_by.version, engine.version());
+        return Err(format!(
+            "it was made by version {made_by} of its engine, and cannot be retrained by version {version}"
+        ));
+    }
+    Ok(engine)
 }
 
 fn failure(level: Level, id: ModelId, file: &str, message: String) -> Failure {
@@ -59,8 +70,9 @@ pub fn replay(
     for (split, name, loss, accuracy) in recorded {
         let Some(score) = cohort.evaluate(split, interrupt)?.remove(0).score else { continue };
         let mut differs = |what: &str, recorded: Option<f64>, found: f64| {
+            let recorded = recorded.map_or("null".to_owned(), |recorded| recorded.to_string());
             let message =
-                format!("epoch {}: {name}_{what} is {found}, recorded as {recorded:?}", line.training_iteration);
+                format!("epoch {}: {name}_{what} is {found}, recorded as {recorded}", line.training_iteration);
             failures.push(failure(Level::Replay, model.params.id, names::RESULT, message));
         };
         if accuracy != Some(score.accuracy) {
@@ -88,10 +100,6 @@ pub fn retrain(
 ) -> Result<Vec<Failure>, CohortError> {
     let id = model.params.id;
     let fail = |message: String| Ok(vec![failure(Level::Retrain, id, names::STATES, message)]);
-    let made_by = record.engine.as_ref().map(|e| e.version.clone()).unwrap_or_default();
-    if made_by != engine.version() {
-        return fail(format!("made by engine version {made_by}, this program has {}", engine.version()));
-    }
     #[derive(Deserialize)]
     struct Made {
         train: TrainSection,
@@ -169,8 +177,9 @@ fn compare(id: ModelId, network: &Network, found: &Trajectory, recorded: &Sample
     };
     let (ours, theirs) = (lines(&found.lines), lines(&recorded.lines));
     if let Some((ours, theirs)) = ours.iter().zip(&theirs).find(|(a, b)| a != b) {
-        let message =
-            format!("epoch {}: training again gives {ours:?}, recorded is {theirs:?}", theirs.training_iteration);
+        let epoch = theirs.training_iteration;
+        let [ours, theirs] = [ours, theirs].map(|line| to_json_lines(std::slice::from_ref(line)));
+        let message = format!("epoch {epoch}: training again gives {}, recorded is {}", ours.trim(), theirs.trim());
         failures.push(failure(Level::Retrain, id, names::RESULT, message));
     }
     failures

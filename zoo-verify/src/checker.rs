@@ -6,19 +6,20 @@ use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
 use zoo_model::architecture::{Network, Role};
-use zoo_model::files::Hashing;
+use zoo_model::files::{is_system_file, Hashing};
 use zoo_model::result::{from_json_lines, ResultLine};
 use zoo_model::safetensors_file::{to_f32, to_i64, Header};
 use zoo_model::states::{check_epochs, check_header, EPOCHS};
+use zoo_model::text::counted;
 use zoo_model::zoo_dir::{checksum_lines, is_sha256, model_file, names};
 use zoo_model::{ModelId, Params, ZooRecord};
-use zoo_pack::index::{IndexWriter, ParquetError, MODELS_PER_GROUP};
+use zoo_pack::index::{Columns, IndexWriter, ParquetError, Schema, FOOTER_LIMIT, MODELS_PER_GROUP};
 use zoo_pack::{Volume, Volumes, CARD, INDEX, VOLUMES};
 
-use crate::report::{Failure, Level, KEPT_FAILURES};
+use crate::report::{Failure, Level, VolumesHere, KEPT_FAILURES};
 
 /// Most bytes of a `SHA256SUMS`: some 200,000 models.
-const CHECKSUMS_LIMIT: u64 = 64 << 20;
+pub const CHECKSUMS_LIMIT: u64 = 64 << 20;
 /// Most bytes of any other small file.
 const SMALL_LIMIT: u64 = 16 << 20;
 /// Most bytes of the index, which is hashed and not held.
@@ -77,46 +78,105 @@ pub struct Checker {
     pub volumes: Option<Volumes>,
     /// The archive could not be read to its end.
     pub cut_short: bool,
+    /// The zoo as a whole, with the volumes read before.
+    pub whole: Whole,
     current: Option<Current>,
+}
+
+/// What is counted and compared over a whole zoo: over all of its volumes, if they are read in order.
+#[derive(Default)]
+pub struct Whole {
+    /// SHA-256 of the zoo's `SHA256SUMS`, which its volumes share.
+    sums: Option<[u8; 32]>,
+    /// Volumes read one after the other.
+    volumes: usize,
+    /// The first of these is not the zoo's first.
+    partial: bool,
+    models: usize,
+    states: usize,
     diverged: usize,
     index: Index,
 }
 
-/// The index of the models so far, made as packing makes it, to be compared with the one that is
-/// there.
+/// The index that is there, and the one that the models so far make. That takes its columns from the one
+/// that is there, since they depend on all models; whether they are right shows at the end.
 #[derive(Default)]
 struct Index {
+    found: Option<[u8; 32]>,
+    columns: Option<Columns>,
+    schema: Schema,
     writer: Option<IndexWriter<Hashing<io::Sink>>>,
     group: Vec<(Params, Vec<ResultLine>)>,
     models: usize,
-    found: Option<[u8; 32]>,
 }
 
 impl Index {
-    fn add(&mut self, params: &Params, lines: &[ResultLine]) -> Result<(), ParquetError> {
-        if self.writer.is_none() {
-            self.writer = Some(IndexWriter::new(params, Hashing::new(io::sink()))?);
+    /// Adds a model, if there is an index to compare with.
+    ///
+    /// # Errors
+    /// A sentence about the model's `params.json`.
+    fn add(&mut self, params: &Params, lines: &[ResultLine]) -> Result<(), String> {
+        if self.columns.is_none() {
+            return Ok(());
         }
-        self.models += 1;
-        self.group.push((params.clone(), lines.to_vec()));
-        if self.group.len() == MODELS_PER_GROUP {
-            self.flush()?;
+        let added = self.schema.add(params).and_then(|()| {
+            self.models += 1;
+            self.group.push((params.clone(), lines.to_vec()));
+            match self.group.len() {
+                MODELS_PER_GROUP => self.flush().map_err(|e| format!("cannot be put into an index: {e}")),
+                _ => Ok(()),
+            }
+        });
+        if added.is_err() {
+            *self = Self::default();
         }
-        Ok(())
+        added
     }
 
     fn flush(&mut self) -> Result<(), ParquetError> {
         let group = std::mem::take(&mut self.group);
-        match &mut self.writer {
-            Some(writer) if !group.is_empty() => writer.add(&group),
-            _ => Ok(()),
-        }
+        let Some(columns) = self.columns.as_ref().filter(|_| !group.is_empty()) else { return Ok(()) };
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(IndexWriter::new(columns.clone(), Hashing::new(io::sink()))?),
+        };
+        writer.add(&group)
     }
 
-    fn finish(&mut self) -> Result<[u8; 32], ParquetError> {
-        self.flush()?;
-        let made = self.writer.take().map_or_else(|| Ok(Hashing::new(io::sink())), IndexWriter::finish)?;
-        Ok(made.finish().2)
+    /// What is wrong with the index that is there, after the last model.
+    fn fault(&mut self) -> Option<String> {
+        let different = self.columns.as_ref()?.differences(&self.schema.columns());
+        let made = self.flush().and_then(|()| self.writer.take().map(IndexWriter::finish).transpose());
+        let made = made.map(|made| made.map(|made| made.finish().2));
+        different.or_else(|| match made {
+            Ok(made) if made == self.found => None,
+            Ok(_) => Some("is not the index of the models that are here".into()),
+            Err(error) => Some(format!("cannot be made again: {error}")),
+        })
+    }
+}
+
+/// Keeps the last bytes of what is written to it.
+#[derive(Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    fn bytes(&self) -> &[u8] {
+        &self.0[self.0.len().saturating_sub(FOOTER_LIMIT)..]
+    }
+}
+
+impl io::Write for Tail {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        if self.0.len() > 2 * FOOTER_LIMIT {
+            self.0.drain(..self.0.len() - FOOTER_LIMIT);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -169,6 +229,11 @@ impl Seen {
         HEAD.iter().find(|&&h| h == path).is_none_or(|&head| self.head.insert(head))
     }
 
+    /// Whether no file of a zoo was met.
+    pub fn is_empty(&self) -> bool {
+        self.head.is_empty() && self.models.is_empty()
+    }
+
     fn contains(&self, path: &str) -> bool {
         match model_file(path) {
             Some((id, file)) => self.models.get(&id).is_some_and(|seen| seen[file_index(file)]),
@@ -186,8 +251,8 @@ fn file_index(file: &str) -> usize {
 pub struct Hopeless;
 
 impl Checker {
-    /// A checker up to level 4 if `meaning`, else up to level 3.
-    pub fn new(meaning: bool) -> Self {
+    /// A checker up to level 4 if `meaning`, else up to level 3; `before` is what it may go on with.
+    pub fn new(meaning: bool, before: Whole) -> Self {
         Self {
             meaning,
             wanted: Wanted::default(),
@@ -203,9 +268,8 @@ impl Checker {
             parents: BTreeMap::new(),
             volumes: None,
             cut_short: false,
+            whole: before,
             current: None,
-            diverged: 0,
-            index: Index::default(),
         }
     }
 
@@ -264,8 +328,12 @@ impl Checker {
             self.fail(Level::Structure, path, format!("is cut short: {} of {size} bytes", content.length));
         }
         let found: [u8; 32] = content.hasher.finalize().into();
-        if path == INDEX {
-            self.index.found = Some(found);
+        match path {
+            names::CHECKSUMS if self.whole.sums != Some(found) => {
+                self.whole = Whole { sums: Some(found), ..Whole::default() };
+            }
+            INDEX => self.whole.index.found = Some(found),
+            _ => {}
         }
         if let (Ok(()), Some(Some(expected))) = (outcome, expected) {
             if expected != found {
@@ -287,6 +355,14 @@ impl Checker {
                 Ok(volumes) => self.volumes = Some(volumes),
                 Err(error) => self.fail(Level::Structure, path, error.to_string()),
             },
+            (INDEX, _) if self.meaning => {
+                let mut tail = Tail::default();
+                let _ = io::copy(content, &mut tail);
+                match Columns::of_footer(tail.bytes()) {
+                    Ok(columns) => self.whole.index.columns = Some(columns),
+                    Err(message) => self.fail(Level::Meaning, path, message),
+                }
+            }
             (_, Some((id, file))) => {
                 if file == names::PARAMS || self.current.as_ref().is_none_or(|c| c.id != id) {
                     self.leave_model();
@@ -309,10 +385,11 @@ impl Checker {
     fn checksums(&mut self, text: &[u8]) {
         let mut listed = BTreeMap::new();
         let mut list = |text: &[u8]| -> Result<(), String> {
-            for line in checksum_lines(text)? {
+            for line in checksum_lines(text) {
                 let (path, sum) = line?;
-                if listed.insert(path.to_owned(), sha256_bytes(sum)).is_some() {
-                    self.fail(Level::Structure, names::CHECKSUMS, format!("lists {path} twice"));
+                let sum = sha256_bytes(&sum);
+                if listed.insert(path.clone(), sum).is_some_and(|other| other != sum) {
+                    self.fail(Level::Structure, names::CHECKSUMS, format!("lists {path} with two checksums"));
                 }
             }
             Ok(())
@@ -449,8 +526,8 @@ impl Checker {
             Ok(epochs) => self.compare(path, &network, &epochs, &tally, lines.as_deref()),
         }
         if let Some(lines) = &lines {
-            if let Err(error) = self.index.add(&params, lines) {
-                self.fail(Level::Meaning, path, format!("cannot be put into an index: {error}"));
+            if let Err(message) = self.whole.index.add(&params, lines) {
+                self.fail(Level::Meaning, &format!("{}/{id}/{}", names::MODELS, names::PARAMS), message);
             }
         }
         if let (Some(lines), true) = (lines, first_wanted < count) {
@@ -504,7 +581,7 @@ impl Checker {
                 self.fail(Level::Meaning, path, format!("epoch {epoch}: a twin's line needs `sparsity_ratio`"));
             }
         }
-        self.diverged += usize::from(lines.iter().any(|l| l.diverged));
+        self.whole.diverged += usize::from(lines.iter().any(|l| l.diverged));
     }
 
     fn leave_model(&mut self) {
@@ -518,61 +595,128 @@ impl Checker {
         }
     }
 
-    /// After the last entry.
-    pub fn finish(&mut self) {
-        self.leave_model();
-        let first_and_last = (self.models.first().copied(), self.models.last().copied());
-        let range = self.volumes.as_ref().map(|v| {
-            let here = |v: &&Volume| (Some(v.first), Some(v.last)) == first_and_last;
-            v.volumes.iter().find(here).cloned()
-        });
-        if let Some(None) = range {
-            self.fail(Level::Structure, VOLUMES, "names no volume that holds just the models that are here");
+    /// Before the first model of an archive: which models are still to come, and whether its volume goes
+    /// on where the one before it ended.
+    pub fn begin_models(&mut self, first: &str) -> Vec<ModelId> {
+        let first = model_file(first).map(|(id, _)| id);
+        let volume = self.volumes.as_ref().and_then(|v| v.volumes.iter().position(|v| Some(v.first) == first));
+        let place = volume.unwrap_or(0);
+        if place != self.whole.volumes {
+            let Whole { sums, index: Index { found, columns, .. }, .. } = std::mem::take(&mut self.whole);
+            // The index of a zoo whose first volumes were not read cannot be made.
+            let columns = columns.filter(|_| place == 0);
+            let index = Index { found, columns, ..Index::default() };
+            self.whole = Whole { sums, partial: place != 0, index, ..Whole::default() };
         }
-        let expected_here = |path: &str| match (&range, model_file(path)) {
-            (Some(Some(volume)), Some((id, _))) => (volume.first..=volume.last).contains(&id),
-            (Some(None), Some(_)) => false,
-            _ => true,
+        let range = self.volumes.as_ref().and_then(|v| v.volumes.get(volume?));
+        let offered = |id: &ModelId| range.is_none_or(|v| (v.first..=v.last).contains(id));
+        let listed = self.listed.iter().flat_map(|l| l.keys());
+        listed.filter_map(|p| model_file(p)).map(|(id, _)| id).filter(offered).collect()
+    }
+
+    /// The volumes of which models are here, as places in `volumes.json`.
+    fn volumes_here(&mut self, archive: bool) -> Vec<usize> {
+        let Volumes { volumes } = self.volumes.clone().unwrap_or(Volumes { volumes: Vec::new() });
+        let ascending = volumes.windows(2).all(|w| w[0].last < w[1].first);
+        if volumes.is_empty() || !ascending || volumes.iter().any(|v| v.first > v.last) {
+            self.fail(Level::Structure, VOLUMES, "does not name ranges of models that ascend");
+            return Vec::new();
+        }
+        let held = |v: &Volume| self.models.range(v.first..=v.last).count();
+        let counts: Vec<usize> = volumes.iter().map(held).collect();
+        let here: Vec<usize> = (0..volumes.len()).filter(|&i| counts[i] > 0).collect();
+        let whole = |&i: &usize| self.models.contains(&volumes[i].first) && self.models.contains(&volumes[i].last);
+        let sound = counts.iter().sum::<usize>() == self.models.len()
+            && (here.len() == 1 || !archive && !here.is_empty())
+            && (self.cut_short || here.iter().all(whole));
+        if !sound {
+            self.fail(Level::Structure, VOLUMES, "names no volumes that hold just the models that are here");
+        }
+        let listed = self.listed.iter().flat_map(|l| l.keys()).filter_map(|p| model_file(p)).map(|(id, _)| id);
+        let listed: BTreeSet<ModelId> = listed.collect();
+        if self.listed.is_some() {
+            let named = volumes.iter().map(|v| listed.range(v.first..=v.last).count()).sum::<usize>();
+            if named != listed.len() {
+                let message = format!("names volumes for {} of {}", named, counted(listed.len(), "model"));
+                self.fail(Level::Structure, VOLUMES, message);
+            }
+            let expected = self.record.as_ref().map_or(listed.len(), |r| r.models);
+            if expected != listed.len() {
+                let message = format!("counts {}, SHA256SUMS lists {}", counted(expected, "model"), listed.len());
+                self.fail(Level::Meaning, names::ZOO, message);
+            }
+        }
+        here
+    }
+
+    /// After the last entry of an archive, or file of a directory; which volumes are here, if the zoo has
+    /// several.
+    pub fn finish(&mut self, archive: bool) -> Option<VolumesHere> {
+        self.leave_model();
+        let here = self.volumes.is_some().then(|| self.volumes_here(archive));
+        let volumes = self.volumes.take().map_or_else(Vec::new, |v| v.volumes);
+        let expected_here = |path: &str| match (&here, model_file(path)) {
+            (Some(here), Some((id, _))) => {
+                let place = volumes.partition_point(|v| v.last < id);
+                here.binary_search(&place).is_ok() && volumes[place].first <= id
+            }
+            // In an archive these would be failures of their own.
+            _ => !path.split('/').any(is_system_file),
         };
         let listed = self.listed.take();
         let paths = listed.iter().flat_map(|l| l.keys());
         let missing: Vec<&String> = paths.filter(|p| expected_here(p) && !self.seen.contains(p)).collect();
         match missing.as_slice() {
             [first, others @ ..] if self.cut_short => {
-                let message = format!("and {} more entries were not reached", others.len());
+                let message = match others.len() {
+                    0 => "was not reached".to_owned(),
+                    n => format!("this and {n} more were not reached"),
+                };
                 self.fail(Level::Structure, first, message);
             }
             all => all.iter().for_each(|p| self.fail(Level::Structure, p, "is listed in SHA256SUMS, but missing")),
         }
         self.listed = listed;
-        if self.cut_short {
-            return;
+        self.whole.models += self.models.len();
+        self.whole.states += self.states;
+        self.whole.volumes += here.as_ref().map_or(1, Vec::len);
+        if self.record.is_none() && !self.cut_short && !self.seen.contains(names::ZOO) {
+            self.fail(Level::Structure, names::ZOO, "is missing");
         }
-        let Some(record) = self.record.clone() else {
-            if !self.seen.contains(names::ZOO) {
-                self.fail(Level::Structure, names::ZOO, "is missing");
-            }
-            return;
-        };
-        if self.volumes.is_some() {
-            return;
+        if !self.cut_short && !self.whole.partial && self.whole.volumes == volumes.len().max(1) {
+            self.totals();
         }
-        let mut counts = vec![("models", record.models, self.models.len())];
+        here.map(|here| VolumesHere {
+            numbers: here.iter().map(|i| i + 1).collect(),
+            of: volumes.len(),
+            files: volumes.into_iter().map(|v| v.file).collect(),
+            sums: self.whole.sums,
+        })
+    }
+
+    /// What `zoo.json` and the index say of all models.
+    fn totals(&mut self) {
+        let Some(record) = self.record.clone() else { return };
+        let Whole { models, states, diverged, .. } = self.whole;
+        let mut counts = vec![("model", record.models, models)];
         if self.meaning {
-            counts.push(("states", record.states, self.states));
-            counts.push(("diverged models", record.diverged, self.diverged));
+            counts.push(("state", record.states, states));
+            counts.push(("diverged model", record.diverged, diverged));
         }
         for (what, expected, found) in counts {
             if expected != found {
-                self.fail(Level::Meaning, names::ZOO, format!("counts {expected} {what}, there are {found}"));
+                let are = if found == 1 { "is" } else { "are" };
+                self.fail(
+                    Level::Meaning,
+                    names::ZOO,
+                    format!("counts {}, there {are} {found}", counted(expected, what)),
+                );
             }
         }
         // Only what all models say makes an index; a model that was not understood has failed.
-        if let (Some(found), true) = (self.index.found, self.meaning && self.index.models == self.models.len()) {
-            match self.index.finish() {
-                Ok(expected) if expected == found => {}
-                Ok(_) => self.fail(Level::Meaning, INDEX, "is not the index of the models that are here"),
-                Err(error) => self.fail(Level::Meaning, INDEX, format!("cannot be made again: {error}")),
+        if self.whole.index.models == models {
+            if let Some(message) = self.whole.index.fault() {
+                self.fail(Level::Meaning, INDEX, message);
             }
         }
     }

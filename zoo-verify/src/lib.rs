@@ -20,20 +20,22 @@ mod report;
 
 use std::fmt;
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use zoo_model::files::{read_limited, FileError};
+use zoo_model::files::{is_system_file, read_limited, FileError};
 use zoo_model::random::{Purpose, Stream};
-use zoo_model::zoo_dir::{model_file, names, parse_checksums};
-use zoo_model::{Dataset, ModelId};
+use zoo_model::text::counted;
+use zoo_model::zoo_dir::{model_file, names, parse_checksums, RECORD_LIMIT};
+use zoo_model::{Dataset, ModelId, ZooDir, ZooRecord};
 use zoo_pack::entries::{padding, Entries, Entry};
-use zoo_pack::members::{decode, Damage};
+use zoo_pack::members::{decode, Damage, Origin, HEADER};
 use zoo_pack::sums_path;
-use zoo_stage::{Interrupted, Stage, UsageError, VerificationFailed};
+use zoo_stage::{Interrupted, Stage, SummaryPrinted, UsageError, VerificationFailed};
 
-use checker::{hexadecimal, Checker, Hopeless, HEAD};
-pub use report::{Failure, Level, Report, KEPT_FAILURES};
+use checker::{hexadecimal, Checker, Hopeless, Whole, HEAD};
+pub use report::{Failure, Level, Report, VolumeSet, VolumesHere, KEPT_FAILURES};
 
 /// Why no verdict could be reached.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,9 @@ pub enum Error {
     /// The verdict is no.
     #[error("{0}")]
     Failed(#[from] VerificationFailed),
+    /// There are verdicts, all of them yes, but not on everything that was named.
+    #[error("{0}")]
+    Incomplete(#[from] SummaryPrinted),
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -67,6 +72,9 @@ pub struct Args {
     /// Checksums and structure only
     #[arg(long, conflicts_with_all = ["replay", "retrain"])]
     quick: bool,
+    /// Fail unless all volumes of a zoo are named
+    #[arg(long)]
+    complete: bool,
     /// Evaluate K models again: their metrics must be equal (needs --data)
     #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true, requires = "data")]
     replay: usize,
@@ -92,9 +100,10 @@ pub const EXAMPLES: &str = "\
 Examples:
   zoo-verify archives/quickstart.tar.gz
   zoo-verify zoos/quickstart --replay 8 --retrain 1 --data data/quickstart.safetensors
-  zoo-verify large.1-of-3.tar.gz large.2-of-3.tar.gz large.3-of-3.tar.gz
+  zoo-verify --complete large.*-of-3.tar.gz      # all volumes: together they are the whole zoo
 
-Exit codes: 0 verified, 1 could not be read, 2 wrong usage, 3 verification failed, 130 interrupted.";
+Exit codes: 0 verified, 1 could not be read, 2 wrong usage or models that cannot be run again,
+3 verification failed, 130 interrupted.";
 
 /// How to verify.
 #[derive(Debug, Clone)]
@@ -129,16 +138,31 @@ pub struct Summary {
     pub ok: bool,
     /// One report a path.
     pub reports: Vec<Report>,
+    /// Which volumes were verified, of zoos that have several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeSet>,
+    /// Why there is no report on the other paths.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
+}
+
+impl Summary {
+    fn new(reports: Vec<Report>) -> Self {
+        let volumes = VolumeSet::of(&reports);
+        Self { ok: reports.iter().all(|r| r.ok), reports, volumes, errors: Vec::new() }
+    }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let reports: Vec<String> = self.reports.iter().map(ToString::to_string).collect();
-        f.write_str(&reports.join("\n"))
+        let reports = self.reports.iter().map(ToString::to_string);
+        let lines: Vec<String> = reports.chain(self.volumes.iter().map(ToString::to_string)).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 
-/// `zoo-verify`. A verdict of "no" is printed like any other, and is the error too.
+/// `zoo-verify`. A verdict of "no" is printed like any other, and is the error too; so are verdicts on a
+/// part of what was named.
 pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     let default = Options::default();
     let options = Options {
@@ -150,19 +174,82 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
         seed: args.seed,
         threads: args.threads.map_or(default.threads, |t| t as usize),
     };
-    let reports = args.paths.iter().map(|p| verify(p, &options, stage)).collect::<Result<Vec<_>, _>>()?;
-    verdict(reports, stage)
+    let data = options.data.as_deref().map(Dataset::read).transpose()?;
+    let (mut reports, mut errors) = (Vec::new(), Vec::new());
+    let mut before = Whole::default();
+    for path in in_order(&args.paths) {
+        match verify_after(std::mem::take(&mut before), path, &options, data.as_ref(), stage) {
+            Ok((report, whole)) => {
+                reports.push(report);
+                before = whole;
+            }
+            Err(interrupted @ Error::Interrupted(_)) => return Err(interrupted),
+            Err(error) => errors.push(error),
+        }
+    }
+    let mut summary = Summary::new(reports);
+    summary.errors = errors.iter().map(ToString::to_string).collect();
+    let incomplete = args.complete && summary.volumes.iter().any(|set| !set.complete);
+    summary.ok &= errors.is_empty() && !incomplete;
+    conclude(summary, args.complete, errors, stage)
 }
 
 /// Turns reports into a summary, or into the error that stands for a verdict of "no".
 pub fn verdict(reports: Vec<Report>, stage: &Stage) -> Result<Summary, Error> {
-    let summary = Summary { ok: reports.iter().all(|r| r.ok), reports };
+    conclude(Summary::new(reports), false, Vec::new(), stage)
+}
+
+/// The summary if all is well. Else it is printed, unless it says nothing, and the worst is the error.
+fn conclude(summary: Summary, complete: bool, mut errors: Vec<Error>, stage: &Stage) -> Result<Summary, Error> {
     if summary.ok {
         return Ok(summary);
     }
+    let failed = summary.reports.iter().filter(|r| !r.ok).map(|r| r.path.display().to_string());
+    let incomplete = summary.volumes.iter().filter(|set| complete && !set.complete).map(|set| set.name.clone());
+    let failed: Vec<String> = failed.chain(incomplete).collect();
+    if failed.is_empty() && summary.reports.is_empty() && errors.len() == 1 {
+        return Err(errors.remove(0));
+    }
     let _ = stage.print(&summary);
-    let failed: Vec<String> = summary.reports.iter().filter(|r| !r.ok).map(|r| r.path.display().to_string()).collect();
-    Err(VerificationFailed(format!("{}: verification failed", failed.join(", "))).into())
+    if failed.is_empty() {
+        let message = summary.errors.join("; ");
+        let usage = errors.iter().position(|e| matches!(e, Error::Usage(_))).unwrap_or(0);
+        return Err(SummaryPrinted { message, source: errors.swap_remove(usage).into() }.into());
+    }
+    let failed = format!("{}: verification failed", failed.join(", "));
+    let message = std::iter::once(failed).chain(summary.errors).collect::<Vec<_>>().join("; ");
+    Err(VerificationFailed(message).into())
+}
+
+/// The paths, with the volumes of a zoo in their order where the first of them is.
+fn in_order(paths: &[PathBuf]) -> Vec<&Path> {
+    let stem = |path: &PathBuf| volume_name(path).map(|(stem, number)| (path.with_file_name(stem), number));
+    let mut keyed: Vec<(usize, u32, &Path)> = Vec::new();
+    let mut firsts: Vec<(PathBuf, usize)> = Vec::new();
+    for (i, path) in paths.iter().enumerate() {
+        let (place, number) = match stem(path) {
+            None => (i, 0),
+            Some((stem, number)) => match firsts.iter().find(|(known, _)| *known == stem) {
+                Some((_, place)) => (*place, number),
+                None => {
+                    firsts.push((stem, i));
+                    (i, number)
+                }
+            },
+        };
+        keyed.push((place, number, path));
+    }
+    keyed.sort_by_key(|(place, number, _)| (*place, *number));
+    keyed.into_iter().map(|(.., path)| path).collect()
+}
+
+/// Name of the whole archive and number of a volume, read off a name like `noise.2-of-3.tar.gz`.
+fn volume_name(path: &Path) -> Option<(String, u32)> {
+    let name = path.file_name()?.to_str()?;
+    let (stem, place) = name.strip_suffix(".tar.gz")?.rsplit_once('.')?;
+    let (number, of) = place.split_once("-of-")?;
+    of.parse::<u32>().ok()?;
+    Some((format!("{stem}.tar.gz"), number.parse().ok()?))
 }
 
 /// Verifies one archive or zoo directory.
@@ -171,18 +258,37 @@ pub fn verdict(reports: Vec<Report>, stage: &Stage) -> Result<Summary, Error> {
 /// It cannot be read at all. Whatever is wrong with its content is in the report.
 pub fn verify(path: &Path, options: &Options, stage: &Stage) -> Result<Report, Error> {
     let data = options.data.as_deref().map(Dataset::read).transpose()?;
-    if (options.replay > 0 || options.retrain > 0) && data.is_none() {
-        return Err(UsageError("--replay and --retrain need the prepared dataset: --data FILE".into()).into());
+    verify_after(Whole::default(), path, options, data.as_ref(), stage).map(|(report, _)| report)
+}
+
+/// [`verify`], going on with what was read of the zoo's volumes before this one.
+fn verify_after(
+    before: Whole,
+    path: &Path,
+    options: &Options,
+    data: Option<&Dataset>,
+    stage: &Stage,
+) -> Result<(Report, Whole), Error> {
+    let data = match (data, options.replay > 0 || options.retrain > 0) {
+        (None, true) => {
+            return Err(UsageError("--replay and --retrain need the prepared dataset: --data FILE".into()).into())
+        }
+        (data, true) => data,
+        (_, false) => None,
+    };
+    if let (Some(data), Some(record)) = (data, data.and_then(|_| record_of(path))) {
+        engine(path, &record, data, options)?;
     }
-    let mut checker = Checker::new(!options.quick);
+    let directory_given = path.is_dir();
+    let mut checker = Checker::new(!options.quick, if directory_given { Whole::default() } else { before });
     let mut notes = Vec::new();
     let mut levels = Vec::new();
-    if path.is_dir() {
+    if directory_given {
         directory(path, &mut checker, &mut notes, options, stage)?;
     } else if archive(path, &mut checker, &mut notes, options, stage)? {
         levels.push(Level::Archive);
     }
-    checker.finish();
+    let volumes = checker.finish(!directory_given);
     levels.push(Level::Structure);
     if checker.listed.is_some() {
         levels.push(Level::Checksums);
@@ -192,6 +298,7 @@ pub fn verify(path: &Path, options: &Options, stage: &Stage) -> Result<Report, E
         ok: false,
         levels,
         name: checker.record.as_ref().map(|r| r.name.clone()),
+        volumes,
         models: checker.models.len(),
         states: checker.states,
         entries: checker.entries,
@@ -206,14 +313,34 @@ pub fn verify(path: &Path, options: &Options, stage: &Stage) -> Result<Report, E
         report.levels.push(Level::Meaning);
         check_parents(path, &mut checker, &mut report, options)?;
     }
-    if let Some(data) = &data {
+    if let Some(data) = data {
         run_again(&mut checker, &mut report, data, options, stage)?;
     }
     report.more_failures = checker.failures.more();
     report.failures = checker.failures.kept;
     report.failures.sort_by_key(|f| f.level);
     report.ok = report.failures.is_empty();
-    Ok(report)
+    Ok((report, checker.whole))
+}
+
+/// `zoo.json` of a zoo whose models are to be run again, if it can be read; whatever is wrong with it shows
+/// when it is verified.
+fn record_of(path: &Path) -> Option<ZooRecord> {
+    match path.is_dir() {
+        true => ZooDir::new(path).record().ok()?,
+        false => ZooRecord::from_json(&parents::head_entry(path, names::ZOO, RECORD_LIMIT).ok()?).ok(),
+    }
+}
+
+/// The engine that can run the models of this zoo again as was asked for.
+fn engine(
+    path: &Path,
+    record: &ZooRecord,
+    data: &Dataset,
+    options: &Options,
+) -> Result<Box<dyn zoo_train::Engine>, UsageError> {
+    let refused = |message| UsageError(format!("{}: {message}", path.display()));
+    again::engine(record, data, options.retrain > 0).map_err(refused)
 }
 
 /// Streams an archive through the checker; whether its own checksum was compared.
@@ -228,10 +355,17 @@ fn archive(
     if recorded.is_none() {
         notes.push("there is no .sha256 file beside it; the archive's own checksum was not compared".into());
     }
-    let file = File::open(path).map_err(FileError::io("read", path))?;
+    let mut file = File::open(path).map_err(FileError::io("read", path))?;
     let size = file.metadata().map_err(FileError::io("read", path))?.len();
+    let mut head = Vec::new();
+    file.by_ref().take(HEADER as u64).read_to_end(&mut head).map_err(FileError::io("read", path))?;
+    let no_archive = |why: &str| FileError::format(path, format!("is no archive of a zoo: {why}"));
+    let origin = Origin::of(&head);
+    if origin == Origin::None {
+        return Err(no_archive(if head.is_empty() { "it is empty" } else { "it is not a tar in gzip" }).into());
+    }
     let progress = stage.progress("verifying", size);
-    let reader = Watched { file, progress, stage };
+    let reader = head.chain(Watched { file, progress, stage });
     let ((), sum) = decode(reader, options.threads, |decoded| {
         let mut entries = Entries::new(decoded);
         let mut spans = Spans::default();
@@ -239,6 +373,13 @@ fn archive(
         spans.describe(&entries.stream().damages, u64::MAX, checker);
     });
     stage.interrupt.check()?;
+    // Files of a zoo under odd paths are an archive of one, which is not as it should be.
+    let odd = |f: &Failure| {
+        [names::CHECKSUMS, names::ZOO, names::STATES].iter().any(|name| f.entry.ends_with(&format!("/{name}")))
+    };
+    if origin == Origin::Foreign && checker.seen.is_empty() && !checker.failures.kept.iter().any(odd) {
+        return Err(no_archive("it holds no file of one").into());
+    }
     match (&recorded, sum) {
         (Some(Err(message)), _) => checker.fail(Level::Archive, "", message),
         (Some(Ok(expected)), Some(found)) if *expected != hexadecimal(&found) => {
@@ -295,7 +436,7 @@ fn walk(entries: &mut Entries, checker: &mut Checker, spans: &mut Spans, options
         }
         last = Some(place);
         if rank == HEAD.len() && checker.models.is_empty() {
-            let ids = listed_here(checker, &entry.path);
+            let ids = checker.begin_models(&entry.path);
             choose(checker, ids, options);
         }
         if checker.entry(&entry.path, entry.size, &mut entries.content()) == Err(Hopeless) {
@@ -366,11 +507,7 @@ impl Spans {
 fn recorded_checksum(path: &Path) -> Result<Option<Result<String, String>>, Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut candidates = vec![sums_path(path)];
-    if let Some((stem, number)) = name.strip_suffix(".tar.gz").and_then(|n| n.rsplit_once('.')) {
-        if number.contains("-of-") {
-            candidates.push(path.with_file_name(format!("{stem}.tar.gz.sha256")));
-        }
-    }
+    candidates.extend(volume_name(path).map(|(whole, _)| sums_path(&path.with_file_name(whole))));
     let mut recorded = None;
     for candidate in candidates.iter().filter(|c| c.is_file()) {
         let lines = match read_limited(candidate, 1 << 20) {
@@ -400,14 +537,20 @@ fn directory(
     stage: &Stage,
 ) -> Result<(), Error> {
     if !path.join(names::ZOO).exists() {
-        let message = "has no zoo.json: it is not a zoo, or not finished yet";
-        return Err(FileError::format(path, message).into());
+        ZooDir::new(path).finished()?;
     }
     if !path.join(names::CHECKSUMS).exists() {
         notes.push("there is no SHA256SUMS; checksums were not compared".into());
     }
-    let mut files = Vec::new();
-    list(path, "", &mut files, checker)?;
+    let (mut files, mut passed_over) = (Vec::new(), Vec::new());
+    list(path, "", &mut files, &mut passed_over, checker)?;
+    if !passed_over.is_empty() {
+        passed_over.sort_unstable();
+        let shown = passed_over.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = passed_over.len().saturating_sub(3);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        notes.push(format!("what file managers leave was passed over: {shown}{more}"));
+    }
     let rank = |file: &String| HEAD.iter().position(|h| h == file).unwrap_or(HEAD.len());
     files.sort_by(|a, b| (rank(a), a).cmp(&(rank(b), b)));
     choose(checker, files.iter().filter_map(|f| model_file(f)).map(|(id, _)| id).collect(), options);
@@ -424,16 +567,27 @@ fn directory(
     Ok(())
 }
 
-/// Regular files below a folder; anything else is a failure.
-fn list(root: &Path, below: &str, files: &mut Vec<String>, checker: &mut Checker) -> Result<(), Error> {
+/// Regular files below a folder, and what file managers leave; anything else is a failure.
+fn list(
+    root: &Path,
+    below: &str,
+    files: &mut Vec<String>,
+    passed_over: &mut Vec<String>,
+    checker: &mut Checker,
+) -> Result<(), Error> {
     let folder = root.join(below);
     for entry in fs::read_dir(&folder).map_err(FileError::io("read", &folder))? {
         let entry = entry.map_err(FileError::io("read", &folder))?;
         let name = entry.file_name().to_string_lossy().into_owned();
+        let system = is_system_file(&name);
         let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+        if system {
+            passed_over.push(path);
+            continue;
+        }
         let kind = entry.file_type().map_err(FileError::io("read", &folder))?;
         if kind.is_dir() {
-            list(root, &path, files, checker)?;
+            list(root, &path, files, passed_over, checker)?;
         } else if kind.is_file() {
             files.push(path);
         } else {
@@ -441,16 +595,6 @@ fn list(root: &Path, below: &str, files: &mut Vec<String>, checker: &mut Checker
         }
     }
     Ok(())
-}
-
-/// Models that are still to come in an archive: all that are listed, or those of the volume that
-/// begins with the entry `first`.
-fn listed_here(checker: &Checker, first: &str) -> Vec<ModelId> {
-    let first = model_file(first).map(|(id, _)| id);
-    let range = checker.volumes.as_ref().and_then(|v| v.volumes.iter().find(|v| Some(v.first) == first));
-    let offered = |id: &ModelId| range.is_none_or(|v| (v.first..=v.last).contains(id));
-    let listed = checker.listed.iter().flat_map(|l| l.keys());
-    listed.filter_map(|p| model_file(p)).map(|(id, _)| id).filter(offered).collect()
 }
 
 /// Chooses the models to run again; `ids` ascend, and name a model once for each of its files.
@@ -496,14 +640,7 @@ fn run_again(
 ) -> Result<(), Error> {
     let (replay, retrain) = (options.replay > 0, options.retrain > 0);
     let Some(record) = checker.record.clone().filter(|_| replay || retrain) else { return Ok(()) };
-    let first = if replay { Level::Replay } else { Level::Retrain };
-    let engine = match again::engine(&record, data) {
-        Ok(engine) => engine,
-        Err(message) => {
-            checker.fail(first, names::ZOO, message);
-            return Ok(());
-        }
-    };
+    let engine = engine(&report.path, &record, data, options)?;
     let wanted = checker.wanted.replay.len() + checker.wanted.retrain.len();
     let progress = stage.progress("running again", wanted as u64);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
@@ -524,5 +661,11 @@ fn run_again(
     }
     report.levels.extend(replay.then_some(Level::Replay));
     report.levels.extend(retrain.then_some(Level::Retrain));
+    let asked = [("replay", options.replay, &report.replayed), ("retrain", options.retrain, &report.retrained)];
+    let fewer = asked.into_iter().filter(|(_, asked, run)| run.len() < *asked);
+    let fewer = fewer.map(|(flag, asked, run)| {
+        format!("--{flag} {asked} ran {}: there are no more to choose from", counted(run.len(), "model"))
+    });
+    report.notes.extend(fewer.collect::<Vec<_>>());
     Ok(())
 }

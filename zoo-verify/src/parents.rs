@@ -11,6 +11,8 @@ use zoo_model::{ModelId, ZooDir};
 use zoo_pack::entries::Entries;
 use zoo_pack::members::decode;
 
+use crate::checker::{CHECKSUMS_LIMIT, HEAD};
+
 /// Where the zoo `name` lies beside a twin at `path`: a directory, an archive, or the first of its
 /// volumes (each of which lists the whole zoo).
 pub fn beside(path: &Path, name: &str) -> Option<PathBuf> {
@@ -38,7 +40,8 @@ pub fn states_checksums(path: &Path) -> Result<BTreeMap<ModelId, String>, FileEr
             }
         }
     } else {
-        head_of_archive(path)?
+        let listed = head_entry(path, names::CHECKSUMS, CHECKSUMS_LIMIT)?;
+        parse_checksums(&listed).map_err(|m| FileError::format(path, format!("SHA256SUMS in it: {m}")))?
     };
     let states = |(path, sum): (String, String)| match model_file(&path) {
         Some((id, names::STATES)) => Some((id, sum)),
@@ -47,19 +50,22 @@ pub fn states_checksums(path: &Path) -> Result<BTreeMap<ModelId, String>, FileEr
     Ok(lines.into_iter().filter_map(states).collect())
 }
 
-/// The first entry of an archive, which lists all others.
-fn head_of_archive(path: &Path) -> Result<Vec<(String, String)>, FileError> {
+/// A small entry at the head of an archive, of at most `limit` bytes.
+pub fn head_entry(path: &Path, name: &str, limit: u64) -> Result<Vec<u8>, FileError> {
     let file = File::open(path).map_err(FileError::io("read", path))?;
-    let (lines, _) = decode(file, 1, |decoded| {
+    let (content, _) = decode(file, 1, |decoded| {
         let mut entries = Entries::new(decoded);
-        match entries.next_entry() {
-            Some(Ok(entry)) if entry.path == names::CHECKSUMS => {}
-            _ => return Err("does not begin with SHA256SUMS".to_owned()),
+        while let Some(Ok(entry)) = entries.next_entry() {
+            if entry.path == name {
+                let mut content = Vec::new();
+                let read = entries.content().take(limit).read_to_end(&mut content);
+                return read.map(|_| content).map_err(|e| e.to_string());
+            }
+            if !HEAD.contains(&entry.path.as_str()) {
+                break;
+            }
         }
-        let mut text = Vec::new();
-        let read = entries.content().take(64 << 20).read_to_end(&mut text);
-        read.map_err(|e| e.to_string())?;
-        parse_checksums(&text)
+        Err(format!("does not begin with {name}"))
     });
-    lines.map_err(|m| FileError::format(path, m))
+    content.map_err(|m| FileError::format(path, m))
 }

@@ -38,9 +38,13 @@ impl Sound {
 
     /// The verdict on other bytes under the archive's name, without its checksum file.
     fn verdict(&self, bytes: &[u8]) -> Report {
+        self.outcome(bytes).unwrap()
+    }
+
+    fn outcome(&self, bytes: &[u8]) -> Result<Report, zoo_verify::Error> {
         let path = self.dir.path().join("other.tar.gz");
         fs::write(&path, bytes).unwrap();
-        verify(&path, &Options::default(), &Stage::silent()).unwrap()
+        verify(&path, &Options::default(), &Stage::silent())
     }
 
     /// The verdict on the archive with its tar stream changed, and well compressed again.
@@ -408,18 +412,216 @@ fn a_checksum_file_that_is_none_is_a_failure() {
     assert_eq!(zoo_verify(&["noise.tar.gz"], sound.dir.path()).status.code(), Some(0));
 }
 
-#[test]
-fn volumes_are_verified_one_by_one() {
-    let dir = tempfile::tempdir().unwrap();
-    synthetic::write(&dir.path().join("noise"), "noise", 8, 51).unwrap();
+/// A zoo of eight models, packed as volumes `n.1-of-N.tar.gz` and on; how many there are.
+fn volumes(dir: &Path) -> usize {
+    synthetic::write(&dir.join("noise"), "noise", 8, 51).unwrap();
     let mut options = PackOptions::default();
     options.section.volume_size = Some(2_000_000);
-    let made = pack(&dir.path().join("noise"), &dir.path().join("n.tar.gz"), &options, &Stage::silent()).unwrap();
-    assert!(made.archives.len() > 1);
-    for archive in &made.archives {
-        let report = verify(archive, &Options::default(), &Stage::silent()).unwrap();
+    let made = pack(&dir.join("noise"), &dir.join("n.tar.gz"), &options, &Stage::silent()).unwrap();
+    assert!(made.archives.len() > 2);
+    made.archives.len()
+}
+
+fn shell(script: &str, dir: &Path) {
+    let output = Command::new("bash").args(["-euc", script]).current_dir(dir).output().unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Exit code, standard output and standard error.
+fn outcome(args: &[&str], dir: &Path) -> (i32, String, String) {
+    let output = zoo_verify(args, dir);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn volumes_that_are_not_there_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let count = volumes(dir.path());
+    let files: Vec<String> = (1..=count).map(|n| format!("n.{n}-of-{count}.tar.gz")).collect();
+    for (i, file) in files.iter().enumerate() {
+        let report = verify(&dir.path().join(file), &Options::default(), &Stage::silent()).unwrap();
         assert!(report.ok && report.levels.contains(&zoo_verify::Level::Archive), "{report}");
+        let here = report.volumes.unwrap();
+        assert_eq!((here.numbers, here.of), (vec![i + 1], count));
     }
+    let (code, text, _) = outcome(&[&files[1]], dir.path());
+    assert!(text.contains(&format!("(volume 2 of {count}: ")), "{text}");
+    assert!(text.contains(&format!("noise: volume 2 of {count} checked; {} others were not: {}", count - 1, files[0])));
+    assert_eq!(code, 0);
+    let (code, _, message) = outcome(&["--complete", &files[1]], dir.path());
+    assert_eq!((code, message.as_str()), (3, "zoo-verify: noise: verification failed\n"));
+    let (_, json, _) = outcome(&["--json", &files[1]], dir.path());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["reports"][0]["volumes"], serde_json::json!({"numbers": [2], "of": count}));
+    let set = &json["volumes"][0];
+    assert_eq!((&set["complete"], set["unchecked"].as_array().unwrap().len()), (&false.into(), count - 1));
+    // All of them, in whatever order.
+    let backwards: Vec<&str> = files.iter().rev().map(String::as_str).collect();
+    let (code, text, _) = outcome(&[&["--complete"], &backwards[..]].concat(), dir.path());
+    assert!(code == 0 && text.ends_with(&format!("noise: all {count} volumes checked\n")), "{text}");
+    // One of another packing does not complete them.
+    fs::rename(dir.path().join(&files[0]), dir.path().join("kept.tar.gz")).unwrap();
+    shell("sed -i s/Noise/Other/ noise/zoo.json; rm noise/SHA256SUMS", dir.path());
+    let mut options = PackOptions::default();
+    options.section.volume_size = Some(2_000_000);
+    pack(&dir.path().join("noise"), &dir.path().join("m.tar.gz"), &options, &Stage::silent()).unwrap();
+    fs::rename(dir.path().join(files[0].replace('n', "m")), dir.path().join(&files[0])).unwrap();
+    let (code, text, _) = outcome(&[&["--complete"], &backwards[..]].concat(), dir.path());
+    assert!(code == 3 && text.contains("1 other was not"), "{text}");
+}
+
+#[test]
+fn volumes_unpacked_into_one_place_are_the_zoo() {
+    let dir = tempfile::tempdir().unwrap();
+    let count = volumes(dir.path());
+    shell("mkdir all some; for v in n.*-of-*; do tar xzf $v -C all; done; tar xzf n.2-of-* -C some", dir.path());
+    let (code, text, _) = outcome(&["--complete", "all/noise"], dir.path());
+    assert!(code == 0 && text.contains(&format!("(all {count} volumes: 8 models, 408 states,")), "{text}");
+    let (code, text, _) = outcome(&["some/noise"], dir.path());
+    assert!(code == 0 && text.contains(&format!("noise: volume 2 of {count} checked")), "{text}");
+    assert_eq!(outcome(&["--complete", "some/noise"], dir.path()).0, 3);
+    // A volume that is there in part is damaged, and so is a zoo whose index is another's.
+    fs::remove_file(dir.path().join("some/noise").join("SHA256SUMS")).unwrap();
+    shell("rm -r all/noise/models/000000", dir.path());
+    let report = verify(&dir.path().join("all/noise"), &Options::default(), &Stage::silent()).unwrap();
+    assert_fails(&report, "models/000000/states.safetensors", "missing");
+    for list in [
+        "[]",
+        r#"[{"file": "a", "first": "000007", "last": "000000"}]"#,
+        r#"[{"file": "a", "first": "000000", "last": "000006"}]"#,
+    ] {
+        let text = format!("{{\"volumes\": {list}}}");
+        fs::write(dir.path().join("some/noise/volumes.json"), text).unwrap();
+        let report = verify(&dir.path().join("some/noise"), &Options::default(), &Stage::silent()).unwrap();
+        assert_fails(&report, "volumes.json", "name");
+    }
+}
+
+/// What no single volume shows: the index of all models.
+#[test]
+fn the_index_is_checked_over_all_volumes() {
+    let dir = tempfile::tempdir().unwrap();
+    let count = volumes(dir.path());
+    shell(
+        "mkdir u; for v in n.*-of-*; do tar xzf $v -C u; done; tar xzf n.1-of-* noise/SHA256SUMS -O > sums",
+        dir.path(),
+    );
+    // Equal in length to the right one.
+    let index = dir.path().join("u/noise/index.parquet");
+    let (right, listed) = (fs::read(&index).unwrap(), fs::read(dir.path().join("sums")).unwrap());
+    let mut wrong = right.clone();
+    let at = wrong.windows(8).rposition(|w| w == 0.1f64.to_le_bytes()).unwrap();
+    wrong[at] ^= 1;
+    let sum = |bytes: &[u8]| zoo_model::files::sha256(bytes);
+    let relisted = String::from_utf8(listed.clone()).unwrap().replace(&sum(&right), &sum(&wrong));
+    let files: Vec<String> = (1..=count).map(|n| format!("n.{n}-of-{count}.tar.gz")).collect();
+    for file in &files {
+        let path = dir.path().join(file);
+        let (mut tar, _) = unpacked(&fs::read(&path).unwrap());
+        for (from, to) in [(&right, &wrong), (&listed, &relisted.clone().into_bytes())] {
+            let at = tar.windows(from.len()).position(|w| w == &from[..]).unwrap();
+            tar[at..at + to.len()].copy_from_slice(to);
+        }
+        fs::write(&path, packed(&tar)).unwrap();
+    }
+    fs::remove_file(dir.path().join("n.tar.gz.sha256")).unwrap();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    assert_eq!(outcome(&files[1..], dir.path()).0, 0, "the first volume is missing");
+    let (code, text, _) = outcome(&files, dir.path());
+    assert!(code == 3 && text.contains("index.parquet: is not the index of the models that are here"), "{text}");
+}
+
+#[test]
+fn what_file_managers_leave_is_passed_over() {
+    let sound = Sound::new();
+    let dir = sound.dir.path();
+    let left = ["noise/.DS_Store", "noise/models/Thumbs.db", "noise/models/000001/._params.json", "noise/__MACOSX/x"];
+    for file in left {
+        fs::create_dir_all(dir.join(file).parent().unwrap()).unwrap();
+        fs::write(dir.join(file), "x").unwrap();
+    }
+    // Even where it was given a checksum.
+    shell("cd noise; sha256sum .DS_Store models/000001/._params.json >> SHA256SUMS", dir);
+    let (code, text, _) = outcome(&["noise"], dir);
+    assert!(
+        code == 0 && text.contains("note: what file managers leave was passed over: .DS_Store, __MACOSX,"),
+        "{text}"
+    );
+    // An archive holds what was packed, and nothing else.
+    pack(&dir.join("noise"), &dir.join("again.tar.gz"), &PackOptions::default(), &Stage::silent()).unwrap();
+    assert!(fs::read(dir.join("again.tar.gz")).unwrap() == sound.archive);
+    let report = sound.repacked(|tar| append(tar, &entry("noise/models/000001/._params.json", b"x")));
+    assert_fails(&report, "._params.json", "no file of a zoo");
+}
+
+#[test]
+fn checksum_files_of_other_programs_are_read() {
+    let sound = Sound::new();
+    let dir = sound.dir.path();
+    for script in [
+        "sha256sum -b noise.tar.gz",
+        "sha256sum --tag ./noise.tar.gz",
+        "sha256sum noise.tar.gz | sed 's/^[^ ]*/\\U&/'",
+        "echo '# noise'; sha256sum noise.tar.gz | sed 's/$/\\r/'; echo",
+        "sha256sum noise.tar.gz | sed 's/  / /'",
+        "printf %s \"$(sha256sum ./noise.tar.gz)\"",
+    ] {
+        shell(&format!("({script}) > noise.tar.gz.sha256; sha256sum -c noise.tar.gz.sha256"), dir);
+        let (code, text, _) = outcome(&["noise.tar.gz"], dir);
+        assert!(code == 0 && text.contains("archive checksum, structure"), "{script}: {text}");
+        let listed = script
+            .replace("./noise.tar.gz", "noise.tar.gz")
+            .replace("noise.tar.gz", "$(find . -type f ! -name SHA256SUMS)");
+        shell(&format!("cd noise; ({listed}) > ../sums; mv ../sums SHA256SUMS; sha256sum -c --quiet SHA256SUMS"), dir);
+        let (code, text, _) = outcome(&["noise"], dir);
+        assert!(code == 0 && text.contains("structure, checksums"), "{script}: {text}");
+        shell("sed -i 's/000001.states/000000\\/states/' noise/SHA256SUMS", dir);
+        assert_eq!(outcome(&["noise"], dir).0, 3, "{script}");
+    }
+}
+
+/// A zoo whose models do not all have the same keys, with types of all sorts.
+fn mixed_keys(dir: &Path) -> ZooDir {
+    let zoo = synthetic::write(&dir.join("noise"), "noise", 3, 2).unwrap();
+    let keys =
+        [r#""a": 1, "c": null"#, r#""a": 0.5, "b": true, "seed": 18446744073709551615"#, r#""c": "x", "d": [1, "y"]"#];
+    for (id, keys) in (0..).map(ModelId).zip(keys) {
+        let path = zoo.model(id).join("params.json");
+        let text = fs::read_to_string(&path).unwrap();
+        let text = if keys.contains("seed") { text.replace("\"seed\"", "\"old seed\"") } else { text };
+        fs::write(&path, text.replacen('{', &format!("{{{keys},"), 1)).unwrap();
+    }
+    let record = zoo.finished().unwrap();
+    zoo.finish(&record).unwrap();
+    zoo
+}
+
+#[test]
+fn an_index_that_lacks_what_only_later_models_have_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let zoo = mixed_keys(dir.path());
+    pack(zoo.path(), &dir.path().join("n.tar.gz"), &PackOptions::default(), &Stage::silent()).unwrap();
+    shell("mkdir u; tar xzf n.tar.gz -C u", dir.path());
+    assert_eq!(outcome(&["n.tar.gz", "u/noise"], dir.path()).0, 0);
+    let models: Vec<_> = (0..3).map(ModelId).map(|id| (zoo.params(id).unwrap(), zoo.results(id).unwrap())).collect();
+    for known in 1..=3 {
+        let mut schema = zoo_pack::index::Schema::default();
+        models[..known].iter().for_each(|(params, _)| schema.add(params).unwrap());
+        let mut index = zoo_pack::index::IndexWriter::new(schema.columns(), Vec::new()).unwrap();
+        index.add(&models).unwrap();
+        fs::write(dir.path().join("u/noise/index.parquet"), index.finish().unwrap()).unwrap();
+        shell("cd u/noise; sed -i \"s/.*index.parquet/$(sha256sum index.parquet)/\" SHA256SUMS", dir.path());
+        let report = verify(&dir.path().join("u/noise"), &Options::default(), &Stage::silent()).unwrap();
+        match known {
+            1 => assert_fails(&report, "index.parquet", "has the column `seed` as int64, the models make it uint64"),
+            2 => assert_fails(&report, "index.parquet", "has no column `c`, which the models have"),
+            _ => assert!(report.ok, "{report}"),
+        }
+    }
+    fs::write(dir.path().join("u/noise/index.parquet"), "PAR1 and no more").unwrap();
+    let report = verify(&dir.path().join("u/noise"), &Options::default(), &Stage::silent()).unwrap();
+    assert_fails(&report, "index.parquet", "is no Parquet file, or damaged");
 }
 
 #[test]
@@ -430,10 +632,92 @@ fn what_cannot_be_read_is_no_verdict() {
     assert_eq!(zoo_verify(&["empty"], dir.path()).status.code(), Some(1));
     assert_eq!(zoo_verify(&[], dir.path()).status.code(), Some(2));
     assert_eq!(zoo_verify(&["x.tar.gz", "--replay", "1"], dir.path()).status.code(), Some(2));
-    fs::write(dir.path().join("not.tar.gz"), "PK").unwrap();
-    assert_eq!(zoo_verify(&["not.tar.gz"], dir.path()).status.code(), Some(3));
-    fs::write(dir.path().join("nothing.tar.gz"), "").unwrap();
-    assert_eq!(zoo_verify(&["nothing.tar.gz"], dir.path()).status.code(), Some(3));
+    for (name, content) in
+        [("zip", &b"PK\x03\x04 and so on"[..]), ("nothing", b""), ("page", b"<html>"), ("csv", b"id,acc\n0,0.5\n")]
+    {
+        fs::write(dir.path().join(name), content).unwrap();
+    }
+    shell("seq 10000 | gzip > numbers.gz; mkdir f; echo > f/x; tar czf f.tar.gz f; tar cf f.tar f", dir.path());
+    for name in ["zip", "nothing", "page", "csv", "numbers.gz", "f.tar.gz", "f.tar"] {
+        let (code, _, message) = outcome(&[name], dir.path());
+        assert!(
+            code == 1 && message.starts_with(&format!("zoo-verify: {name}: is no archive of a zoo: ")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn archives_packed_again_by_other_programs_are_failures() {
+    let sound = Sound::new();
+    let dir = sound.dir.path();
+    shell("mkdir u; tar xzf noise.tar.gz -C u; touch u/noise/models/._000001; cd u; tar czf ../a.tar.gz noise; tar czf ../b.tar.gz ./noise", dir);
+    for name in ["a.tar.gz", "b.tar.gz"] {
+        let (code, text, _) = outcome(&[name], dir);
+        assert!(code == 3 && text.contains("only regular files are allowed"), "{text}");
+    }
+    assert_eq!(outcome(&["u/noise"], dir).0, 0);
+}
+
+#[test]
+fn what_was_verified_is_told_whatever_becomes_of_the_rest() {
+    let sound = Sound::new();
+    let dir = sound.dir.path();
+    let (code, text, message) = outcome(&["gone.tar.gz", "noise.tar.gz", "empty"], dir);
+    assert!(code == 1 && text.starts_with("noise.tar.gz: verified"), "{text}");
+    assert!(
+        message.starts_with("zoo-verify: cannot read gone.tar.gz: No such file")
+            && message.contains("; cannot read empty:")
+    );
+    let (code, json, _) = outcome(&["--json", "gone.tar.gz", "noise.tar.gz"], dir);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &json["ok"], &json["reports"][0]["ok"]), (1, &false.into(), &true.into()));
+    assert!(json["errors"][0].as_str().unwrap().contains("gone.tar.gz"));
+    fs::write(dir.join("cut.tar.gz"), &sound.archive[..sound.archive.len() / 2]).unwrap();
+    let (code, text, message) = outcome(&["gone.tar.gz", "cut.tar.gz", "noise.tar.gz"], dir);
+    assert!(code == 3 && text.contains("noise.tar.gz: verified") && text.contains("cut.tar.gz: FAILED"), "{text}");
+    assert!(message.starts_with("zoo-verify: cut.tar.gz: verification failed; cannot read gone.tar.gz"), "{message}");
+}
+
+#[test]
+fn models_that_cannot_be_run_again_are_a_refusal() {
+    let sound = Sound::new();
+    let dir = sound.dir.path();
+    synthetic::noise_dataset([1, 28, 28], 10, 20).write(&dir.join("d.safetensors")).unwrap();
+    let refused = |args: &[&str], why: &str| {
+        for place in ["noise", "noise.tar.gz"] {
+            let (code, text, message) = outcome(&[&[place, "--data", "d.safetensors"], args].concat(), dir);
+            assert_eq!((code, text.as_str()), (2, ""), "{message}");
+            assert!(message.starts_with(&format!("zoo-verify: {place}: ")) && message.contains(why), "{message}");
+            assert!(!message.contains("SHA-256 ,"), "{message}");
+        }
+    };
+    let change = |change: &dyn Fn(&mut zoo_model::ZooRecord)| {
+        let zoo = ZooDir::new(dir.join("noise"));
+        let mut record = zoo.finished().unwrap();
+        change(&mut record);
+        zoo.finish(&record).unwrap();
+        pack(zoo.path(), &dir.join("noise.tar.gz"), &PackOptions::default(), &Stage::silent()).unwrap();
+    };
+    refused(&["--replay", "1"], "another program trained its models");
+    refused(&["--retrain", "1"], "another program trained its models");
+    let engine = |name: &str, version: &str| {
+        Some(zoo_model::zoo_dir::EngineRecord { name: name.into(), version: version.into() })
+    };
+    change(&|record| record.engine = engine("population", "0"));
+    refused(&["--replay", "1"], "does not say which dataset file");
+    change(&|record| record.dataset.sha256 = "0".repeat(64));
+    refused(&["--replay", "1"], "it was trained on another dataset file: SHA-256 000");
+    let sum = zoo_model::files::sha256_file(&dir.join("d.safetensors")).unwrap();
+    change(&|record| record.dataset.sha256.clone_from(&sum));
+    refused(&["--retrain", "1"], "by version 0 of its engine");
+    change(&|record| record.engine = engine("abacus", "0"));
+    refused(&["--replay", "1"], "the engine `abacus`");
+    // Noise was never evaluated, so replaying fails; but it says of how many models.
+    change(&|record| record.engine = engine("population", "0"));
+    let (code, text, _) = outcome(&["noise", "--replay", "800", "--data", "d.safetensors"], dir);
+    assert!(code == 3 && text.contains("--replay 800 ran 3 models: there are no more to choose from"), "{text}");
+    assert!(text.contains("meaning, replay of 3 models)") && !text.contains("Some("), "{text}");
 }
 
 proptest! {
@@ -472,7 +756,13 @@ proptest! {
         thread_local!(static SOUND: Sound = Sound::new());
         SOUND.with(|sound| {
             let cut = at.index(sound.archive.len());
-            let report = sound.verdict(&sound.archive[..cut]);
+            let report = match sound.outcome(&sound.archive[..cut]) {
+                Err(error) => {
+                    prop_assert!(cut == 0 && error.to_string().contains("is no archive"), "cut at {cut}: {error}");
+                    return Ok(());
+                }
+                Ok(report) => report,
+            };
             prop_assert!(!report.ok);
             // The entries that do not end before the cut; the first of them is cut, or the next.
             let whole = unpacked(&sound.archive[..cut]).0.len();
