@@ -26,7 +26,7 @@ fn failure(args: &str, code: i32, kind: &str) -> String {
 fn a_failure_is_an_object_with_json() {
     for (args, code, kind) in FAILS {
         failure(&format!("{args} --json"), *code, kind);
-        failure(&format!("--json {args} -q"), *code, kind);
+        failure(&format!("{args} -q --json"), *code, kind);
     }
     let message = failure("--json --nonsense", 2, "usage");
     assert!(message.starts_with("unexpected argument '--nonsense' found"), "{message}");

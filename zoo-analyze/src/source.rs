@@ -1,6 +1,7 @@
 //! Zoos as streams of models, from a directory or an archive.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 use zoo_model::files::{parent_of, sha256, FileError};
-use zoo_model::text::counted;
+use zoo_model::text::{counted, escaped, readable};
 use zoo_model::zoo_dir::{model_file, names, parse_checksums, CHECKSUMS_LIMIT, RECORD_LIMIT};
 use zoo_model::{result, states, ModelId, Network, Params, ResultLine, ZooDir, ZooRecord};
 use zoo_pack::entries::{Entries, Fault};
@@ -41,6 +42,12 @@ pub struct Skipped {
     pub id: ModelId,
     /// What is wrong, with the file.
     pub why: String,
+}
+
+impl Skipped {
+    fn new(id: ModelId, why: impl Display) -> Self {
+        Self { id, why: readable(&why.to_string()) }
+    }
 }
 
 /// A zoo to be read: a directory, an archive, or the volumes of one.
@@ -129,7 +136,7 @@ impl Source {
         for (volume, place) in set.volumes.iter().zip(set.places) {
             match place {
                 Some(place) => archives.push((place, ids_of(volume))),
-                None => missing.push(volume.file.clone()),
+                None => missing.push(escaped(&volume.file).into_owned()),
             }
         }
         let ids: Vec<ModelId> = archives.iter().flat_map(|(_, ids)| ids.iter().copied()).collect();
@@ -211,9 +218,9 @@ impl Source {
         let zoo = ZooDir::new(&self.path);
         let found: Vec<ModelId> = zoo.ids()?.into_iter().filter(|&id| wanted(id)).collect();
         let missing = self.ids.iter().filter(|&&id| wanted(id) && found.binary_search(&id).is_err());
-        skipped.extend(missing.map(|&id| Skipped { id, why: "is not there".into() }));
+        skipped.extend(missing.map(|&id| Skipped::new(id, "is not there")));
         let (ids, unlisted): (Vec<_>, Vec<_>) = found.iter().partition(|&id| self.ids.binary_search(id).is_ok());
-        skipped.extend(unlisted.into_iter().map(|id| Skipped { id, why: UNLISTED.into() }));
+        skipped.extend(unlisted.into_iter().map(|id| Skipped::new(id, UNLISTED)));
         let bytes = self.record.states as u64 / self.record.models.max(1) as u64 * self.record.parameters as u64 * 4;
         let ahead = (READ_AHEAD / bytes.max(1)).clamp(1, 256) as usize;
         for chunk in ids.chunks(ahead) {
@@ -222,7 +229,7 @@ impl Source {
             for (&id, model) in chunk.iter().zip(models) {
                 match model {
                     Ok(model) => visit(model)?,
-                    Err(error) => skipped.push(Skipped { id, why: error.to_string() }),
+                    Err(error) => skipped.push(Skipped::new(id, error)),
                 }
             }
         }
@@ -257,7 +264,7 @@ fn read_archive(
                 }
                 current = Parts { id: Some(id), ..Parts::default() };
                 if ids.binary_search(&id).is_err() {
-                    skipped.push(Skipped { id, why: UNLISTED.into() });
+                    skipped.push(Skipped::new(id, UNLISTED));
                     seen.insert(id);
                 }
             }
@@ -267,7 +274,7 @@ fn read_archive(
             match current.add(id, file, &mut entries.content(), entry.size) {
                 Ok(None) => continue,
                 Ok(Some(model)) => visit(model)?,
-                Err(why) => skipped.push(Skipped { id, why: format!("{}: {why}", entry.path) }),
+                Err(why) => skipped.push(Skipped::new(id, format!("{}: {why}", entry.path))),
             }
             seen.insert(id);
         }
@@ -276,7 +283,7 @@ fn read_archive(
             return Err(FileError::format(path, message).into());
         }
         let missing = ids.iter().filter(|&&id| wanted(id) && !seen.contains(&id));
-        skipped.extend(missing.map(|&id| Skipped { id, why: "is not whole in the archive".into() }));
+        skipped.extend(missing.map(|&id| Skipped::new(id, "is not whole in the archive")));
         Ok(())
     });
     outcome
@@ -459,18 +466,19 @@ impl VolumeSet {
         number.and_then(|number| places.get_mut(number)).ok_or_else(stray)
     }
 
-    /// Looks beside the first volume for those that were not named.
+    /// Looks beside the first volume, and where a link to it leads, for those that were not named.
     fn find_siblings(&mut self) {
+        let path = &self.first.path;
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
         for (number, volume) in self.volumes.iter().enumerate() {
-            let path = parent_of(&self.first.path).join(&volume.file);
-            let is_beside = Path::new(&volume.file).file_name() == Some(volume.file.as_ref());
-            if self.places[number].is_some() || !is_beside || !path.is_file() {
+            let is_name = Path::new(&volume.file).file_name() == Some(volume.file.as_ref());
+            if self.places[number].is_some() || !is_name {
                 continue;
             }
             let is_sibling = |head: &Head| head.sums == self.first.sums && head.number() == Some(number);
-            if Head::read(&path).is_ok_and(|head| is_sibling(&head)) {
-                self.places[number] = Some(path);
-            }
+            let beside = [path, &real].map(|path| parent_of(path).join(&volume.file));
+            let is_there = |path: &PathBuf| path.is_file() && Head::read(path).is_ok_and(|head| is_sibling(&head));
+            self.places[number] = beside.into_iter().find(is_there);
         }
     }
 }

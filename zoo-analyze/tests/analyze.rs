@@ -143,11 +143,16 @@ fn models_that_cannot_be_read_and_states_that_are_not_finite_are_listed_and_left
     change_states(&zoo, ModelId(6), |states| states[0][0] = f32::INFINITY);
     fs::remove_dir_all(zoo.model(ModelId(7))).unwrap();
     fs::write(zoo.model(ModelId(8)).join("result.json"), "{").unwrap();
+    let params = zoo.model(ModelId(9)).join("params.json");
+    let hostile = fs::read_to_string(&params).unwrap().replace("tanh", "\\u001b[2J\\n000010: verified");
+    fs::write(params, hostile).unwrap();
     let found: Value = serde_json::from_str(&ok(path, "benchmark noise --json --no-trees")).unwrap();
     assert_eq!(found["states_left_out"], 2);
     let skipped = found["skipped"].as_array().unwrap();
     let ids: Vec<&str> = skipped.iter().map(|s| s["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["000003", "000004", "000007", "000008"]);
+    assert_eq!(ids, ["000003", "000004", "000007", "000008", "000009"]);
+    let hostile = skipped[4]["why"].as_str().unwrap();
+    assert!(hostile.contains("\\u{1b}[2J 000010: verified"), "{hostile}");
     assert!(skipped[1]["why"].as_str().unwrap().contains("truncated"), "{skipped:?}");
     ok(path, "noise -o r.html --no-trees");
     let page = fs::read_to_string(path.join("r.html")).unwrap();
@@ -206,6 +211,7 @@ fn a_zoo_gives_the_same_numbers_from_its_directory_its_archive_and_its_volumes()
     for (i, volume) in volumes.iter().enumerate() {
         fs::copy(volume, path.join(format!("moved/part-{i}.tar.gz"))).unwrap();
     }
+    std::os::unix::fs::symlink("parts/noise.1-of-2.tar.gz", path.join("link.tar.gz")).unwrap();
     for (i, named) in [
         "whole/noise.tar.gz",
         // All volumes, in any order; the path that was given to zoo-pack; one volume beside the other.
@@ -213,6 +219,7 @@ fn a_zoo_gives_the_same_numbers_from_its_directory_its_archive_and_its_volumes()
         "parts/noise.tar.gz",
         "parts/noise.2-of-2.tar.gz",
         "moved/part-1.tar.gz moved/part-0.tar.gz",
+        "link.tar.gz",
     ]
     .iter()
     .enumerate()

@@ -49,8 +49,8 @@ pub fn readable(message: &str) -> String {
 fn first_fields(mut text: String) -> String {
     // The last opening brace is an innermost one.
     while let Some(open) = text.rfind(" { ") {
-        let name = text[..open].rfind(|c: char| !c.is_alphanumeric() && c != '_').map_or(0, |i| i + 1);
-        let Some(close) = text[open..].find(" }").map(|i| open + i) else { break };
+        let name = text[..open].trim_end_matches(|c: char| c.is_alphanumeric() || c == '_').len();
+        let Some(close) = text[open + 3..].find(" }").map(|i| open + 3 + i) else { break };
         let field = text[open + 3..close].split(", ").next().and_then(|field| field.split_once(": "));
         let (Some((_, value)), true) = (field, text[name..open].starts_with(char::is_uppercase)) else { break };
         text = format!("{}{value}{}", &text[..name], &text[close + 2..]);
@@ -100,7 +100,8 @@ mod tests {
             "invalid type: string \"a\", expected an integer"
         );
         assert_eq!(readable("a.tar.gz: : cut\u{1b}[2J"), "a.tar.gz: cut\\u{1b}[2J");
-        for odd in [" { ", "A { ", "A { }", " { a: 1 }", "A { a: 1", "é { é: é }", "É { é: é }"] {
+        for odd in [" { ", "A { ", "A { }", " { a: 1 }", "A { a: 1", "é { é: é }", "…É { é: é }…", "{ { } }"]
+        {
             readable(odd);
         }
     }
