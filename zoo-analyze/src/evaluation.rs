@@ -76,6 +76,9 @@ pub enum Which {
     Last,
 }
 
+/// The classes that a model's last state predicts of the test images, if it was evaluated.
+pub type Classes = Option<Vec<u16>>;
+
 /// What [`for_each`] passed over, and what it evaluated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Passed {
@@ -86,8 +89,8 @@ pub struct Passed {
 }
 
 /// [`Source::for_each`] of models whose missing metrics are filled in where `data`, which must be
-/// the zoo's dataset, is at hand. With [`Which::Last`], `visit` sees the classes that the last
-/// state predicts of the test images, if it was evaluated.
+/// the zoo's dataset, is at hand. With [`Which::Last`], `visit` sees what the last state
+/// predicts.
 ///
 /// # Errors
 /// As [`Source::for_each`].
@@ -97,7 +100,7 @@ pub fn for_each(
     wanted: &(impl Fn(ModelId) -> bool + Sync),
     which: Which,
     stage: &Stage,
-    mut visit: impl FnMut(Model, Option<Vec<u16>>) -> Result<(), Error> + Send,
+    mut visit: impl FnMut(Model, Classes) -> Result<(), Error> + Send,
 ) -> Result<Passed, Error> {
     let Some(data) = data else {
         let skipped = source.for_each(stage, wanted, |model| visit(model, None))?;
@@ -125,12 +128,7 @@ pub fn for_each(
 
 /// Fills in the accuracies that are missing: with [`Which::Last`] what each model's last state
 /// predicts, and the number of states that were evaluated.
-fn complete(
-    models: &mut [Model],
-    data: &Dataset,
-    which: Which,
-    stage: &Stage,
-) -> Result<(Vec<Option<Vec<u16>>>, usize), Error> {
+fn complete(models: &mut [Model], data: &Dataset, which: Which, stage: &Stage) -> Result<(Vec<Classes>, usize), Error> {
     let mut predictions = vec![None; models.len()];
     let mut evaluated = BTreeSet::new();
     for split in [Split::Test, Split::Train] {
