@@ -18,9 +18,11 @@ use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use zoo_model::hyperparameters::name_of;
+use zoo_model::text::{counted, fixed};
 use zoo_model::{Activation, Init, ModelId, Optimizer};
 use zoo_stage::Stage;
 
+use crate::report::percent;
 use crate::ridge::{Moments, Ridge, BLOCK};
 use crate::scores::{agreement, kendall_tau, r2};
 use crate::source::{Model, Skipped, Source};
@@ -45,6 +47,9 @@ pub const SPLIT_SEED: u64 = 42;
 /// The continuous properties, in this order.
 const CONTINUOUS: [&str; 6] =
     ["test accuracy", "generalisation gap", "epoch", "learning rate", "dropout", "weight decay"];
+
+const TEST_ACCURACY: usize = 0;
+const GAP: usize = 1;
 
 const ACTIVATIONS: [Activation; 6] = [
     Activation::Tanh,
@@ -156,8 +161,8 @@ pub struct Benchmark {
 impl fmt::Display for Benchmark {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let [train, val, test] = self.models;
-        let states: usize = self.states.iter().sum();
-        writeln!(f, "{}: {states} states of {train} + {val} + {test} models (train, val, test)", self.zoo)?;
+        let states = counted(self.states.iter().sum(), "state");
+        writeln!(f, "{}: {states} of {train} + {val} + {test} models (train, val, test)", self.zoo)?;
         let predictors = [Predictor::RidgeWeights, Predictor::RidgeStatistics, Predictor::TreesStatistics];
         let predictors: Vec<Predictor> =
             predictors.into_iter().filter(|p| self.scores.iter().any(|s| s.predictor == *p)).collect();
@@ -170,21 +175,22 @@ impl fmt::Display for Benchmark {
             write!(f, "{property:<20}")?;
             for &predictor in &predictors {
                 let cell = self.score(property, predictor).map(|s| match (s.r2, s.kendall_tau, s.accuracy) {
-                    (Some(r2), Some(tau), _) => format!("R2 {r2:.3} tau {tau:.2}"),
-                    (_, _, Some(accuracy)) => format!("{:.1} %", 100.0 * accuracy),
+                    (Some(r2), Some(tau), _) => format!("R2 {} tau {}", fixed(r2, 3), fixed(tau, 2)),
+                    (_, _, Some(accuracy)) => percent(accuracy),
                     _ => String::new(),
                 });
                 write!(f, " {:>18}", cell.unwrap_or_default())?;
             }
             if let Some(majority) = self.scores.iter().find(|s| s.property == property).and_then(|s| s.majority) {
-                write!(f, "  (most frequent: {:.1} %)", 100.0 * majority)?;
+                write!(f, "  (most frequent: {})", percent(majority))?;
             }
             writeln!(f)?;
         }
         for note in &self.notes {
             writeln!(f, "{note}")?;
         }
-        write!(f, "{} states left out, {} models skipped", self.states_left_out, self.skipped.len())?;
+        let (states, models) = (counted(self.states_left_out, "state"), counted(self.skipped.len(), "model"));
+        write!(f, "{states} left out, {models} skipped")?;
         for skipped in self.skipped.iter().take(10) {
             write!(f, "\n  {}: {}", skipped.id, skipped.why)?;
         }
@@ -219,36 +225,66 @@ pub fn split_models(ids: &[ModelId], seed: u64) -> HashMap<ModelId, usize> {
     ranked.iter().enumerate().map(|(rank, &id)| (id, split(rank))).collect()
 }
 
-/// Rows of one split: statistics and targets.
+/// Which of the metrics that are predicted a state has; each level has those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Metrics {
+    Neither,
+    Test,
+    TestAndTraining,
+}
+
+/// Rows of one split: statistics, targets and what of the metrics is there.
 #[derive(Default)]
 struct Rows {
     models: usize,
     statistics: Vec<f64>,
     targets: Vec<[f64; TARGETS]>,
+    metrics: Vec<Metrics>,
 }
 
 impl Rows {
+    /// Leaves out the rows without these metrics, and the targets that others would give.
+    fn retain(&mut self, wanted: Metrics) {
+        let width = self.statistics.len() / self.targets.len().max(1);
+        let is_kept: Vec<bool> = self.metrics.iter().map(|m| *m >= wanted).collect();
+        let (mut of_value, mut of_row) = (0.., is_kept.iter());
+        self.statistics.retain(|_| is_kept[of_value.next().expect("endless") / width]);
+        self.targets.retain(|_| *of_row.next().expect("one a row"));
+        self.metrics.retain(|m| *m >= wanted);
+        for row in &mut self.targets {
+            if wanted < Metrics::Test {
+                row[TEST_ACCURACY] = 0.0;
+            }
+            if wanted < Metrics::TestAndTraining {
+                row[GAP] = 0.0;
+            }
+        }
+    }
+
     fn column(&self, target: usize) -> Vec<f64> {
         self.targets.iter().map(|row| row[target]).collect()
     }
 }
 
-/// The states of a model that count, as (index, targets).
-fn usable(model: &Model, gap: bool) -> Vec<(usize, [f64; TARGETS])> {
+/// The states of a model that did not diverge: index, metrics and targets, 0 for what metrics do not give.
+fn usable(model: &Model) -> Vec<(usize, Metrics, [f64; TARGETS])> {
     let h = &model.params.hyperparameters;
     let sign = |hit: bool| if hit { 1.0 } else { -1.0 };
     let rows = model.lines.iter().zip(&model.states).enumerate().filter_map(|(index, (line, state))| {
-        let test = line.test_acc?;
-        let train = if gap { line.train_acc? } else { test };
         if line.diverged || !state.iter().all(|v| v.is_finite()) {
             return None;
         }
+        let (metrics, test, gap) = match (line.test_acc, line.train_acc) {
+            (Some(test), Some(train)) => (Metrics::TestAndTraining, test, train - test),
+            (Some(test), None) => (Metrics::Test, test, 0.0),
+            (None, _) => (Metrics::Neither, 0.0, 0.0),
+        };
         let epoch = f64::from(line.training_iteration);
-        let mut targets = vec![test, train - test, epoch, h.learning_rate, h.dropout, h.weight_decay];
+        let mut targets = vec![test, gap, epoch, h.learning_rate, h.dropout, h.weight_decay];
         targets.extend(ACTIVATIONS.map(|a| sign(a == h.activation)));
         targets.extend(INITS.map(|i| sign(i == h.init)));
         targets.extend(OPTIMIZERS.map(|o| sign(o == h.optimizer)));
-        Some((index, targets.try_into().expect("as many as there are targets")))
+        Some((index, metrics, targets.try_into().expect("as many as there are targets")))
     });
     rows.collect()
 }
@@ -258,8 +294,8 @@ fn usable(model: &Model, gap: bool) -> Vec<(usize, [f64; TARGETS])> {
 /// # Errors
 /// The zoo cannot be read, or is too small to be split in three.
 pub fn benchmark(source: &Source, options: &Options, stage: &Stage) -> Result<Benchmark, Error> {
-    let mut collector = Collector::new(source, options)?;
-    let progress = stage.progress("reading", source.record().models as u64);
+    let mut collector = Collector::new(source, options);
+    let progress = stage.progress("reading", source.ids().len() as u64);
     let skipped = source.for_each(
         stage,
         |_| true,
@@ -278,62 +314,105 @@ pub struct Collector {
     options: Options,
     splits: HashMap<ModelId, usize>,
     zoo: String,
-    gap: Option<bool>,
     rows: [Rows; 3],
     left_out: usize,
+    /// The states that did not diverge, with their metrics.
+    usable: HashMap<ModelId, Vec<(usize, Metrics)>>,
     weights: Option<Moments>,
     notes: Vec<String>,
 }
 
 impl Collector {
     /// Nothing yet.
-    ///
-    /// # Errors
-    /// The zoo's models cannot be listed.
-    pub fn new(source: &Source, options: &Options) -> Result<Self, Error> {
+    pub fn new(source: &Source, options: &Options) -> Self {
         let record = source.record();
-        let ids = source.ids()?;
-        let mut notes = Vec::new();
+        let mut notes = source.notes().to_vec();
         if record.parameters > MOST_PARAMETERS {
             notes.push(format!(
                 "w was not used: models have {} parameters, more than {MOST_PARAMETERS}",
                 record.parameters
             ));
         }
-        Ok(Self {
+        Self {
             options: options.clone(),
-            splits: split_models(&ids, options.seed),
+            splits: split_models(source.ids(), options.seed),
             zoo: record.name.clone(),
-            gap: None,
             rows: Default::default(),
             left_out: 0,
+            usable: HashMap::new(),
             weights: None,
             notes,
-        })
+        }
     }
 
     /// Adds a model; `statistics` are those of its states.
     pub fn add(&mut self, model: &Model, statistics: &[Vec<f64>]) {
         let Some(&split) = self.splits.get(&model.params.id) else { return };
-        // What the first model has is taken to be what all have.
-        let gap = *self.gap.get_or_insert_with(|| model.lines.iter().any(|l| l.train_acc.is_some()));
-        let usable = usable(model, gap);
+        let usable = usable(model);
         self.left_out += model.lines.len() - usable.len();
         let rows = &mut self.rows[split];
         rows.models += 1;
-        rows.statistics.extend(usable.iter().flat_map(|(index, _)| &statistics[*index]));
-        rows.targets.extend(usable.iter().map(|(_, targets)| targets));
-        let width = model.network.state_len();
-        if split == 0 && width <= MOST_PARAMETERS {
-            let moments = self.weights.get_or_insert_with(|| Moments::new(width, TARGETS));
-            for (index, targets) in &usable {
-                moments.add(model.states[*index].iter().map(|&w| f64::from(w)), targets);
-            }
+        rows.statistics.extend(usable.iter().flat_map(|(index, ..)| &statistics[*index]));
+        rows.metrics.extend(usable.iter().map(|(_, metrics, _)| metrics));
+        rows.targets.extend(usable.iter().map(|(_, _, targets)| targets));
+        if split == 0 {
+            self.add_weights(model, usable.iter().map(|(index, _, targets)| (*index, targets)));
         }
+        self.usable.insert(model.params.id, usable.iter().map(|(index, metrics, _)| (*index, *metrics)).collect());
+    }
+
+    fn add_weights<'a>(&mut self, model: &Model, rows: impl Iterator<Item = (usize, &'a [f64; TARGETS])>) {
+        let width = model.network.state_len();
+        if width <= MOST_PARAMETERS {
+            let moments = self.weights.get_or_insert_with(|| Moments::new(width, TARGETS));
+            rows.for_each(|(index, y)| moments.add(model.states[index].iter().map(|&w| f64::from(w)), y));
+        }
+    }
+
+    /// Settles which metrics are predicted: those that half of the states have at least. States
+    /// without them are left out.
+    fn settle_metrics(&mut self, source: &Source, stage: &Stage) -> Result<Metrics, Error> {
+        let of_rows = || self.rows.iter().flat_map(|rows| &rows.metrics);
+        let (all, having) = (of_rows().count(), |wanted| of_rows().filter(|m| **m >= wanted).count());
+        let (test, both) = (having(Metrics::Test), having(Metrics::TestAndTraining));
+        let wanted = match (2 * both >= all, 2 * test >= all) {
+            (true, _) => Metrics::TestAndTraining,
+            (false, true) => Metrics::Test,
+            (false, false) => Metrics::Neither,
+        };
+        let mut missing = |property: usize, metric: &str, count: usize| {
+            let property = CONTINUOUS[property];
+            self.notes.push(format!("{property} was not predicted: {count} of {all} states have no {metric}"));
+        };
+        if wanted < Metrics::Test {
+            missing(TEST_ACCURACY, "test accuracy", all - test);
+        }
+        if wanted < Metrics::TestAndTraining {
+            missing(GAP, "test and training accuracy", all - both);
+        }
+        let kept = having(wanted);
+        self.left_out += all - kept;
+        self.rows.iter_mut().for_each(|rows| rows.retain(wanted));
+        if kept < all && self.weights.take().is_some() {
+            // The moments hold states that do not count: they are summed up again.
+            let splits = std::mem::take(&mut self.splits);
+            let usable = std::mem::take(&mut self.usable);
+            let targets = std::mem::take(&mut self.rows[0].targets);
+            let mut rows = targets.iter();
+            let is_train = |id: ModelId| splits.get(&id) == Some(&0) && usable.contains_key(&id);
+            source.for_each(stage, is_train, |model| {
+                let indices = usable[&model.params.id].iter().filter(|(_, metrics)| *metrics >= wanted);
+                self.add_weights(&model, indices.map(|(index, _)| *index).zip(rows.by_ref()));
+                Ok(())
+            })?;
+            (self.splits, self.usable, self.rows[0].targets) = (splits, usable, targets);
+        }
+        Ok(wanted)
     }
 
     /// Fits and scores everything.
     pub fn finish(mut self, source: &Source, skipped: Vec<Skipped>, stage: &Stage) -> Result<Benchmark, Error> {
+        let wanted = self.settle_metrics(source, stage)?;
         let [train, _, _] = &self.rows;
         if self.rows.iter().any(|rows| rows.targets.is_empty()) {
             let models = self.rows.each_ref().map(|r| r.models);
@@ -342,7 +421,7 @@ impl Collector {
         let mut predictions: Vec<(Predictor, Predictions)> = Vec::new();
         if let Some(moments) = self.weights.take() {
             let fitted = moments.fit(&LAMBDAS);
-            predictions.push((Predictor::RidgeWeights, self.predict_weights(source, &fitted, stage)?));
+            predictions.push((Predictor::RidgeWeights, self.predict_weights(source, &fitted, wanted, stage)?));
         }
         let width = train.statistics.len() / train.targets.len();
         let mut moments = Moments::new(width, TARGETS);
@@ -363,7 +442,7 @@ impl Collector {
         let trees = if self.options.trees { self.trees(width, stage)? } else { HashMap::new() };
         let [train, val, test] = &self.rows;
         for (target, property) in CONTINUOUS.into_iter().enumerate() {
-            if (target == 1 && self.gap != Some(true)) || !varies(&train.column(target)) {
+            if !varies(&train.column(target)) {
                 continue;
             }
             let (truth_val, truth) = (val.column(target), test.column(target));
@@ -428,8 +507,13 @@ impl Collector {
     }
 
     /// Reads the validation and test models again, and predicts from their weights.
-    fn predict_weights(&self, source: &Source, fitted: &[Option<Ridge>], stage: &Stage) -> Result<Predictions, Error> {
-        let gap = self.gap == Some(true);
+    fn predict_weights(
+        &self,
+        source: &Source,
+        fitted: &[Option<Ridge>],
+        wanted: Metrics,
+        stage: &Stage,
+    ) -> Result<Predictions, Error> {
         let mut predictions = Predictions::new();
         let mut blocks: [Vec<f64>; 2] = Default::default();
         let split = |id: ModelId| self.splits.get(&id).copied().unwrap_or(0);
@@ -438,8 +522,9 @@ impl Collector {
             |id| split(id) > 0,
             |model| {
                 let out = split(model.params.id) - 1;
-                for (index, _) in usable(&model, gap) {
-                    let state = &model.states[index];
+                let usable = self.usable.get(&model.params.id).into_iter().flatten();
+                for (index, _) in usable.filter(|(_, metrics)| *metrics >= wanted) {
+                    let state = &model.states[*index];
                     blocks[out].extend(state.iter().map(|&w| f64::from(w)));
                     if blocks[out].len() >= BLOCK * state.len() {
                         predictions.add(out, fitted, &blocks[out]);

@@ -7,11 +7,14 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 use zoo_model::architecture::Role;
-use zoo_model::{Dataset, Hyperparameters, ModelId, Network, Params, Split};
+use zoo_model::text::counted;
+use zoo_model::{Dataset, ModelId, Network, Params, Split};
 use zoo_stage::{Stage, UsageError};
 use zoo_train::dfdx_engine::layer_outputs;
-use zoo_train::{engine_for, CohortError, Task};
+use zoo_train::magnitude::sparsity_ratio;
+use zoo_train::Task;
 
+use crate::evaluation::{self, Which};
 use crate::scores::{agreement, kappa};
 use crate::source::{Model, Source};
 use crate::statistics::{quantile, tensor_names, STATISTICS};
@@ -124,8 +127,8 @@ pub struct Place {
     pub epoch: u32,
     /// First two principal components.
     pub at: [f64; 2],
-    /// Test accuracy.
-    pub accuracy: f64,
+    /// Test accuracy, if it is known.
+    pub accuracy: Option<f64>,
 }
 
 /// The map of trajectories: states of some models on the first two principal components of all
@@ -148,8 +151,8 @@ pub struct TwinZoo {
     pub name: String,
     /// Share of the weights that are zero, over its models.
     pub sparsity: Distribution,
-    /// Test accuracy after the last epoch.
-    pub accuracy: Distribution,
+    /// Test accuracy after the last epoch, where it is known.
+    pub accuracy: Option<Distribution>,
     /// Test accuracy minus that of the parent's last state.
     pub accuracy_change: Option<Distribution>,
     /// Share of the test samples that twin and parent classify alike.
@@ -161,7 +164,7 @@ pub struct TwinZoo {
 /// Everything that is told of a zoo's diversity.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Diversity {
-    /// Performance by epoch.
+    /// Performance by epoch, of states whose test accuracy is known.
     pub epochs: Vec<(u32, Performance)>,
     /// Performance by hyperparameter value; those that all models share are left out.
     pub hyperparameters: Vec<ByHyperparameter>,
@@ -186,7 +189,7 @@ struct LastStates {
 }
 
 /// Model, epoch, test accuracy and weights of a state; a model's follow each other.
-type Trajectory = (ModelId, u32, f64, Vec<f32>);
+type Trajectory = (ModelId, u32, Option<f64>, Vec<f32>);
 
 /// Accuracy and gap of a state.
 type Metrics = (f64, Option<f64>);
@@ -244,10 +247,9 @@ fn is_chosen(index: usize, of: usize, most: usize) -> bool {
 impl Collector {
     /// Nothing yet.
     pub fn new(source: &Source) -> Self {
-        let record = source.record();
         Self {
-            models: record.models,
-            parameters: record.parameters.max(1),
+            models: source.ids().len(),
+            parameters: source.record().parameters.max(1),
             seen: 0,
             by_epoch: BTreeMap::new(),
             by_value: BTreeMap::new(),
@@ -272,13 +274,11 @@ impl Collector {
                 last = Some(metrics);
             }
         }
-        if let Some(metrics) = last {
-            self.last_accuracy.insert(id, metrics.0);
-            let Ok(Value::Object(params)) = serde_json::to_value(&model.params) else { unreachable!("an object") };
-            for (key, value) in params {
-                if !value.is_object() && key != "zoo::id" && key != "seed" {
-                    self.by_value.entry(key).or_default().entry(SortedValue(value)).or_default().push(metrics);
-                }
+        self.last_accuracy.extend(last.map(|(accuracy, _)| (id, accuracy)));
+        let Ok(Value::Object(params)) = serde_json::to_value(&model.params) else { unreachable!("an object") };
+        for (key, value) in params {
+            if !value.is_object() && key != "zoo::id" && key != "seed" {
+                self.by_value.entry(key).or_default().entry(SortedValue(value)).or_default().extend(last);
             }
         }
         if self.tensor_names.is_empty() {
@@ -306,22 +306,24 @@ impl Collector {
         let drawn = MOST_TRAJECTORIES.min(MOST_HELD / self.parameters / model.states.len().max(1));
         if is_chosen(index, self.models, drawn) && drawn > 0 {
             for (line, state) in model.lines.iter().zip(&model.states) {
-                if let (Some(accuracy), true) = (line.test_acc, finite(state)) {
-                    self.trajectories.push((id, line.training_iteration, accuracy, state.clone()));
+                if finite(state) {
+                    self.trajectories.push((id, line.training_iteration, line.test_acc, state.clone()));
                 }
             }
         }
     }
 
-    /// Computes everything. `data` must be the dataset of the zoo.
+    /// Computes everything. `data` must be the dataset of the zoo and its twins, and `twins` be of it;
+    /// what they lack goes to `notes`.
     ///
     /// # Errors
-    /// The dataset or a twin is of another zoo, or the stage is interrupted.
+    /// A twin cannot be read or has no model, or the stage is interrupted.
     pub fn finish(
         self,
         source: &Source,
         data: Option<&Dataset>,
         twins: &[Source],
+        notes: &mut Vec<String>,
         stage: &Stage,
     ) -> Result<Diversity, Error> {
         let performance = |metrics: &[Metrics]| {
@@ -347,9 +349,9 @@ impl Collector {
             tensor: tensor.clone(),
             epochs: self.tensors.iter().map(|(&e, of)| (e, median(&of[i][0]), median(&of[i][1]))).collect(),
         });
-        let behaviour = data.map(|data| behaviour(source, &self.last, data, stage)).transpose()?.flatten();
-        let twins =
-            twins.iter().map(|twin| twin_zoo(source, twin, &self.last_accuracy, stage)).collect::<Result<_, _>>()?;
+        let behaviour = data.map(|data| behaviour(&self.last, data, stage)).transpose()?.flatten();
+        let twins = twins.iter().map(|twin| twin_zoo(source, twin, data, &self.last_accuracy, notes, stage));
+        let twins = twins.collect::<Result<_, _>>()?;
         Ok(Diversity {
             epochs,
             hyperparameters,
@@ -392,43 +394,16 @@ fn weight_distances(states: &[Vec<f32>]) -> Option<WeightDistances> {
     Some(WeightDistances { models: states.len(), l2: Distribution::of(l2)?, cosine: Distribution::of(cosine)? })
 }
 
-fn behaviour(source: &Source, last: &LastStates, data: &Dataset, stage: &Stage) -> Result<Option<Behaviour>, Error> {
-    let expected = &source.record().dataset.sha256;
-    if *expected != data.sha256() {
-        return Err(UsageError(format!(
-            "{} was trained on another dataset file than the one given (SHA-256 {expected}, not {})",
-            source.path().display(),
-            data.sha256()
-        ))
-        .into());
-    }
+fn behaviour(last: &LastStates, data: &Dataset, stage: &Stage) -> Result<Option<Behaviour>, Error> {
     let models = last.states.len();
-    let chosen: Vec<usize> = (0..models).filter(|&i| is_chosen(i, models, MOST_EVALUATED)).collect();
-    let mut tasks = Vec::new();
-    for &i in &chosen {
-        let Ok(network) = last.params[i].network() else { continue };
-        let hyperparameters = last.params[i].hyperparameters.clone();
-        tasks.push(Task { network, hyperparameters, initial: last.states[i].clone(), mask: None, epochs_before: 0 });
+    let chosen = (0..models).filter(|&i| is_chosen(i, models, MOST_EVALUATED));
+    let tasks: Vec<Task> = chosen.filter_map(|i| evaluation::task(&last.params[i], &last.states[i], data)).collect();
+    if tasks.is_empty() || data.len(Split::Test) == 0 {
+        return Ok(None);
     }
-    let Some(first) = tasks.first() else { return Ok(None) };
-    let engine = engine_for(None, &first.hyperparameters);
-    let hyperparameters: Vec<&Hyperparameters> = tasks.iter().map(|t| &t.hyperparameters).collect();
-    let cohorts = engine.cohorts(&hyperparameters);
     let progress = stage.progress("comparing predictions", tasks.len() as u64);
-    let evaluated: Vec<Vec<(usize, Vec<u16>)>> = cohorts
-        .par_iter()
-        .map(|cohort| {
-            let tasks: Vec<Task> = cohort.iter().map(|&i| tasks[i].clone()).collect();
-            let evaluations =
-                engine.start(&tasks, data, None).map_err(CohortError::from)?.evaluate(Split::Test, &stage.interrupt)?;
-            progress.advance(cohort.len() as u64);
-            Ok(cohort.iter().copied().zip(evaluations.into_iter().map(|e| e.predictions)).collect())
-        })
-        .collect::<Result<_, Error>>()?;
-    let mut predictions = vec![Vec::new(); tasks.len()];
-    for (i, found) in evaluated.into_iter().flatten() {
-        predictions[i] = found;
-    }
+    let evaluations = evaluation::evaluate(&tasks, data, Split::Test, &progress, stage)?;
+    let predictions: Vec<Vec<u16>> = evaluations.into_iter().map(|e| e.predictions).collect();
     drop(progress);
     let pairs = pairs(tasks.len());
     let classes = data.classes();
@@ -553,45 +528,61 @@ fn trajectory_map(states: &[Trajectory]) -> Option<Map> {
 fn twin_zoo(
     parent: &Source,
     twin: &Source,
+    data: Option<&Dataset>,
     accuracies: &BTreeMap<ModelId, f64>,
+    notes: &mut Vec<String>,
     stage: &Stage,
 ) -> Result<TwinZoo, Error> {
-    let of = twin.record().parent.as_ref().map(|p| p.name.as_str());
-    if of != Some(&parent.record().name) {
-        let (twin, parent) = (twin.path().display(), &parent.record().name);
-        return Err(UsageError(format!(
-            "{twin} is not a twin of `{parent}`: name the parents first, then their twins"
-        ))
-        .into());
-    }
     let (mut sparsity, mut accuracy, mut change, mut agreement) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut layers: Vec<(String, f64)> = Vec::new();
     let mut models = 0.0;
-    twin.for_each(
-        stage,
-        |_| true,
-        |model| {
-            let (Some(line), Some(state)) = (model.lines.last(), model.states.last()) else { return Ok(()) };
-            let Some(test) = line.test_acc.filter(|_| !line.diverged) else { return Ok(()) };
-            accuracy.push(test);
-            change.extend(accuracies.get(&model.params.id).map(|parent| test - parent));
-            sparsity.extend(line.sparsity_ratio);
-            agreement.extend(line.test_agreement);
-            let shares = zero_shares(&model.network, state);
-            layers.resize(shares.len(), (String::new(), 0.0));
-            for (sum, (name, share)) in layers.iter_mut().zip(shares) {
-                *sum = (name, sum.1 + share);
-            }
-            models += 1.0;
+    let mut unknown: BTreeMap<ModelId, Vec<u16>> = BTreeMap::new();
+    let passed = evaluation::for_each(twin, data, &|_| true, Which::Last, stage, |model, predictions| {
+        let (Some(line), Some(state)) = (model.lines.last(), model.states.last()) else { return Ok(()) };
+        if line.diverged {
+            return Ok(());
+        }
+        let id = model.params.id;
+        accuracy.extend(line.test_acc);
+        change.extend(line.test_acc.zip(accuracies.get(&id)).map(|(twin, parent)| twin - parent));
+        sparsity.push(line.sparsity_ratio.unwrap_or_else(|| sparsity_ratio(&model.network, state)));
+        match (line.test_agreement, predictions) {
+            (Some(share), _) => agreement.push(share),
+            (None, Some(predictions)) => _ = unknown.insert(id, predictions),
+            (None, None) => {}
+        }
+        let shares = zero_shares(&model.network, state);
+        layers.resize(shares.len(), (String::new(), 0.0));
+        for (sum, (name, share)) in layers.iter_mut().zip(shares) {
+            *sum = (name, sum.1 + share);
+        }
+        models += 1.0;
+        Ok(())
+    })?;
+    let name = &twin.record().name;
+    notes.extend_from_slice(twin.notes());
+    if !passed.skipped.is_empty() {
+        notes.push(format!("{name}: {} skipped", counted(passed.skipped.len(), "model")));
+    }
+    if passed.evaluated > 0 {
+        notes.push(format!("{name}: {} evaluated on the dataset", counted(passed.evaluated, "state")));
+    } else if accuracy.is_empty() {
+        notes.push(format!("{name}: no model has a test accuracy; --data evaluates them"));
+    }
+    if !unknown.is_empty() {
+        let wanted = |id| unknown.contains_key(&id);
+        evaluation::for_each(parent, data, &wanted, Which::Last, stage, |model, predictions| {
+            let of_twin = &unknown[&model.params.id];
+            agreement.extend(predictions.map(|of_parent| crate::scores::agreement(of_twin, &of_parent)));
             Ok(())
-        },
-    )?;
+        })?;
+    }
     layers.iter_mut().for_each(|(_, sum)| *sum /= models);
-    let empty = || UsageError(format!("{} has no usable model", twin.path().display()));
+    let empty = || UsageError(format!("{} has no model that could be read and did not diverge", twin.path().display()));
     Ok(TwinZoo {
-        name: twin.record().name.clone(),
+        name: name.clone(),
         sparsity: Distribution::of(sparsity).ok_or_else(empty)?,
-        accuracy: Distribution::of(accuracy).ok_or_else(empty)?,
+        accuracy: Distribution::of(accuracy),
         accuracy_change: Distribution::of(change),
         agreement: Distribution::of(agreement),
         layers,
@@ -644,8 +635,8 @@ mod tests {
         let state = |a: f32, b: f32| (0..50).map(|i| if i % 2 == 0 { 3.0 * a } else { b }).collect::<Vec<f32>>();
         let at = [(1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)];
         let mut states: Vec<Trajectory> =
-            at.iter().enumerate().map(|(i, &(a, b))| (ModelId(i as u32), 1, 0.5, state(a, b))).collect();
-        states.push((ModelId(9), 1, 0.1, vec![1e6; 50]));
+            at.iter().enumerate().map(|(i, &(a, b))| (ModelId(i as u32), 1, Some(0.5), state(a, b))).collect();
+        states.push((ModelId(9), 1, None, vec![1e6; 50]));
         let map = trajectory_map(&states).unwrap();
         assert_eq!((map.left_out, map.places.len()), (1, 4));
         assert!((map.explained[0] - 0.9).abs() < 1e-6 && (map.explained[1] - 0.1).abs() < 1e-6, "{:?}", map.explained);

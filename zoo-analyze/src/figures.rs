@@ -3,7 +3,10 @@
 use plotters::prelude::*;
 use plotters::style::colors::colormaps::ViridisRGB;
 
+use zoo_model::text::{counted, fixed};
+
 use crate::diversity::{Distribution, Diversity, Map, TensorOverTime};
+use crate::report::percent;
 
 /// Width of a figure in pixels.
 const WIDTH: u32 = 760;
@@ -12,6 +15,7 @@ const HEIGHT: u32 = 380;
 
 const FONT: &str = "sans-serif";
 const BLUE: RGBColor = RGBColor(38, 92, 156);
+const GREY: RGBColor = RGBColor(140, 149, 159);
 const GRID: RGBColor = RGBColor(225, 228, 232);
 
 /// A figure: the stem of its file's name, what it shows, and the SVG.
@@ -24,6 +28,9 @@ pub struct Figure {
     /// The SVG document.
     pub svg: String,
 }
+
+/// Names of all figures that there can be.
+pub const NAMES: [&str; 6] = ["accuracy", "gap", "hyperparameters", "weights", "map", "twins"];
 
 /// All figures that a zoo's diversity gives occasion to.
 pub fn figures(diversity: &Diversity) -> Vec<Figure> {
@@ -62,17 +69,17 @@ pub fn figures(diversity: &Diversity) -> Vec<Figure> {
     );
     let left_out = match diversity.map.as_ref().map_or(0, |m| m.left_out) {
         0 => String::new(),
-        n => format!(" {n} models whose weights exploded are left out."),
+        n => format!(" Left out: {} whose weights exploded.", counted(n, "model")),
     };
     push(
         "map",
-        &format!("States of some models on their first two principal components, lines along a model's training, coloured by test accuracy (dark: low, yellow: high). A circle is the last state. Axes leave out the outermost percent.{left_out}"),
+        &format!("States of some models on their first two principal components, lines along a model's training, coloured by test accuracy (dark: low, yellow: high, grey: not known). A circle is the last state. Axes leave out the outermost percent.{left_out}"),
         diversity.map.as_ref().and_then(map),
     );
     let twins: Vec<(String, String, Distribution)> = diversity
         .twins
         .iter()
-        .map(|t| ("sparsity".to_owned(), format!("{:.1} %", 100.0 * t.sparsity.mean), t.accuracy))
+        .filter_map(|t| Some(("sparsity".to_owned(), percent(t.sparsity.mean), t.accuracy?)))
         .collect();
     push("twins", "Test accuracy of the sparse twins by mean sparsity.", rows(&twins, "test accuracy"));
     figures
@@ -126,8 +133,8 @@ fn boxes(at: &[(f64, Distribution)], x_label: &str, y_label: &str, y_range: Opti
             .y_desc(y_label)
             .label_style((FONT, 14))
             .axis_desc_style((FONT, 15))
-            .x_label_formatter(&|x| format!("{x:.0}"))
-            .y_label_formatter(&|y| format!("{y:.2}"))
+            .x_label_formatter(&|x| fixed(*x, 0))
+            .y_label_formatter(&|y| fixed(*y, 2))
             .draw()?;
         let half = step * 0.36;
         for (x, d) in at {
@@ -169,7 +176,7 @@ fn rows(rows: &[(String, String, Distribution)], x_label: &str) -> Option<String
             .y_labels(0)
             .label_style((FONT, 14))
             .axis_desc_style((FONT, 15))
-            .x_label_formatter(&|x| format!("{x:.2}"))
+            .x_label_formatter(&|x| fixed(*x, 2))
             .draw()?;
         let mut last = "";
         for (i, (group, label, d)) in rows.iter().enumerate() {
@@ -222,7 +229,7 @@ fn lines(tensors: &[TensorOverTime]) -> Option<String> {
             .y_desc("standard deviation")
             .label_style((FONT, 14))
             .axis_desc_style((FONT, 15))
-            .x_label_formatter(&|x| format!("{x:.0}"))
+            .x_label_formatter(&|x| fixed(*x, 0))
             .draw()?;
         // Many tensors: the key names the first of them only.
         for (i, tensor) in tensors.iter().enumerate() {
@@ -254,9 +261,12 @@ fn map(map: &Map) -> Option<String> {
         room([0.01, 0.99].map(|q| crate::statistics::quantile(&values, q)))
     };
     let ((x_low, x_high), (y_low, y_high)) = (range(0)?, range(1)?);
-    let best = map.places.iter().map(|p| p.accuracy).fold(f64::MIN, f64::max);
-    let worst = map.places.iter().map(|p| p.accuracy).fold(f64::MAX, f64::min);
-    let color = |accuracy: f64| ViridisRGB.get_color((accuracy - worst) / (best - worst).max(1e-9));
+    let accuracies = || map.places.iter().filter_map(|p| p.accuracy);
+    let (worst, best) = (accuracies().fold(f64::MAX, f64::min), accuracies().fold(f64::MIN, f64::max));
+    let color = |accuracy: Option<f64>| match accuracy {
+        Some(accuracy) => ViridisRGB.get_color((accuracy - worst) / (best - worst).max(1e-9)),
+        None => GREY,
+    };
     let inside = |at: [f64; 2]| (x_low..=x_high).contains(&at[0]) && (y_low..=y_high).contains(&at[1]);
     svg(520, |area| {
         let (plot, key) = area.split_horizontally(WIDTH - 90);
@@ -284,6 +294,9 @@ fn map(map: &Map) -> Option<String> {
                 chart.draw_series([Circle::new((last.at[0], last.at[1]), 4, color(last.accuracy).filled())])?;
             }
         }
+        if accuracies().next().is_none() {
+            return Ok(());
+        }
         const STEPS: i32 = 50;
         for i in 0..STEPS {
             let t = f64::from(i) / f64::from(STEPS - 1);
@@ -291,8 +304,8 @@ fn map(map: &Map) -> Option<String> {
             key.draw(&Rectangle::new([(8, y - 8), (24, y)], ViridisRGB.get_color(t).filled()))?;
         }
         let style = (FONT, 14).into_text_style(&key);
-        key.draw_text(&format!("{worst:.2}"), &style, (30, 430))?;
-        key.draw_text(&format!("{best:.2}"), &style, (30, 40))?;
+        key.draw_text(&fixed(worst, 2), &style, (30, 430))?;
+        key.draw_text(&fixed(best, 2), &style, (30, 40))?;
         key.draw_text("accuracy", &style, (8, 14))?;
         Ok(())
     })

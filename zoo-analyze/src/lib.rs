@@ -2,7 +2,8 @@
 //!
 //! | Module | Contents |
 //! | --- | --- |
-//! | [`source`] | zoos as streams of models, from a directory or an archive |
+//! | [`source`] | zoos as streams of models, from a directory, an archive or its volumes |
+//! | [`evaluation`] | models evaluated on their dataset |
 //! | [`statistics`] | layer statistics s(w) |
 //! | [`ridge`] | ridge regression from moments |
 //! | [`scores`] | R^2, Kendall's tau, agreement, kappa |
@@ -21,6 +22,7 @@
 
 pub mod benchmark;
 pub mod diversity;
+pub mod evaluation;
 pub mod figures;
 pub mod report;
 pub mod ridge;
@@ -33,11 +35,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use zoo_model::files::FileError;
+use zoo_model::text::counted;
 use zoo_model::Dataset;
 use zoo_stage::{Interrupted, Stage, UsageError};
 
 use benchmark::{Benchmark, Options, SPLIT_SEED};
-use report::Report;
+use evaluation::{check_dataset, Which};
+use report::{Place, Report};
 use source::Source;
 
 /// Why a zoo could not be analysed.
@@ -54,8 +58,9 @@ pub enum Error {
     Interrupted(#[from] Interrupted),
     /// A split has no usable state.
     #[error(
-        "{}: {models:?} models in train, validation and test: each needs one with a usable state; take a larger zoo",
-        path.display()
+        "{}: train, validation and test have {} models, and each needs one with a usable state: take a larger zoo",
+        path.display(),
+        models.map(|n| n.to_string()).join(", ")
     )]
     TooSmall {
         /// The zoo.
@@ -77,13 +82,15 @@ pub enum Error {
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Zoo directories or archives of one volume: a zoo, then twins of it
+    /// Zoo directories or archives: a zoo, then twins of it. Any volume, or NAME.tar.gz, stands for all
     #[arg(value_name = "ZOO|ARCHIVE", required = true)]
     zoos: Vec<PathBuf>,
-    /// The prepared dataset of the zoo: compare predictions and activations too
+    /// The prepared dataset of the zoo: compare predictions and activations too, and evaluate what
+    /// result.json leaves null
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Report to write: the page REPORT.html, figures and numbers in the folder REPORT
+    /// Report to write: the page REPORT.html, figures and numbers in the folder REPORT. An earlier
+    /// report is replaced, anything else is not
     #[arg(short, long, value_name = "REPORT", required = true)]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -116,9 +123,9 @@ impl SplitArgs {
 /// Command line of `zoo benchmark`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BenchmarkArgs {
-    /// Zoo directory, or archive of one volume
-    #[arg(value_name = "ZOO|ARCHIVE")]
-    zoo: PathBuf,
+    /// Zoo directory, or archive; any volume, or NAME.tar.gz, stands for all
+    #[arg(value_name = "ZOO|ARCHIVE", required = true)]
+    zoo: Vec<PathBuf>,
     #[command(flatten)]
     split: SplitArgs,
 }
@@ -171,62 +178,75 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     if let Some(Command::Benchmark(args)) = &args.command {
         return run_benchmark(args, stage).map(Summary::Benchmark);
     }
-    let (Some((zoo, twins)), Some(output)) = (args.zoos.split_first(), &args.output) else {
+    let Some(output) = &args.output else {
         return Err(UsageError("a zoo and --output are needed".into()).into());
     };
-    let page = match output.extension() {
-        None => output.with_extension("html"),
-        Some(html) if html == "html" => output.clone(),
-        Some(_) => {
-            return Err(UsageError(format!("the report must be called NAME.html, not {}", output.display())).into());
-        }
-    };
-    let report = analyze(zoo, twins, args.data.as_deref(), &args.split.options(), stage)?;
-    let written = report.write(&page)?;
+    let place = Place::new(output)?;
+    let report = analyze(&args.zoos, args.data.as_deref(), &args.split.options(), stage)?;
+    let written = report.write(&place)?;
     Ok(Summary::Report { written, notes: report.notes, benchmark: report.benchmark })
 }
 
 /// `zoo benchmark`.
 pub fn run_benchmark(args: &BenchmarkArgs, stage: &Stage) -> Result<Benchmark, Error> {
-    benchmark::benchmark(&Source::open(&args.zoo)?, &args.split.options(), stage)
+    match Source::open_all(&args.zoo)?.as_slice() {
+        [source] => benchmark::benchmark(source, &args.split.options(), stage),
+        _ => Err(UsageError("name one zoo, or the volumes of one".into()).into()),
+    }
 }
 
-/// Analyses a zoo, with twins of it and its dataset if they are at hand.
+/// Analyses a zoo, the first of `zoos`, with twins of it, the others, and its dataset if it is at hand.
 ///
 /// # Errors
 /// One of them cannot be read, or belongs to another zoo.
-pub fn analyze(
-    zoo: &Path,
-    twins: &[PathBuf],
-    data: Option<&Path>,
-    options: &Options,
-    stage: &Stage,
-) -> Result<Report, Error> {
-    let source = Source::open(zoo)?;
-    let twins = twins.iter().map(|path| Source::open(path)).collect::<Result<Vec<_>, _>>()?;
-    let data = data.map(Dataset::read).transpose()?;
-    let mut diversity = diversity::Collector::new(&source);
-    let mut benchmark = benchmark::Collector::new(&source, options)?;
-    let progress = stage.progress("reading", source.record().models as u64);
-    let skipped = source.for_each(
-        stage,
-        |_| true,
-        |model| {
-            let statistics = statistics::all_statistics(&model);
-            diversity.add(&model, &statistics);
-            benchmark.add(&model, &statistics);
-            progress.advance(1);
-            Ok(())
-        },
-    )?;
-    drop(progress);
-    let mut notes: Vec<String> =
-        skipped.iter().take(20).map(|s| format!("Model {} was skipped: {}", s.id, s.why)).collect();
-    if skipped.len() > 20 {
-        notes.push(format!("{} models were skipped in all", skipped.len()));
+pub fn analyze(zoos: &[PathBuf], data: Option<&Path>, options: &Options, stage: &Stage) -> Result<Report, Error> {
+    let mut zoos = Source::open_all(zoos)?.into_iter();
+    let source = zoos.next().ok_or_else(|| UsageError("a zoo is needed".into()))?;
+    let twins: Vec<Source> = zoos.collect();
+    for twin in &twins {
+        check_twin(&source, twin)?;
     }
-    let diversity = diversity.finish(&source, data.as_ref(), &twins, stage)?;
-    let benchmark = match benchmark.finish(&source, skipped, stage) {
+    let data = data.map(Dataset::read).transpose()?;
+    if let Some(data) = &data {
+        std::iter::once(&source).chain(&twins).try_for_each(|zoo| check_dataset(zoo, data))?;
+    }
+    let mut diversity = diversity::Collector::new(&source);
+    let mut benchmark = benchmark::Collector::new(&source, options);
+    let progress = stage.progress("reading", source.ids().len() as u64);
+    let (mut states, mut untested, mut untrained) = (0, 0, 0);
+    let passed = evaluation::for_each(&source, data.as_ref(), &|_| true, Which::All, stage, |model, _| {
+        let statistics = statistics::all_statistics(&model);
+        diversity.add(&model, &statistics);
+        benchmark.add(&model, &statistics);
+        let healthy = || model.lines.iter().filter(|line| !line.diverged);
+        states += healthy().count();
+        untested += healthy().filter(|line| line.test_acc.is_none()).count();
+        untrained += healthy().filter(|line| line.train_acc.is_none()).count();
+        progress.advance(1);
+        Ok(())
+    })?;
+    drop(progress);
+    let mut notes = source.notes().to_vec();
+    notes.extend(passed.skipped.iter().take(20).map(|s| format!("Model {} was skipped: {}", s.id, s.why)));
+    if passed.skipped.len() > 20 {
+        notes.push(format!("{} models were skipped in all", passed.skipped.len()));
+    }
+    if passed.evaluated > 0 {
+        notes.push(format!(
+            "{} had no metrics in result.json and were evaluated on the dataset; their training accuracies are without dropout",
+            counted(passed.evaluated, "state")
+        ));
+    }
+    let mut missing = |count: usize, metric: &str, left_out: &str| {
+        if count > 0 {
+            let remedy = if data.is_none() { ": --data evaluates them" } else { "" };
+            notes.push(format!("{count} of {} have no {metric}; {left_out}{remedy}", counted(states, "state")));
+        }
+    };
+    missing(untested, "test accuracy", "performance and hyperparameters leave them out");
+    missing(untrained, "training accuracy", "the generalisation gap leaves them out");
+    let diversity = diversity.finish(&source, data.as_ref(), &twins, &mut notes, stage)?;
+    let benchmark = match benchmark.finish(&source, passed.skipped, stage) {
         Ok(benchmark) => Some(benchmark),
         Err(error @ Error::TooSmall { .. }) => {
             notes.push(format!("No benchmarks: {error}"));
@@ -234,5 +254,16 @@ pub fn analyze(
         }
         Err(error) => return Err(error),
     };
-    Ok(Report { zoo: source.record().clone(), diversity, benchmark, notes })
+    Ok(Report { generator: report::GENERATOR, zoo: source.record().clone(), diversity, benchmark, notes })
+}
+
+fn check_twin(parent: &Source, twin: &Source) -> Result<(), UsageError> {
+    let name = &parent.record().name;
+    match &twin.record().parent {
+        Some(of) if of.name == *name => Ok(()),
+        _ => Err(UsageError(format!(
+            "{} is not a twin of `{name}`: name the parents first, then their twins",
+            twin.path().display()
+        ))),
+    }
 }

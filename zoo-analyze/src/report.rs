@@ -2,19 +2,105 @@
 //! JSON.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
-use zoo_model::files::{write_bytes, FileError};
-use zoo_model::ZooRecord;
+use zoo_model::files::{is_system_file, parent_of, write_bytes, FileError};
+use zoo_model::text::{counted, fixed};
+use zoo_model::zoo_dir::names;
+use zoo_model::{ModelId, ZooDir, ZooRecord};
+use zoo_stage::UsageError;
+use zoo_train::population::read_run;
 
 use crate::benchmark::{Benchmark, Predictor};
 use crate::diversity::{Distribution, Diversity};
-use crate::figures::{figures, short};
+use crate::figures::{self, figures, short};
+
+/// Who made a report, as its files say near their beginning.
+pub const GENERATOR: &str = "zoo-analyze";
+
+const NUMBERS: &str = "report.json";
+
+/// Where a report goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    page: PathBuf,
+    folder: PathBuf,
+}
+
+impl Place {
+    /// The page `output`, whose ending `.html` may be left out, and the folder of its name beside it.
+    ///
+    /// # Errors
+    /// One of them would lie in a zoo, or is there and is no report of this program.
+    pub fn new(output: &Path) -> Result<Self, UsageError> {
+        let page = match (output.file_name(), output.extension()) {
+            (Some(_), None) => output.with_extension("html"),
+            (Some(_), Some(html)) if html == "html" => output.to_owned(),
+            _ => return Err(UsageError(format!("the report must be called NAME.html, not {}", output.display()))),
+        };
+        let folder = page.with_extension("");
+        let refused =
+            |path: &Path, why: &str| Err(UsageError(format!("{} {why}: choose another --output", path.display())));
+        for path in [&page, &folder, parent_of(&page)] {
+            let resolved = resolve(path).map_err(|e| UsageError(format!("cannot read {}: {e}", path.display())))?;
+            if let Some(zoo) = resolved.ancestors().find(|folder| is_zoo(folder)) {
+                return refused(path, &format!("would be written into the zoo {}", zoo.display()));
+            }
+        }
+        if is_there(&page) && !is_ours(&page, &format!("<meta name=\"generator\" content=\"{GENERATOR}\">")) {
+            return refused(&page, "is there, and is no report of zoo-analyze");
+        }
+        let is_foreign = |entry: fs::DirEntry| !is_system_file(&entry.file_name().to_string_lossy());
+        let is_empty = || fs::read_dir(&folder).is_ok_and(|entries| !entries.flatten().any(is_foreign));
+        let marker = format!("\"generator\": \"{GENERATOR}\"");
+        if is_there(&folder) && !is_empty() && !is_ours(&folder.join(NUMBERS), &marker) {
+            return refused(&folder, "is there, and is no report's folder of figures");
+        }
+        Ok(Self { page, folder })
+    }
+}
+
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// Whether a file has this marker near its beginning.
+fn is_ours(path: &Path, marker: &str) -> bool {
+    let mut start = String::new();
+    let read = File::open(path).and_then(|file| file.take(512).read_to_string(&mut start));
+    read.is_ok() && start.contains(marker)
+}
+
+/// Whether a folder is a zoo, finished or in the making, by whatever program.
+fn is_zoo(folder: &Path) -> bool {
+    let zoo = ZooDir::new(folder);
+    let in_the_making = || matches!(read_run(&zoo), Ok(Some(_)) | Err(FileError::Format { .. }));
+    let is_model = |entry: fs::DirEntry| entry.file_name().to_string_lossy().parse::<ModelId>().is_ok();
+    let has_models = || fs::read_dir(folder.join(names::MODELS)).is_ok_and(|e| e.flatten().any(is_model));
+    zoo.record_path().is_file() || in_the_making() || has_models()
+}
+
+/// The absolute path without links and `..`, of which the last parts need not be there.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let mut resolved = PathBuf::new();
+    for component in std::path::absolute(path)?.components() {
+        match component {
+            Component::ParentDir => _ = resolved.pop(),
+            other => resolved.push(other),
+        }
+        resolved = resolved.canonicalize().unwrap_or(resolved);
+    }
+    Ok(resolved)
+}
 
 /// All that a report tells.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
+    /// [`GENERATOR`].
+    pub generator: &'static str,
     /// `zoo.json` of the zoo.
     pub zoo: ZooRecord,
     /// The zoo's diversity.
@@ -26,22 +112,31 @@ pub struct Report {
 }
 
 impl Report {
-    /// Writes `page`, and beside it a folder of its name without ending, with the figures and
-    /// `report.json`. Returns what was written.
-    pub fn write(&self, page: &Path) -> Result<Vec<PathBuf>, FileError> {
-        let folder = page.with_extension("");
+    /// Writes the page, and the folder with the figures and `report.json`. Returns what was written,
+    /// the page last.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn write(&self, Place { page, folder }: &Place) -> Result<Vec<PathBuf>, FileError> {
         let mut written = Vec::new();
         let mut write = |path: PathBuf, content: &[u8]| {
             write_bytes(&path, content)?;
             written.push(path);
             Ok(())
         };
-        for figure in figures(&self.diversity) {
-            write(folder.join(format!("{}.svg", figure.name)), figure.svg.as_bytes())?;
-        }
+        // The numbers come first: they mark the folder as a report's.
         let json = serde_json::to_string_pretty(self).expect("plain data serialises") + "\n";
-        write(folder.join("report.json"), json.as_bytes())?;
-        write(page.to_owned(), self.html().as_bytes())?;
+        write(folder.join(NUMBERS), json.as_bytes())?;
+        let figures = figures(&self.diversity);
+        for name in figures::NAMES {
+            let path = folder.join(format!("{name}.svg"));
+            match figures.iter().find(|figure| figure.name == name) {
+                Some(figure) => write(path, figure.svg.as_bytes())?,
+                None if is_there(&path) => fs::remove_file(&path).map_err(FileError::io("remove", path))?,
+                None => {}
+            }
+        }
+        write(page.clone(), self.html().as_bytes())?;
         Ok(written)
     }
 
@@ -56,6 +151,7 @@ impl Report {
         let record = &self.zoo;
         let name = escape(&record.name);
         write!(out, "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n")?;
+        writeln!(out, "<meta name=\"generator\" content=\"{GENERATOR}\">")?;
         writeln!(out, "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">")?;
         writeln!(out, "<title>{name}</title>\n<style>{STYLE}</style>\n<main>\n<h1>{name}</h1>")?;
         writeln!(out, "<p>{}</p>", escape(&record.description))?;
@@ -83,7 +179,9 @@ impl Report {
             }
             Ok(())
         };
-        writeln!(out, "<h2>Performance</h2>")?;
+        if !self.diversity.epochs.is_empty() {
+            writeln!(out, "<h2>Performance</h2>")?;
+        }
         figure(out, "accuracy")?;
         if let Some((epoch, last)) = self.diversity.epochs.last() {
             let mut rows = vec![(format!("test accuracy, epoch {epoch}"), last.accuracy)];
@@ -102,15 +200,16 @@ impl Report {
         figure(out, "weights")?;
         figure(out, "map")?;
         if let Some(weights) = &self.diversity.weights {
-            writeln!(out, "<p>Last states of {} models, all pairs:</p>", weights.models)?;
+            writeln!(out, "<p>Last states of {}, all pairs:</p>", counted(weights.models, "model"))?;
             distributions(out, &[("l2 distance".into(), weights.l2), ("cosine".into(), weights.cosine)])?;
         }
         if let Some(behaviour) = &self.diversity.behaviour {
             writeln!(out, "<h2>Behaviour</h2>")?;
-            let (models, samples, cka) = (behaviour.models, behaviour.samples, behaviour.cka_samples);
+            let (models, samples) = (counted(behaviour.models, "model"), counted(behaviour.samples, "test image"));
+            let cka = behaviour.cka_samples;
             writeln!(
                 out,
-                "<p>Last states of {models} models, all pairs: predictions of {samples} test images, activations of {cka}.</p>"
+                "<p>Last states of {models}, all pairs: predictions of {samples}, activations of {cka}.</p>"
             )?;
             let mut rows = vec![("agreement".to_owned(), behaviour.agreement)];
             rows.extend(behaviour.kappa.map(|kappa| ("Cohen's kappa".to_owned(), kappa)));
@@ -140,11 +239,10 @@ impl Report {
             write!(out, "<th>{}", escape(layer))?;
         }
         writeln!(out)?;
-        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let optional = |d: Option<Distribution>| d.map_or(String::new(), |d| percent(d.mean));
         for twin in twins {
-            let (sparsity, accuracy) = (percent(twin.sparsity.mean), percent(twin.accuracy.mean));
-            let (change, agreement) = (optional(twin.accuracy_change), optional(twin.agreement));
+            let sparsity = percent(twin.sparsity.mean);
+            let [accuracy, change, agreement] = [twin.accuracy, twin.accuracy_change, twin.agreement].map(optional);
             write!(out, "<tr><td>{}<td>{sparsity}<td>{accuracy}<td>{change}<td>{agreement}", escape(&twin.name))?;
             for (_, share) in &twin.layers {
                 write!(out, "<td>{}", percent(*share))?;
@@ -162,11 +260,11 @@ impl Report {
 fn benchmark_section(out: &mut String, benchmark: &Benchmark) -> std::fmt::Result {
     writeln!(out, "<h2>What the weights tell</h2>")?;
     let [train, val, test] = benchmark.models;
-    let states: usize = benchmark.states.iter().sum();
+    let (states, train) = (counted(benchmark.states.iter().sum(), "state"), counted(train, "model"));
     writeln!(
         out,
         "<p>Properties of a model predicted from one state: from its weights w, or from statistics s(w) of each layer. \
-         {states} states; {train} models to train, {val} to choose the ridge penalty and the number of trees, {test} to \
+         {states}; {train} to train, {val} to choose the ridge penalty and the number of trees, {test} to \
          test. R² with Kendall's τ, or accuracy.</p>"
     )?;
     let predictors = [
@@ -183,23 +281,29 @@ fn benchmark_section(out: &mut String, benchmark: &Benchmark) -> std::fmt::Resul
         write!(out, "<tr><td>{property}")?;
         for (predictor, _) in predictors {
             let cell = benchmark.score(property, predictor).map(|s| match (s.r2, s.kendall_tau, s.accuracy) {
-                (Some(r2), Some(tau), _) => format!("{r2:.3} <small>τ {tau:.2}</small>"),
-                (_, _, Some(accuracy)) => format!("{:.1} %", 100.0 * accuracy),
+                (Some(r2), Some(tau), _) => format!("{} <small>τ {}</small>", fixed(r2, 3), fixed(tau, 2)),
+                (_, _, Some(accuracy)) => percent(accuracy),
                 _ => "–".into(),
             });
             write!(out, "<td>{}", cell.unwrap_or_else(|| "–".into()))?;
         }
         let majority = benchmark.scores.iter().find(|s| s.property == property).and_then(|s| s.majority);
-        writeln!(out, "<td>{}", majority.map_or(String::new(), |m| format!("{:.1} %", 100.0 * m)))?;
+        writeln!(out, "<td>{}", majority.map_or(String::new(), percent))?;
     }
     writeln!(out, "</table></div>")?;
     for note in &benchmark.notes {
         writeln!(out, "<p class=\"note\">{}</p>", escape(note))?;
     }
     if benchmark.states_left_out > 0 {
-        writeln!(out, "<p>{} states diverged or have no metrics, and were left out.</p>", benchmark.states_left_out)?;
+        let states = counted(benchmark.states_left_out, "state");
+        writeln!(out, "<p>{states} diverged or had no metrics, and were left out.</p>")?;
     }
     Ok(())
+}
+
+/// A share in percent.
+pub fn percent(share: f64) -> String {
+    format!("{} %", fixed(100.0 * share, 1))
 }
 
 fn facts(out: &mut String, facts: &[(&str, String)]) -> std::fmt::Result {
@@ -216,9 +320,9 @@ fn distributions(out: &mut String, rows: &[(String, Distribution)]) -> std::fmt:
         "<div class=\"scroll\"><table><tr><th><th>mean<th>deviation<th>5 %<th>25 %<th>median<th>75 %<th>95 %"
     )?;
     for (label, d) in rows {
-        write!(out, "<tr><td>{}<td>{:.3}<td>{:.3}", escape(label), d.mean, d.std)?;
-        for quantile in &d.quantiles[1..6] {
-            write!(out, "<td>{quantile:.3}")?;
+        write!(out, "<tr><td>{}", escape(label))?;
+        for value in [d.mean, d.std].iter().chain(&d.quantiles[1..6]) {
+            write!(out, "<td>{}", fixed(*value, 3))?;
         }
         writeln!(out)?;
     }

@@ -1,7 +1,7 @@
 //! `[data]`.
 
 use serde::{Deserialize, Deserializer, Serialize};
-use zoo_model::plan::{count, name};
+use zoo_model::plan::{count, list, name};
 use zoo_model::{Manifest, ManifestError};
 
 use crate::{DatasetName, Origin};
@@ -32,7 +32,7 @@ pub struct DataSection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<String>,
     /// With `image-folder`: the names of the classes' folders, in the order of their labels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "some_list", skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<String>>,
     /// With `image-folder`: the number of pictures for testing, which must be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -159,6 +159,10 @@ fn default_split_seed() -> u64 {
     42
 }
 
+fn some_list<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<String>>, D::Error> {
+    list(d).map(Some)
+}
+
 fn side<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
     match i64::deserialize(d)? {
         n @ 1..=4096 => Ok(Some(n as usize)),
@@ -175,9 +179,39 @@ fn positive<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<f64>, D::Error> {
 }
 
 fn checked<'de, D: Deserializer<'de>>(d: D, ok: impl Fn(f64) -> bool, what: &str) -> Result<Vec<f64>, D::Error> {
-    let values = Vec::<f64>::deserialize(d)?;
+    let values: Vec<f64> = list(d)?;
     if values.is_empty() || values.iter().any(|&v| !ok(v)) {
         return Err(serde::de::Error::custom(format!("must be a list of {what}, one a channel or one for all")));
     }
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(keys: &str) -> Result<DataSection, ManifestError> {
+        let text = format!(
+            "[data]\ndataset = \"image-folder\"\nfolder = \"data/a\"\ntest = 1\ntrain = 2\ntransform = {{ resize = 8 }}\n{keys}"
+        );
+        DataSection::of(&Manifest::parse("m.toml", text).unwrap())
+    }
+
+    #[test]
+    fn a_list_of_one_value_may_be_a_scalar() {
+        let scalars = of("classes = \"a\"\nnormalize = { mean = 0.5, std = 1 }\n").unwrap();
+        let lists = of("classes = [\"a\"]\nnormalize = { mean = [0.5], std = [1.0] }\n").unwrap();
+        assert_eq!(scalars, lists);
+        assert_eq!(serde_json::to_string(&scalars).unwrap(), serde_json::to_string(&lists).unwrap());
+        for (keys, message) in [
+            ("classes = 5", "m.toml:7: data.classes: invalid type: integer `5`, expected a string"),
+            ("classes = [\"a\", 5]", "m.toml:7: data.classes: invalid type: integer `5`, expected a string"),
+            ("classes = []", "m.toml:7: data.classes: must be a list of different names of folders"),
+            ("classes = \"a\"\nnormalize = { mean = \"a\", std = 1 }", "m.toml:8: data.normalize.mean: invalid type"),
+            ("classes = \"a\"\nnormalize = { mean = 0, std = 0 }", "m.toml:8: data.normalize.std: must be a list of"),
+        ] {
+            let error = of(keys).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 
 use crate::files::{read_limited, FileError};
+use crate::text::readable;
 
 /// The sections of a manifest, in the order of the pipeline.
 pub const SECTIONS: [&str; 7] = ["zoo", "data", "model", "grid", "train", "sparsify", "pack"];
@@ -169,7 +170,7 @@ impl Manifest {
             key: None,
             message: match (error.message(), error.span().and_then(|s| self.source.get(s))) {
                 ("duplicate key", Some(key)) => format!("the key `{}` is there twice", key.trim()),
-                (message, _) => message.lines().collect::<Vec<_>>().join("; "),
+                (message, _) => readable(&message.lines().collect::<Vec<_>>().join("; ")),
             },
         }
     }
@@ -182,10 +183,10 @@ impl Manifest {
             self.keys.iter().filter(|(_, span)| covers(span)).max_by_key(|(k, _)| k.matches('.').count())
         });
         out.key = Some(place.map_or_else(|| section.to_owned(), |(key, _)| key.clone()));
-        if out.message.starts_with("invalid value: integer `-") && out.message.contains("expected u") {
+        if out.message.starts_with("invalid value: integer `-") && out.message.contains("0 or above") {
             out.message = "must not be negative".into();
         }
-        if out.message.starts_with("invalid type: map, expected a sequence") && out.key.as_deref() == Some(section) {
+        if out.message.starts_with("invalid type: map, expected a list") && out.key.as_deref() == Some(section) {
             out.message = format!("is a list of tables: write [[{section}]]");
         }
         let mut words = out.message.split('`').skip(1).step_by(2);
@@ -293,6 +294,7 @@ mod tests {
         let mistyped = manifest("\n[train]\nepochs = \"three\"\n").unwrap();
         let error = mistyped.section::<Train>("train").unwrap_err();
         assert_eq!((error.line, error.key.as_deref()), (Some(3), Some("train.epochs")));
+        assert!(error.message.ends_with("\"three\", expected an integer, 0 or above"), "{error}");
 
         let missing = manifest("[zoo]\nname = 'x'\n\n[train]\nbatch-size = 1\n").unwrap();
         let error = missing.section::<Train>("train").unwrap_err();

@@ -72,7 +72,7 @@ pub struct ModelSection {
     #[serde(deserialize_with = "name")]
     pub architecture: Architecture,
     /// Sizes of the hidden layers of an `mlp`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub hidden: Vec<u32>,
 }
 
@@ -363,7 +363,7 @@ pub fn name<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> 
     deserializer.deserialize_any(NameVisitor(PhantomData))
 }
 
-/// A [`list`] of [`name`]s.
+/// A [`list`] of different [`name`]s.
 fn names<'de, D: Deserializer<'de>, T: Deserialize<'de> + PartialEq>(d: D) -> Result<Vec<T>, D::Error> {
     #[derive(PartialEq)]
     struct Named<T>(T);
@@ -372,16 +372,19 @@ fn names<'de, D: Deserializer<'de>, T: Deserialize<'de> + PartialEq>(d: D) -> Re
             name(d).map(Self)
         }
     }
-    Ok(list(d)?.into_iter().map(|Named(value)| value).collect())
+    Ok(distinct(list(d)?)?.into_iter().map(|Named(value)| value).collect())
 }
 
-/// A list, or a scalar as a list of one; neither empty nor with repeats.
-pub fn list<'de, D: Deserializer<'de>, T: Deserialize<'de> + PartialEq>(deserializer: D) -> Result<Vec<T>, D::Error> {
+/// A list, or a scalar as a list of one: so every list of a manifest may be written.
+pub fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     struct ListVisitor<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
         type Value = Vec<T>;
         fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
             write!(f, "a value or a list of values")
+        }
+        fn visit_bool<E: de::Error>(self, v: bool) -> Result<Vec<T>, E> {
+            Ok(vec![T::deserialize(v.into_deserializer())?])
         }
         fn visit_str<E: de::Error>(self, v: &str) -> Result<Vec<T>, E> {
             Ok(vec![T::deserialize(v.into_deserializer())?])
@@ -392,13 +395,17 @@ pub fn list<'de, D: Deserializer<'de>, T: Deserialize<'de> + PartialEq>(deserial
         fn visit_i64<E: de::Error>(self, v: i64) -> Result<Vec<T>, E> {
             Ok(vec![T::deserialize(v.into_deserializer())?])
         }
+        fn visit_u64<E: de::Error>(self, v: u64) -> Result<Vec<T>, E> {
+            Ok(vec![T::deserialize(v.into_deserializer())?])
+        }
         fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Vec<T>, A::Error> {
             Vec::deserialize(value::SeqAccessDeserializer::new(seq))
         }
     }
-    distinct(deserializer.deserialize_any(ListVisitor(PhantomData))?)
+    deserializer.deserialize_any(ListVisitor(PhantomData))
 }
 
+/// Values neither none nor repeated.
 fn distinct<T: PartialEq, E: de::Error>(values: Vec<T>) -> Result<Vec<T>, E> {
     if values.is_empty() {
         return Err(E::custom("the list is empty; name at least one value"));
@@ -410,9 +417,9 @@ fn distinct<T: PartialEq, E: de::Error>(values: Vec<T>) -> Result<Vec<T>, E> {
     Ok(values)
 }
 
-/// A list of numbers that all lie in a range; `range` says which, for the message.
+/// A [`list`] of different numbers that all lie in a range; `range` says which, for the message.
 fn numbers<'de, D: Deserializer<'de>>(d: D, ok: impl Fn(f64) -> bool, range: &str) -> Result<Vec<f64>, D::Error> {
-    let values: Vec<f64> = list(d)?;
+    let values: Vec<f64> = distinct(list(d)?)?;
     match values.iter().find(|&&v| !ok(v)) {
         Some(bad) => Err(de::Error::custom(format!("must be {range}, not {bad}"))),
         None => Ok(values),
@@ -531,6 +538,31 @@ epochs = 50
 
     fn plan(text: &str) -> Result<Plan, ManifestError> {
         Plan::new(&Manifest::parse("m.toml", text.into())?)
+    }
+
+    #[test]
+    fn a_list_of_one_value_may_be_a_scalar() {
+        let scalars = MANIFEST.replace("cnn-s\"", "mlp\"\nhidden = 5").replace("[\"tanh\", \"relu\"]", "\"tanh\"");
+        let scalars = scalars.replace("[0, 0.5]", "0").replace("{ per-model = 10 }", "7");
+        let lists = MANIFEST.replace("cnn-s\"", "mlp\"\nhidden = [5]").replace("[\"tanh\", \"relu\"]", "[\"tanh\"]");
+        let lists = lists.replace("[0, 0.5]", "[0.0]").replace("{ per-model = 10 }", "[7]");
+        let (scalars, lists) = (plan(&scalars).unwrap(), plan(&lists).unwrap());
+        assert_eq!((&scalars, scalars.record().to_string()), (&lists, lists.record().to_string()));
+        assert_eq!(scalars.model.hidden, [5]);
+        let of = |hidden: &str| {
+            let text = MANIFEST.replace("cnn-s\"", &format!("mlp\"\nhidden = {hidden}"));
+            plan(&text).map(|plan| plan.model.hidden)
+        };
+        assert_eq!((of("[]").unwrap(), of("[6, 6]").unwrap()), (vec![], vec![6, 6]));
+        for (hidden, message) in [
+            ("-5", "must not be negative"),
+            ("0", "must list at most 64 sizes from 1 to 65536"),
+            ("\"a\"", "invalid type: string \"a\", expected an integer, 0 or above"),
+            ("[6, true]", "invalid type: boolean `true`, expected an integer, 0 or above"),
+            ("{ a = 1 }", "invalid type: map, expected a value or a list of values"),
+        ] {
+            assert_eq!(of(hidden).unwrap_err().to_string(), format!("m.toml:6: model.hidden: {message}"));
+        }
     }
 
     /// 47,360 CNNs with 51 states each, 3,000 ResNet-18 with 50 or 60.

@@ -21,6 +21,46 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
+/// What a library says of an error, as part of a sentence: on one line, Rust's types in words, and of
+/// a struct that was printed for programmers its first field. Control characters are [`escaped`].
+pub fn readable(message: &str) -> String {
+    const WORDS: [(&str, &str); 14] = [
+        ("i8", "an integer"),
+        ("i16", "an integer"),
+        ("i32", "an integer"),
+        ("i64", "an integer"),
+        ("isize", "an integer"),
+        ("u8", "an integer, 0 or above"),
+        ("u16", "an integer, 0 or above"),
+        ("u32", "an integer, 0 or above"),
+        ("u64", "an integer, 0 or above"),
+        ("usize", "an integer, 0 or above"),
+        ("f32", "a number"),
+        ("f64", "a number"),
+        ("a sequence", "a list"),
+        ("a map", "an object"),
+    ];
+    let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut text = first_fields(lines.collect::<Vec<_>>().join(" ")).replace(": : ", ": ");
+    for (name, words) in WORDS {
+        text = text.replace(&format!("expected {name}"), &format!("expected {words}"));
+    }
+    escaped(&text).into_owned()
+}
+
+/// `the chunk ChunkType { type: IDAT, critical: true }` as `the chunk IDAT`.
+fn first_fields(mut text: String) -> String {
+    // The last opening brace is an innermost one.
+    while let Some(open) = text.rfind(" { ") {
+        let name = text[..open].trim_end_matches(|c: char| c.is_alphanumeric() || c == '_').len();
+        let Some(close) = text[open + 3..].find(" }").map(|i| open + 3 + i) else { break };
+        let field = text[open + 3..close].split(", ").next().and_then(|field| field.split_once(": "));
+        let (Some((_, value)), true) = (field, text[name..open].starts_with(char::is_uppercase)) else { break };
+        text = format!("{}{value}{}", &text[..name], &text[close + 2..]);
+    }
+    text
+}
+
 /// `1 model`, `2 models`: a count of things, whose plural has an s.
 pub fn counted(count: usize, thing: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
@@ -61,6 +101,27 @@ mod tests {
         let round = [-0.001, -0.0, 0.001, -0.005001, -1.0, f64::NAN].map(|v| fixed(v, 2));
         assert_eq!(round, ["0.00", "0.00", "0.00", "-0.01", "-1.00", "NaN"]);
         assert_eq!(fixed(-0.4, 0), "0");
+    }
+
+    #[test]
+    fn what_libraries_say_is_readable() {
+        let chunk = "while decoding ChunkType { type: IDAT, critical: true, private: false } chunk.";
+        assert_eq!(readable(chunk), "while decoding IDAT chunk.");
+        assert_eq!(readable("Outer { inner: Inner { a: 1, b: 2 }, c: 3 } is wrong"), "1 is wrong");
+        assert_eq!(
+            readable("write { range = [1, 2] } or { per-model = 3 }"),
+            "write { range = [1, 2] } or { per-model = 3 }"
+        );
+        assert_eq!(readable("cannot parse\n  |\n1 | x\n\n"), "cannot parse | 1 | x");
+        assert_eq!(
+            readable("invalid type: string \"a\", expected i64"),
+            "invalid type: string \"a\", expected an integer"
+        );
+        assert_eq!(readable("a.tar.gz: : cut\u{1b}[2J"), "a.tar.gz: cut\\u{1b}[2J");
+        for odd in [" { ", "A { ", "A { }", " { a: 1 }", "A { a: 1", "é { é: é }", "…É { é: é }…", "{ { } }"]
+        {
+            readable(odd);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use serde::Serialize;
 use zoo_model::manifest::Reduction;
-use zoo_model::text::escaped;
+use zoo_model::text::readable;
 use zoo_model::{Manifest, ManifestError};
 
 pub use progress::Progress;
@@ -38,7 +38,7 @@ pub mod exit {
 /// Flags that every binary takes.
 #[derive(Debug, Clone, Default, Args)]
 pub struct CommonArgs {
-    /// Print one machine-readable JSON object on standard output
+    /// Print one machine-readable JSON object on standard output, of a failure {"error": ...}
     #[arg(long, global = true)]
     pub json: bool,
     /// Say nothing but errors
@@ -238,23 +238,17 @@ where
     let mut command = Command::<A>::command().name(name).bin_name(name).about(about).after_help(examples);
     let matches = match command.clone().try_get_matches() {
         Ok(matches) => matches,
-        Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { exit::USAGE } else { exit::DONE });
-        }
+        Err(e) => return misused(&e),
     };
     if let Some(&shell) = matches.get_one::<clap_complete::Shell>("completions") {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut command, name, &mut script);
         let mut out = io::stdout().lock();
-        return conclude(name, out.write_all(&script).and_then(|()| out.flush()).context(UNPRINTABLE));
+        return conclude(name, false, out.write_all(&script).and_then(|()| out.flush()).context(UNPRINTABLE));
     }
     let Command { cli } = match Command::<A>::from_arg_matches(&matches) {
         Ok(command) => command,
-        Err(e) => {
-            let _ = e.format(&mut command).print();
-            return ExitCode::from(exit::USAGE);
-        }
+        Err(e) => return misused(&e.format(&mut command)),
     };
     let stage = Stage { common: cli.common, interrupt: Interrupt::default() };
     start_logging(&stage.common);
@@ -262,23 +256,63 @@ where
         tracing::warn!("Ctrl-C will not be graceful: {e}");
     }
     let print = |s| stage.print(&s).context(UNPRINTABLE);
-    conclude(name, run(&cli.args, &stage).map_err(Into::into).and_then(print))
+    conclude(name, stage.common.json, run(&cli.args, &stage).map_err(Into::into).and_then(print))
 }
 
 const UNPRINTABLE: &str = "cannot write to standard output";
 
-/// The exit code of an outcome; an error is said on standard error.
-fn conclude(name: &str, outcome: anyhow::Result<()>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::from(exit::DONE),
-        Err(error) => {
-            let code = exit_code(&error);
-            if code != exit::DONE {
-                let _ = writeln!(io::stderr(), "{name}: {}", sentence(&error));
-            }
-            ExitCode::from(code)
+/// What `--json` prints of a run that failed, under the key `error`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Failure {
+    /// `failed`, `usage`, `manifest`, `verification` or `interrupted`.
+    kind: &'static str,
+    exit_code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn print(&self) {
+        // What cannot be printed has been said on standard error.
+        let _ = writeln!(io::stdout(), "{}", serde_json::json!({ "error": self }));
+    }
+}
+
+/// The exit code of an outcome; an error is said on standard error, and printed if `json`.
+fn conclude(name: &str, json: bool, outcome: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = outcome else { return ExitCode::from(exit::DONE) };
+    let (kind, exit_code) = classify(&error);
+    if exit_code != exit::DONE {
+        let message = sentence(&error);
+        let _ = writeln!(io::stderr(), "{name}: {message}");
+        // A verdict of "no" is the object of its run, and so is what was done of a part.
+        let is_printed = error.chain().any(|cause| cause.is::<VerificationFailed>() || cause.is::<SummaryPrinted>());
+        if json && !is_printed {
+            Failure { kind, exit_code, message }.print();
         }
     }
+    ExitCode::from(exit_code)
+}
+
+/// Ends a run whose command line could not be understood, or asks for help.
+fn misused(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::from(exit::DONE);
+    }
+    if std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json") {
+        Failure { kind: "usage", exit_code: exit::USAGE, message: misuse(error) }.print();
+    }
+    ExitCode::from(exit::USAGE)
+}
+
+/// What is wrong with a command line, without the usage that clap shows below it.
+fn misuse(error: &clap::Error) -> String {
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is missing: --help lists them".into();
+    }
+    let text = error.render().to_string();
+    let text = text.split("\n\n").next().unwrap_or_default();
+    readable(text.strip_prefix("error: ").unwrap_or(text))
 }
 
 fn start_logging(common: &CommonArgs) {
@@ -299,28 +333,29 @@ fn start_logging(common: &CommonArgs) {
 
 /// The exit code for an error: the first cause that has one decides.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    for cause in error.chain() {
-        if cause.is::<Interrupted>() {
-            return exit::INTERRUPTED;
-        }
-        if cause.is::<ManifestError>() || cause.is::<UsageError>() {
-            return exit::USAGE;
-        }
-        if cause.is::<VerificationFailed>() {
-            return exit::VERIFICATION;
-        }
-        if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
-            return exit::DONE;
-        }
-    }
-    exit::FAILED
+    classify(error).1
 }
 
-/// An error and its causes as one sentence, without repeating what an outer message quotes. What a
-/// hostile file brought into it is escaped.
+/// Kind and exit code of an error.
+fn classify(error: &anyhow::Error) -> (&'static str, u8) {
+    let of_cause = |cause: &(dyn std::error::Error + 'static)| {
+        let is_broken_pipe = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+        match cause {
+            cause if cause.is::<Interrupted>() => Some(("interrupted", exit::INTERRUPTED)),
+            cause if cause.is::<ManifestError>() => Some(("manifest", exit::USAGE)),
+            cause if cause.is::<UsageError>() => Some(("usage", exit::USAGE)),
+            cause if cause.is::<VerificationFailed>() => Some(("verification", exit::VERIFICATION)),
+            cause if cause.downcast_ref().is_some_and(is_broken_pipe) => Some(("done", exit::DONE)),
+            _ => None,
+        }
+    };
+    error.chain().find_map(of_cause).unwrap_or(("failed", exit::FAILED))
+}
+
+/// An error and its causes as one [`readable`] sentence, without repeating what an outer message quotes.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut out = String::new();
-    for cause in error.chain().map(|cause| escaped(&cause.to_string()).into_owned()) {
+    for cause in error.chain().map(|cause| readable(&cause.to_string())) {
         if out.is_empty() {
             out = cause;
         } else if !out.contains(&cause) {
@@ -341,12 +376,16 @@ mod tests {
         assert_eq!(exit_code(&UsageError("x".into()).into()), exit::USAGE);
         assert_eq!(exit_code(&VerificationFailed("x".into()).into()), exit::VERIFICATION);
         assert_eq!(exit_code(&anyhow::anyhow!("disk")), exit::FAILED);
+        assert_eq!(classify(&deep), ("interrupted", 130));
+        assert_eq!(classify(&anyhow::anyhow!("disk")), ("failed", 1));
     }
 
     #[test]
     fn a_sentence_does_not_repeat_itself() {
         let error = anyhow::Error::from(UsageError("a: b".into())).context("a: b").context("outer");
         assert_eq!(sentence(&error), "outer: a: b");
-        assert_eq!(sentence(&anyhow::anyhow!("x\u{1b}[2J\ny: verified")), "x\\u{1b}[2J\\ny: verified");
+        assert_eq!(sentence(&anyhow::anyhow!("x\u{1b}[2J\ny: verified")), "x\\u{1b}[2J y: verified");
+        let silent = anyhow::Error::from(UsageError(String::new())).context("a").context("b");
+        assert_eq!(sentence(&silent), "b: a");
     }
 }

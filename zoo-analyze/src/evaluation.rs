@@ -1,0 +1,172 @@
+//! Models evaluated on their dataset: for predictions, and for metrics that a zoo does not record.
+
+use std::collections::BTreeSet;
+
+use rayon::prelude::*;
+use zoo_model::zoo_dir::DatasetRecord;
+use zoo_model::{Dataset, Hyperparameters, ModelId, Params, Split};
+use zoo_stage::{Progress, Stage, UsageError};
+use zoo_train::{engine_for, CohortError, Evaluation, Task};
+
+use crate::source::{Model, Skipped, Source};
+use crate::Error;
+
+/// Bytes of states of models that are evaluated together.
+const AT_ONCE: usize = 64 << 20;
+
+/// Checks that a zoo was trained on this dataset.
+///
+/// # Errors
+/// It was not, or does not say.
+pub fn check_dataset(source: &Source, data: &Dataset) -> Result<(), UsageError> {
+    let DatasetRecord { sha256: expected, .. } = &source.record().dataset;
+    let (zoo, found) = (source.path().display(), data.sha256());
+    let message = match expected.as_str() {
+        expected if expected == found => return Ok(()),
+        "" => format!("{zoo} does not record the dataset file that it was trained on: leave --data out"),
+        _ => format!("{zoo} was trained on another dataset file than the one given (SHA-256 {expected}, not {found})"),
+    };
+    Err(UsageError(message))
+}
+
+/// The task of evaluating a state; `None` if the network does not take the dataset's images.
+pub fn task(params: &Params, state: &[f32], data: &Dataset) -> Option<Task> {
+    let network = params.network().ok()?;
+    let fits = network.input() == data.shape && network.classes() == data.classes();
+    let (hyperparameters, initial) = (params.hyperparameters.clone(), state.to_vec());
+    fits.then_some(Task { network, hyperparameters, initial, mask: None, epochs_before: 0 })
+}
+
+/// Evaluates states on a split; one answer a task, in their order.
+///
+/// # Errors
+/// The stage is interrupted.
+pub fn evaluate(
+    tasks: &[Task],
+    data: &Dataset,
+    split: Split,
+    progress: &Progress,
+    stage: &Stage,
+) -> Result<Vec<Evaluation>, Error> {
+    let Some(first) = tasks.first() else { return Ok(Vec::new()) };
+    let engine = engine_for(None, &first.hyperparameters);
+    let hyperparameters: Vec<&Hyperparameters> = tasks.iter().map(|t| &t.hyperparameters).collect();
+    let evaluated: Vec<Vec<(usize, Evaluation)>> = engine
+        .cohorts(&hyperparameters)
+        .par_iter()
+        .map(|cohort| {
+            let tasks: Vec<Task> = cohort.iter().map(|&i| tasks[i].clone()).collect();
+            let mut started = engine.start(&tasks, data, None).map_err(CohortError::from)?;
+            let evaluations = started.evaluate(split, &stage.interrupt)?;
+            progress.advance(cohort.len() as u64);
+            Ok(cohort.iter().copied().zip(evaluations).collect())
+        })
+        .collect::<Result<_, Error>>()?;
+    let mut evaluated: Vec<(usize, Evaluation)> = evaluated.into_iter().flatten().collect();
+    evaluated.sort_by_key(|(i, _)| *i);
+    Ok(evaluated.into_iter().map(|(_, evaluation)| evaluation).collect())
+}
+
+/// Which states of a model are evaluated where metrics are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// All, for training and test accuracy.
+    All,
+    /// The last, for test accuracy and, in a twin, the agreement with its parent.
+    Last,
+}
+
+/// The classes that a model's last state predicts of the test images, if it was evaluated.
+pub type Classes = Option<Vec<u16>>;
+
+/// What [`for_each`] passed over, and what it evaluated.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Models that could not be read.
+    pub skipped: Vec<Skipped>,
+    /// States that were evaluated because metrics were missing.
+    pub evaluated: usize,
+}
+
+/// [`Source::for_each`] of models whose missing metrics are filled in where `data`, which must be
+/// the zoo's dataset, is at hand. With [`Which::Last`], `visit` sees what the last state
+/// predicts.
+///
+/// # Errors
+/// As [`Source::for_each`].
+pub fn for_each(
+    source: &Source,
+    data: Option<&Dataset>,
+    wanted: &(impl Fn(ModelId) -> bool + Sync),
+    which: Which,
+    stage: &Stage,
+    mut visit: impl FnMut(Model, Classes) -> Result<(), Error> + Send,
+) -> Result<Passed, Error> {
+    let Some(data) = data else {
+        let skipped = source.for_each(stage, wanted, |model| visit(model, None))?;
+        return Ok(Passed { skipped, evaluated: 0 });
+    };
+    let mut waiting = Vec::new();
+    let (mut bytes, mut evaluated) = (0, 0);
+    let mut evaluate_waiting = |waiting: &mut Vec<Model>| -> Result<(), Error> {
+        let (predictions, states) = complete(waiting, data, which, stage)?;
+        evaluated += states;
+        waiting.drain(..).zip(predictions).try_for_each(|(model, predictions)| visit(model, predictions))
+    };
+    let skipped = source.for_each(stage, wanted, |model| {
+        bytes += model.states.iter().map(|state| 4 * state.len()).sum::<usize>();
+        waiting.push(model);
+        if bytes < AT_ONCE {
+            return Ok(());
+        }
+        bytes = 0;
+        evaluate_waiting(&mut waiting)
+    })?;
+    evaluate_waiting(&mut waiting)?;
+    Ok(Passed { skipped, evaluated })
+}
+
+/// Fills in the accuracies that are missing: with [`Which::Last`] what each model's last state
+/// predicts, and the number of states that were evaluated.
+fn complete(models: &mut [Model], data: &Dataset, which: Which, stage: &Stage) -> Result<(Vec<Classes>, usize), Error> {
+    let mut predictions = vec![None; models.len()];
+    let mut evaluated = BTreeSet::new();
+    for split in [Split::Test, Split::Train] {
+        if (which, split) == (Which::Last, Split::Train) {
+            continue;
+        }
+        let (mut places, mut tasks) = (Vec::new(), Vec::new());
+        for (m, model) in models.iter().enumerate() {
+            let first = if which == Which::Last { model.lines.len().saturating_sub(1) } else { 0 };
+            for (s, line) in model.lines.iter().enumerate().skip(first) {
+                let missing = match (split, which) {
+                    (Split::Train, _) => line.train_acc.is_none(),
+                    (_, Which::All) => line.test_acc.is_none(),
+                    (_, Which::Last) => line.test_acc.is_none() || line.test_agreement.is_none(),
+                };
+                let healthy = !line.diverged && model.states[s].iter().all(|v| v.is_finite());
+                let wanted = (missing && healthy).then(|| task(&model.params, &model.states[s], data));
+                if let Some(task) = wanted.flatten() {
+                    places.push((m, s));
+                    tasks.push(task);
+                }
+            }
+        }
+        if tasks.is_empty() {
+            continue;
+        }
+        let progress = stage.progress("evaluating", tasks.len() as u64);
+        let evaluations = evaluate(&tasks, data, split, &progress, stage)?;
+        for ((m, s), Evaluation { score, predictions: found }) in places.into_iter().zip(evaluations) {
+            evaluated.insert((m, s));
+            let line = &mut models[m].lines[s];
+            let accuracy = score.map(|score| score.accuracy);
+            match split {
+                Split::Train => line.train_acc = accuracy,
+                _ => line.test_acc = line.test_acc.or(accuracy),
+            }
+            predictions[m] = Some(found).filter(|_| which == Which::Last);
+        }
+    }
+    Ok((predictions, evaluated.len()))
+}
