@@ -194,7 +194,7 @@ def test_models_that_lack_an_epoch_are_left_out_of_it(noise_zoo: Path) -> None:
     assert zoo.weights(epochs=[2, 4])[1].groupby("epoch")["id"].apply(list).to_dict() == {
         2: [0, 1, 2, 3, 4], 4: [0, 1, 3, 4],
     }  # fmt: skip
-    assert len(zoo.weights(epochs=np.int64(4))[0]) == 4 and len(zoo.weights(epochs={2.0})[0]) == 5
+    assert len(zoo.weights(epochs=np.int64(4))[0]) == 4 and len(zoo.weights(epochs={2})[0]) == 5
 
 
 @pytest.mark.parametrize("model", [77, "77", "x", "\u0661", 1.0, True, None, -1])

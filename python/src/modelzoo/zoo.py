@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .dataset import ZooDataset
 
 Split = Literal["train", "val", "test"]
-Epochs: TypeAlias = int | Collection[int] | Literal["last"] | None
+Epochs: TypeAlias = "int | np.integer[Any] | Collection[int] | Literal['last'] | None"
 
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
 TWIN_METRICS = ("sparsity_ratio", "test_agreement")
@@ -589,7 +589,7 @@ def split_models(ids: Collection[int], shares: Sequence[float], seed: int) -> di
     return {model: split for split, start, stop in bounds for model in ranked[start:stop]}
 
 
-def _epochs(epochs: int | Collection[int]) -> set[int]:
+def _epochs(epochs: int | np.integer[Any] | Collection[int]) -> set[int]:
     """The epochs that a caller asks for, one or several."""
     try:
         listed = list(epochs) if isinstance(epochs, Iterable) else [epochs]
