@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import pytest
 from conftest import binary, noise, params_of, write_noise
 
 import modelzoo
-from modelzoo import ZooError, published
+from modelzoo import ZooError, cli, files, published
 from modelzoo.architectures import parameters
 
 torch = pytest.importorskip("torch")
@@ -114,17 +115,16 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+    ("architecture", "listed"), [*((name, True) for name in ARCHITECTURES), ("cnn-s", False), ("mlp", False)]
+)
 def test_zoos_of_every_architecture_come_back(tmp_path: Path, architecture: str, listed: bool) -> None:
     changed = {"model::type": architecture, "own::key": "kept", "own::number": 0.5, **ARCHITECTURES[architecture]}
     zoo = write_noise(tmp_path / "noise", 2, (1, 3), **changed)
     if not listed:  # As other programs may make zoos.
         (zoo / "SHA256SUMS").unlink()
-    for command in (["export", zoo, tmp_path / "there"], ["import", tmp_path / "there", tmp_path / "back"]):
-        done = run(*command)
-        assert done.returncode == 0, done.stderr
-        assert "faults 0" in done.stderr
+    assert cli.main(["export", str(zoo), str(tmp_path / "there")]) == 0
+    assert cli.main(["import", str(tmp_path / "there"), str(tmp_path / "back"), "--strict"]) == 0
     before, after = content(zoo), content(tmp_path / "back")
     for path in before.keys() - {"SHA256SUMS"}:
         if path.endswith(".json"):
@@ -472,10 +472,9 @@ def test_what_a_configuration_lacks_or_holds_as_null_can_be_given(
         config = json.loads(path.read_text())
         lack(config, key)
         path.write_text(json.dumps(config))
-    done = run("import", source, tmp_path / "zoo")
-    assert done.returncode == 1 and f"--set '{key}=VALUE'" in done.stderr and not (tmp_path / "zoo").exists()
-    done = run("import", source, tmp_path / "zoo", "--set", f"{key}={value}", "--strict")
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(ZooError, match=re.escape(f"--set '{key}=VALUE'")):
+        imported(source, tmp_path / "zoo")
+    assert not imported(source, tmp_path / "zoo", missing={key: value}).faults
     params = modelzoo.open(tmp_path / "zoo").params(1)
     assert params[key] == {"model::type": "cnn-s"}.get(key, value)
 
@@ -759,6 +758,78 @@ def test_the_command(tmp_path: Path) -> None:
     assert run("export", tmp_path / "zoo", tmp_path / "back").returncode == 0
     assert run("export", tmp_path / "nothing", tmp_path / "x").returncode == 1
     assert run("import", source).returncode == 2
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*arguments: object) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(28, "No space left on device", "/x/y"), 1, "/x/y: No space left on device"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+        (PermissionError(13, "Permission denied", b"/x/\xff"), 1, "/x/\\udcff: Permission denied"),
+        (MemoryError(), 1, "memory"),
+        (RecursionError("too deep"), 1, "RecursionError: too deep"),
+        (ZooError("a\nb"), 1, "a\\nb"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_every_failure_is_one_sentence(
+    noise_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    command: str, error: BaseException, code: int, message: str,
+) -> None:  # fmt: skip
+    source = write_published(tmp_path / "tune_zoo", 1) if command == "import" else noise_zoo
+    monkeypatch.setattr(files, "write_atomic", raising(error))
+    assert cli.main([command, str(source), str(tmp_path / "made"), "--json"]) == code
+    printed = capsys.readouterr()
+    assert printed.err.startswith("modelzoo: ") and message in printed.err and printed.err.count("\n") == 1
+    assert json.loads(printed.out).keys() == {"error"}
+    monkeypatch.undo()
+    assert cli.main([command, str(source), str(tmp_path / "made"), "-q"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["import", "none", "made"], "none: does not exist"),
+        (["import", "file", "made"], "file: is not a zip"),
+        (["import", "zoo", "made"], "zoo: is a zoo directory already"),
+        (["import", "tune_zoo", "zoo"], "is a finished zoo"),
+        (["import", "tune_zoo", "full"], "full: is not empty"),
+        (["import", "tune_zoo", "file"], "file: Not a directory"),
+        (["import", "tune_zoo", "made", "--name", "a b"], "no name for a zoo"),
+        (["import", "tune_zoo", "made", "--data", "file"], "file: is not a prepared dataset"),
+        (["import", "tune_zoo", "made", "--data", "zoo"], "zoo: "),
+        (["export", "none", "made"], "none: does not exist"),
+        (["export", "file", "made"], "file: is damaged"),
+        (["export", "full", "made"], "full: has no zoo.json"),
+        (["export", "zoo", "full"], "full: is not empty"),
+        (["export", "zoo", "file/made"], "Not a directory"),
+        (["export", "unreadable", "made"], "has no model that can be read"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    write_noise(Path("zoo"), 1)
+    shutil.rmtree(write_noise(Path("unreadable"), 1) / "models")
+    write_published(Path("tune_zoo"), 1)
+    Path("file").write_text("words")
+    Path("full").mkdir()
+    Path("full/mine").touch()
+    before = content(tmp_path)
+    assert cli.main([*arguments]) == 1
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[-1].startswith("modelzoo: ") and message in printed[-1]
+    assert content(tmp_path) == before and not Path("made").exists()
 
 
 def test_ray_tunes_bookkeeping_is_left_out() -> None:

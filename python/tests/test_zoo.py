@@ -146,10 +146,10 @@ def test_rows_of_a_real_twin_are_refused(real: Path) -> None:
         assert len(other.weights(rows=rows)[0]) == len(rows)
 
 
-def test_an_index_that_was_sorted_in_place_still_names_its_states(noise_zoo: Path) -> None:
+def test_an_index_that_was_sorted_still_names_its_states(noise_zoo: Path) -> None:
     zoo = modelzoo.open(noise_zoo)
     every, rows = zoo.weights()
-    zoo.index.sort_values(["epoch", "id"], inplace=True)
+    zoo.index = zoo.index.sort_values(["epoch", "id"])
     for options in ({}, {"epochs": 2}, {"rows": zoo.index.head(4)}):
         weights, chosen = zoo.weights(**options)
         assert np.array_equal(weights, every[chosen.index])
@@ -209,6 +209,66 @@ def test_a_model_that_is_not_there_is_an_error(noise_zoo: Path, model: Any) -> N
 def test_shares_that_are_none_are_refused(noise_zoo: Path, shares: tuple[float, ...]) -> None:
     with pytest.raises(ZooError, match="add up to 1"):
         modelzoo.open(noise_zoo, shares=shares)
+
+
+VALUES: dict[str, list[Any]] = {
+    "own::integer": [1, None, 2**53 + 1, 4, -5],
+    "own::large": [2**64 - 1, None, 2**63, 0, 1],
+    "own::unsigned": [2**63, 2**63 + 1, 3, 4, 5],
+    "own::mixed": [1, 0.5, None, 2, 3],
+    "own::truth": [True, None, False, True, True],
+    "own::all": [True, False, True, False, True],
+    "own::word": [None, "a", "ü", None, "b"],
+    "own::late": [None, None, None, None, 7],
+    "own::list": [[1, "ü"], None, [], [0.5], None],
+    "optim::wd": [0, 0, 0, 0, 1],
+    "split": ["a", "b", None, "c", "d"],
+}
+
+
+def write_values(zoo: Path, values: dict[str, list[Any]]) -> None:
+    for model in range(5):
+        path = zoo / f"models/{model:06}/params.json"
+        given = {key: column[model] for key, column in values.items() if column[model] is not None}
+        path.write_text(json.dumps(json.loads(path.read_text()) | given))
+
+
+def check_values(index: pd.DataFrame) -> None:
+    rows = index[index["epoch"] == 0]
+    for key, column in VALUES.items():
+        found = rows["params::split" if key == "split" else key]
+        texts = [json.dumps(v, separators=(",", ":"), ensure_ascii=False) if isinstance(v, list) else v for v in column]
+        assert [None if pd.isna(value) else value for value in found] == texts, key
+    kinds = {"own::integer": "Int64", "own::large": "UInt64", "own::unsigned": "uint64", "own::mixed": "float64"}
+    kinds |= {"own::truth": "boolean", "own::all": "bool", "optim::wd": "float64", "id": "int32"}
+    assert {key: str(index[key].dtype) for key in kinds} == kinds
+
+
+def test_hyperparameters_are_as_they_are_written(noise_zoo: Path, tmp_path: Path) -> None:
+    write_values(noise_zoo, VALUES)
+    zoo = modelzoo.open(noise_zoo, strict=True)
+    check_values(zoo.index)
+    assert np.array_equal(zoo.weights(rows=zoo.index.iloc[::-1])[0], zoo.weights()[0][::-1])
+    frame = zoo.index.drop(columns="split").rename(columns={"params::split": "split"})
+    frame.to_parquet(noise_zoo / "index.parquet")
+    indexed = modelzoo.open(noise_zoo, strict=True)
+    check_values(indexed.index)
+    assert np.array_equal(indexed.weights(rows=zoo.index)[0], zoo.weights()[0])
+
+
+@pytest.mark.parametrize("key", ["id", "epoch", "diverged", "test_acc", "sparsity_ratio", "parent_zoo"])
+def test_a_key_with_the_name_of_a_column_is_a_fault(noise_zoo: Path, key: str) -> None:
+    write_values(noise_zoo, {key: [None, 1, None, None, None]})
+    zoo, faults = opened(noise_zoo)
+    assert zoo.ids == [0, 2, 3, 4] and len(faults) == 1 and f"`{key}`" in str(faults[0])
+
+
+@pytest.mark.parametrize("blank", ["\n", "\n\n\n", " \n", "\r\n"])
+def test_blank_lines_of_results_do_not_count(noise_zoo: Path, blank: str) -> None:
+    path = noise_zoo / "models/000001/result.json"
+    text = path.read_text()
+    path.write_text(blank + text.replace("\n", "\n" + blank))
+    assert len(modelzoo.open(noise_zoo, strict=True)) == 15
 
 
 def test_states_of_more_models_than_descriptors_stay_mapped(tmp_path: Path) -> None:

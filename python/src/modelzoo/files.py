@@ -77,9 +77,9 @@ def is_in_system_folder(path: str) -> bool:
     return any(is_system_file(piece) for piece in path.split("/"))
 
 
-def is_vacant(folder: Path) -> bool:
-    """Whether a folder is not there yet, or holds nothing but what a file manager left."""
-    return not folder.exists() or all(is_system_file(name) for name in os.listdir(folder))
+def _is_vacant(folder: Path, work: str) -> bool:
+    """Whether a folder is not there yet, or holds nothing but `work` and what a file manager left."""
+    return not folder.exists() or all(name == work or is_system_file(name) for name in os.listdir(folder))
 
 
 def check_zoo_name(name: object) -> str:
@@ -235,7 +235,7 @@ def resumable(target: Path, name: str, claim: bytes, what: str, outputs: Sequenc
     call would meet again, nothing is left of the work and of the `outputs`, patterns of names in `target`.
     """
     work = target / name
-    if not is_vacant(target) and not (work / "claim").exists():
+    if not (work / "claim").exists() and not _is_vacant(target, name):
         raise ZooError(f"{target}: is not empty, and not an interrupted {what}: remove it")
     work.mkdir(parents=True, exist_ok=True)
     with owned(work) as ours:

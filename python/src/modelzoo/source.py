@@ -33,6 +33,8 @@ class Source(Protocol):
 
 def open_source(path: Path) -> Source:
     """A folder or a zip."""
+    if (path / files.ZOO).is_file() and (path / "models").is_dir():
+        raise ZooError(f"{path}: is a zoo directory already: there is nothing to import")
     if path.is_dir():
         return _Folder(path)
     if path.is_file():

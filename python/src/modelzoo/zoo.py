@@ -36,6 +36,9 @@ TWIN_METRICS = ("sparsity_ratio", "test_agreement")
 # Columns of the index that no hyperparameter may have the name of.
 _RESERVED = {"id", "epoch", "parent_zoo", "diverged", *METRICS, *TWIN_METRICS}
 
+# Hyperparameters that are numbers with a fraction, also where a file has none.
+_FRACTIONS = ("model::dropout", "optim::lr", "optim::wd", "optim::momentum", "sparsify::sparsity", "sparsify::lr")
+
 _NULLABLE = {"bool": pd.BooleanDtype(), "int64": pd.Int64Dtype(), "uint64": pd.UInt64Dtype()}
 
 # Typed by some versions of NumPy only.
@@ -153,7 +156,7 @@ class Zoo:
     def _rows(self, model: int) -> list[files.Json]:
         params = self.params(model)
         # Lists are JSON, as in the index of an archive.
-        texts = {k: json.dumps(v, separators=(",", ":")) if isinstance(v, list) else v for k, v in params.items()}
+        texts = {k: _dumped(v) if isinstance(v, list) else v for k, v in params.items()}
         shared: files.Json = {k: v for k, v in texts.items() if isinstance(v, (str, int, float, bool))}
         shared.pop("zoo::id", None)
         if taken := sorted(shared.keys() & _RESERVED):
@@ -643,6 +646,7 @@ def _frame(rows: list[files.Json]) -> pd.DataFrame:
     ordered = [name for name in names if name not in last] + last
     frame = pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in ordered})
     kinds |= {key: "float64" for key in (*METRICS, *TWIN_METRICS) if key in frame}
+    kinds |= {key: "float64" for key in _FRACTIONS if key in frame and pd.api.types.is_integer_dtype(frame[key])}
     return frame.astype(kinds)
 
 
@@ -659,7 +663,11 @@ def _column(values: list[Any]) -> pd.Series[Any]:
             return pd.Series(values, dtype="UInt64" if nulls else "uint64")
     if kinds and kinds <= {int, float} and all(isinstance(v, float) or float(v) == v for v in known):
         return pd.Series(values, dtype="float64")
-    return pd.Series(values, dtype="object")
+    return pd.Series(values) if kinds == {str} else pd.Series(values, dtype="object")
+
+
+def _dumped(value: list[Any]) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:
