@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument("--data", type=Path, metavar="FILE", help="prepared dataset, for all facts about the images")
     bring.add_argument(
         *("--set", "-s"), action="append", default=[], type=_assignment, metavar="KEY=VALUE",
-        help="a hyperparameter for models whose params.json lacks it",
+        help="a hyperparameter for models whose params.json lacks it or holds null",
     )  # fmt: skip
 
     send = commands.add_parser("export", parents=[common], help="a zoo to the published collection's layout")
