@@ -166,6 +166,35 @@ def test_a_zoo_of_an_architecture_of_ones_own_comes_back(tmp_path: Path) -> None
     assert np.array_equal(modelzoo.open(tmp_path / "back").weights()[0], modelzoo.open(zoo).weights()[0])
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"model::o_dim": 10', '"model::o_dim": 9', "`model::o_dim` of 9"),
+        ('"model::nlin": "tanh"', '"model::nlin": null', "no `model::nlin`"),
+        ('"model::i_dim": 28', '"model::i_dim": "x"', "`model::i_dim` is 'x'"),
+        ('"optim::lr": 0.001', '"optim::lr": 1e999', "not JSON compliant"),
+        ('"optim::lr": 0.001', '"epoch": 1', "has a key `epoch`"),
+    ],
+)
+def test_an_export_that_was_changed_is_no_way_round_the_checks(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    there = exported(write_noise(tmp_path / "noise", 2), tmp_path / "there")
+    change_json("params.json", old, new)(model_folder(there))
+    outcome = imported(there, tmp_path / "back")
+    assert outcome.models == 1 and message in outcome.faults[0].message
+    assert "imported" in modelzoo.open(tmp_path / "back", strict=True).record
+
+
+@pytest.mark.parametrize("change", [{"format_version": None}, {"name": "../x"}, {"parameters": 7}, {"dataset": 1}])
+def test_the_record_of_an_export_is_taken_over_only_if_it_is_one(tmp_path: Path, change: dict[str, Any]) -> None:
+    there = exported(write_noise(tmp_path / "noise", 2), tmp_path / "there")
+    record = json.loads((there / "zoo.json").read_text())
+    (there / "zoo.json").write_text(json.dumps(record | change))
+    imported(there, tmp_path / "back")
+    assert "imported" in modelzoo.open(tmp_path / "back", strict=True).record
+
+
 def test_large_seeds_and_keys_of_ones_own_come_back(tmp_path: Path) -> None:
     zoo = write_noise(tmp_path / "noise", 3)
     for model, seed in enumerate((2**63 - 1, 2**63, 2**64 - 1)):

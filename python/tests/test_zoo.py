@@ -372,6 +372,8 @@ def entry(old: bytes, new: bytes) -> Callable[[Path], None]:
         ("models/000001/params.json", Path.unlink, "No such file"),
         ("models/000001/params.json", lambda p: p.write_text("[" * 100_000), "is not JSON"),
         ("models/000001/params.json", lambda p: p.write_text(" " * (2 << 20)), "larger than"),
+        ("models/000001/params.json", entry(b"0.001", b"1e999"), "not finite"),
+        ("models/000001/params.json", entry(b'"optim::wd": 0.0', b'"optim::wd": NaN'), "not finite"),
         ("models/000001/result.json", lambda p: p.write_text('{"training_iteration": "x"}'), "training_iteration"),
         ("models/000001/result.json", lambda p: p.write_text(p.read_text() * 2), "does not ascend"),
     ],

@@ -145,6 +145,7 @@ def modules(params: Params) -> list[Named]:
 
     Raises ValueError with the key that is wrong.
     """
+    params = {key: value for key, value in params.items() if value is not None}
     name = params.get("model::type")
     if not isinstance(name, str) or name not in _RECIPES:
         known = ", ".join(sorted(_RECIPES))

@@ -133,18 +133,26 @@ def read_object(path: Path, limit: int) -> Json:
 def read_record(path: Path) -> Json:
     """A `zoo.json`, its required keys checked."""
     record = read_object(path, LIMITS[ZOO])
+    try:
+        check_record(record)
+    except ValueError as error:
+        raise ZooError(f"{path}: {error}") from error
+    return record
+
+
+def check_record(record: Json) -> None:
+    """Raises ValueError with the required key of a `zoo.json` that is wrong."""
     version = record.get("format_version")
     if not isinstance(version, int) or version < 1:
-        raise ZooError(f"{path}: `format_version` is {version!r}, expected {FORMAT_VERSION}")
+        raise ValueError(f"`format_version` is {version!r}, expected {FORMAT_VERSION}")
     if version > FORMAT_VERSION:
-        raise ZooError(f"{path}: `format_version` {version} is newer than this program's: use a newer release")
+        raise ValueError(f"`format_version` {version} is newer than this program's: use a newer release")
     check_zoo_name(record.get("name"))
     for key in ("models", "states", "parameters"):
         if not isinstance(record.get(key), int) or record[key] < 0:
-            raise ZooError(f"{path}: `{key}` is {record.get(key)!r}, expected a count")
+            raise ValueError(f"`{key}` is {record.get(key)!r}, expected a count")
     if not isinstance(record.get("dataset"), dict):
-        raise ZooError(f"{path}: has no `dataset`")
-    return record
+        raise ValueError("has no `dataset`")
 
 
 def parse_checksums(content: bytes) -> dict[str, str]:

@@ -19,7 +19,7 @@ from .errors import Fault, ZooError, escaped
 from .prepared import Prepared
 from .source import Source, open_source
 from .states import to_bytes
-from .zoo import METRICS
+from .zoo import METRICS, RESERVED
 
 #: What no published zoo says; recorded in `zoo.json`.
 UNKNOWN = ("order of the training data", "dropout masks", "version of the trainer")
@@ -115,8 +115,11 @@ class _Importer:
             sums = self.source.read(base + files.CHECKSUMS, files.LIMITS[files.CHECKSUMS])
             if record is None:
                 return None
-            return files.parse_object(record) | {"_sums": files.parse_checksums(sums or b"")}
-        except ValueError:
+            own = files.parse_object(record)
+            files.check_record(own)
+            files.to_json(own)  # Which raises ValueError for numbers that are not finite.
+            return own | {"_sums": files.parse_checksums(sums or b"")}
+        except (ValueError, ZooError):
             return None
 
     def numbered(self, folders: Sequence[str]) -> list[tuple[int, str]]:
@@ -173,6 +176,9 @@ class _Importer:
         config = self._json(folder, files.PARAMS)
         own = config.get(published.OWN_PARAMS)
         if self.own is not None and isinstance(own, dict):
+            files.to_json(own)  # Which raises ValueError for numbers that are not finite.
+            if taken := sorted(own.keys() & RESERVED):
+                raise ValueError(f"has a key `{taken[0]}`, the name of another column of the index")
             params = {**own, "zoo::id": f"{model:06}"}
         else:
             own = None
@@ -183,6 +189,8 @@ class _Importer:
         if own is None:
             params["model::o_dim"] = architectures.trained(network)[-1].size
             params |= {"imported::directory": escaped(folder.rpartition("/")[2]), "imported::params": config}
+        elif architectures.is_known(params.get("model::type")) and architectures.parameters(params) != network:
+            raise ValueError(f"has a `model::o_dim` of {params.get('model::o_dim')!r}, which is not its network's")
         self._check_alike(params, network)
         lines = self._lines(folder, states, faults)
         if sparse:
@@ -282,7 +290,8 @@ class _Importer:
         assert self.first is not None
         shape = files.parse_object((self.work / "shape.json").read_bytes())
         counts = {"models": outcome.models, "states": outcome.states, "diverged": outcome.diverged}
-        record = self._restored(counts) or self._record(name, source, shape, counts, outcome.faults)
+        own = self._restored({**counts, "parameters": shape["parameters"]})
+        record = own or self._record(name, source, shape, counts, outcome.faults)
         content = files.to_json(record)
         sums = dict(sorted(self.sums.items())) | {files.ZOO: hashlib.sha256(content).hexdigest()}
         files.write_atomic(self.target / files.CHECKSUMS, files.to_checksums(sums))

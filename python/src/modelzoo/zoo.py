@@ -33,8 +33,8 @@ Epochs: TypeAlias = "int | np.integer[Any] | Collection[int] | Literal['last'] |
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
 TWIN_METRICS = ("sparsity_ratio", "test_agreement")
 
-# Columns of the index that no hyperparameter may have the name of.
-_RESERVED = {"id", "epoch", "parent_zoo", "diverged", *METRICS, *TWIN_METRICS}
+#: Columns of the index that no hyperparameter may have the name of.
+RESERVED = {"id", "epoch", "parent_zoo", "diverged", *METRICS, *TWIN_METRICS}
 
 # Hyperparameters that are numbers with a fraction, also where a file has none.
 _FRACTIONS = ("model::dropout", "optim::lr", "optim::wd", "optim::momentum", "sparsify::sparsity", "sparsify::lr")
@@ -159,7 +159,7 @@ class Zoo:
         texts = {k: _dumped(v) if isinstance(v, list) else v for k, v in params.items()}
         shared: files.Json = {k: v for k, v in texts.items() if isinstance(v, (str, int, float, bool))}
         shared.pop("zoo::id", None)
-        if taken := sorted(shared.keys() & _RESERVED):
+        if taken := sorted(shared.keys() & RESERVED):
             path = self._folder(model) / files.PARAMS
             raise ZooError(f"{path}: has a key `{taken[0]}`, the name of another column of the index")
         parent = params.get("zoo::parent")
@@ -227,7 +227,13 @@ class Zoo:
 
     def params(self, model: int | str) -> files.Json:
         """A model's `params.json`."""
-        return files.read_object(self._folder(model) / files.PARAMS, files.LIMITS[files.PARAMS])
+        path = self._folder(model) / files.PARAMS
+        params = files.read_object(path, files.LIMITS[files.PARAMS])
+        try:
+            files.to_json(params)
+        except ValueError:
+            raise ZooError(f"{path}: holds a number that is not finite") from None
+        return params
 
     def results(self, model: int | str) -> list[files.Json]:
         """A model's `result.json`: one object per kept state."""
