@@ -40,11 +40,11 @@ def noise(params: files.Json, epochs: int, seed: int) -> list[dict[str, Array]]:
     return [{p.name: rng.standard_normal(p.shape, np.float32) for p in parameters} for _ in range(epochs)]
 
 
-def write_noise(folder: Path, models: int = 5, epochs: tuple[int, ...] = (0, 2, 4)) -> Path:
-    """A zoo of noise, half of its models with dropout."""
+def write_noise(folder: Path, models: int = 5, epochs: tuple[int, ...] = (0, 2, 4), **changed: object) -> Path:
+    """A zoo of noise, half of its models with dropout; `changed` hyperparameters are those of all models."""
     sums = {}
     for model in range(models):
-        params = params_of(model)
+        params = params_of(model, **changed)
         lines: list[files.Json] = [
             {"training_iteration": e, "train_loss": 2.0, "train_acc": 0.75, "test_loss": 1.5 + model, "test_acc": 0.5}
             | {"val_loss": None, "val_acc": None, "diverged": False}
@@ -59,8 +59,14 @@ def write_noise(folder: Path, models: int = 5, epochs: tuple[int, ...] = (0, 2, 
             sums[f"models/{model:06}/{name}"] = hashlib.sha256(data).hexdigest()
     dataset = {"name": "none", "sha256": "", "shape": [1, 28, 28], "classes": 10}
     dataset |= {"train": 0, "val": 0, "test": 0, "mean": [], "std": []}
-    counts = {"models": models, "states": models * len(epochs), "diverged": 0, "parameters": 2464}
-    record = files.to_json({"format_version": 1, "name": "noise", "dataset": dataset, "fingerprint": "f"} | counts)
+    channels, side = params_of(0, **changed)["model::channels_in"], params_of(0, **changed)["model::i_dim"]
+    dataset["shape"] = [channels, side, side]
+    parameters = sum(p.size for p in architectures.trained(architectures.parameters(params_of(0, **changed))))
+    counts = {"models": models, "states": models * len(epochs), "diverged": 0, "parameters": parameters}
+    parent = changed.get("zoo::parent")
+    twin = {"parent": {"name": parent["zoo"], "fingerprint": "p"}} if isinstance(parent, dict) else {}
+    head = {"format_version": 1, "name": "noise", **twin, "dataset": dataset, "fingerprint": "f"}
+    record = files.to_json(head | counts)
     sums[files.ZOO] = hashlib.sha256(record).hexdigest()
     (folder / files.ZOO).write_bytes(record)
     (folder / files.CHECKSUMS).write_text("".join(f"{sum}  {path}\n" for path, sum in sums.items()))

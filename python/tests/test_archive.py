@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from conftest import binary, write_noise
 
 import modelzoo
-from modelzoo import ZooError
+from modelzoo import ZooError, files
 
 Entry = tuple[tarfile.TarInfo, bytes]
 
@@ -156,6 +158,112 @@ def test_the_checksum_beside_an_archive_counts(noise_zoo: Path, tmp_path: Path) 
             modelzoo.open(archive, cache=tmp_path / "other")
 
 
+FORMS: dict[str, Callable[[str, str], str]] = {
+    "text": lambda sum, path: f"{sum}  {path}\n",
+    "binary": lambda sum, path: f"{sum} *{path}\n",
+    "one space": lambda sum, path: f"{sum} {path}\n",
+    "upper case": lambda sum, path: f"{sum.upper()}  {path}\n",
+    "BSD": lambda sum, path: f"SHA256 ({path}) = {sum}\n",
+    "OpenSSL": lambda sum, path: f"SHA256({path})= {sum.upper()}\n",
+    "below a dot": lambda sum, path: f"{sum}  ./{path}\n",
+    "binary below dots": lambda sum, path: f"{sum} *././/{path}\n",
+    "comments": lambda sum, path: f"# made by hand\n{sum}  {path}\n",
+    "blank lines": lambda sum, path: f"\n{sum}  {path}\n \n\n",
+    "CRLF": lambda sum, path: f"{sum}  {path}\r\n",
+    "CRLF and blank": lambda sum, path: f"\r\nSHA256 (./{path}) = {sum}\r\n\r\n",
+    "indented": lambda sum, path: f" \t{sum}  {path}\n",
+    "twice": lambda sum, path: f"{sum}  {path}\n{sum} *./{path}\n",
+    "escaped": lambda sum, path: f"\\{sum}  {path}\n",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("last", ["\n", ""])
+def test_every_form_of_checksum_files_is_read(noise_zoo: Path, tmp_path: Path, form: str, last: str) -> None:
+    sums = noise_zoo / "SHA256SUMS"
+    lines = [line.split("  ") for line in sums.read_text().splitlines()]
+    sums.write_bytes("".join(FORMS[form](*line) for line in lines).rstrip("\n").encode() + last.encode())
+    assert modelzoo.open(noise_zoo, strict=True).check() == []
+    archive = write(tmp_path / "noise.tar.gz", entries_of(noise_zoo))
+    line = FORMS[form](hashlib.sha256(archive.read_bytes()).hexdigest(), archive.name)
+    (tmp_path / "noise.tar.gz.sha256").write_bytes(line.rstrip("\n").encode() + last.encode())
+    assert len(modelzoo.open(archive, cache=tmp_path / "cache")) == 15
+    target = noise_zoo / "models/000001/params.json"
+    target.write_bytes(target.read_bytes() + b" ")
+    assert [fault.place for fault in modelzoo.open(noise_zoo).check()] == ["models/000001/params.json"]
+    with pytest.raises(ZooError, match="SHA-256"):
+        modelzoo.open(write(tmp_path / "noise.tar.gz", entries_of(noise_zoo)), cache=tmp_path / "cache")
+
+
+def test_names_are_unescaped_as_sha256sum_escapes_them(tmp_path: Path) -> None:
+    names = ["back\\slash", "new\nline", "carriage\rreturn", "plain", " space", "a  b"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"abc")
+    for mode in ("--binary", "--text", "--tag"):
+        done = subprocess.run(["sha256sum", mode, *names], cwd=tmp_path, capture_output=True, check=True)
+        assert set(files.parse_checksums(done.stdout)) == set(names)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["x", "0" * 63 + "  a", "0" * 64 + "a", "g" * 64 + "  a", "MD5 (a) = " + "0" * 32, f"{'0' * 64}  a\n{'1' * 64}  a"],
+)
+def test_what_sha256sum_would_not_check_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match=r"line [12]"):
+        files.parse_checksums(line.encode())
+
+
+def test_a_checksum_file_that_was_made_elsewhere_names_the_archive(noise_zoo: Path, tmp_path: Path) -> None:
+    archive = write(tmp_path / "noise.tar.gz", entries_of(noise_zoo))
+    for line, good in ((f"{hashlib.sha256(archive.read_bytes()).hexdigest()}", True), ("0" * 64, False)):
+        (tmp_path / "noise.tar.gz.sha256").write_text(f"{line}  /data/archives/noise.tar.gz\n")
+        if good:
+            modelzoo.open(archive, cache=tmp_path / "cache")
+        else:
+            with pytest.raises(ZooError, match="download it again"):
+                modelzoo.open(archive, cache=tmp_path / "other")
+
+
+def test_what_file_managers_leave_in_an_archive_is_passed_over(noise_zoo: Path, tmp_path: Path) -> None:
+    entries = entries_of(noise_zoo)
+    left = ["._noise", "noise/._SHA256SUMS", "noise/.DS_Store", "noise/models/000001/._params.json", "__MACOSX/x"]
+    clutter = [file_entry(name, b"\0\5\x16\7") for name in left]
+    archive = write(tmp_path / "noise.tar.gz", [*clutter[:2], *entries, *clutter[2:]])
+    zoo = modelzoo.open(archive, cache=tmp_path / "cache", strict=True)
+    assert not [path for path in zoo.path.rglob("*") if files.is_system_file(path.name)]
+    (zoo.path.parent / ".DS_Store").touch()
+    assert modelzoo.open(archive, cache=tmp_path / "cache").path == zoo.path
+    shutil.rmtree(zoo.path)
+    with pytest.raises(ZooError, match="remove it"):
+        modelzoo.open(archive, cache=tmp_path / "cache")
+
+
+def test_what_a_killed_process_left_is_cleared_and_what_a_living_one_has_is_not(
+    noise_zoo: Path, tmp_path: Path
+) -> None:
+    archive = write(tmp_path / "noise.tar.gz", entries_of(noise_zoo))
+    cache = tmp_path / "cache"
+    program = (
+        "import os, sys, pathlib, modelzoo.files\n"
+        "with modelzoo.files.scratch_folder(pathlib.Path(sys.argv[1]), '.unpacking-') as folder:\n"
+        "    (folder / 'zoo').mkdir()\n"
+        "    print(folder.name, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    cache.mkdir()
+    command = [sys.executable, "-c", program, str(cache)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        name = process.stdout.readline().strip()
+        zoo = modelzoo.open(archive, cache=cache)
+        assert (cache / name / "zoo").exists()
+        process.kill()
+    assert (cache / name / "zoo").exists()
+    shutil.rmtree(zoo.path.parent)
+    modelzoo.open(archive, cache=cache)
+    assert [place.name for place in cache.iterdir()] == [zoo.path.parent.name]
+
+
 def test_packed_by_zoo_pack_whole_and_in_volumes(tmp_path: Path) -> None:
     zoo = write_noise(tmp_path / "noise", models=60)
     subprocess.run([binary("zoo-pack"), zoo, "-o", tmp_path / "noise.tar.gz", "-q"], check=True)
@@ -171,7 +279,21 @@ def test_packed_by_zoo_pack_whole_and_in_volumes(tmp_path: Path) -> None:
     volumes = sorted((tmp_path / "v").glob("*.tar.gz"))
     assert len(volumes) > 1
     assert np.array_equal(modelzoo.open(volumes[1], cache=tmp_path / "cache").weights()[0], expected)
+    base = tmp_path / "v/noise.tar.gz"
+    by_base = modelzoo.open(base, cache=tmp_path / "cache")
+    assert np.array_equal(by_base.weights()[0], expected)
+    unpacked = tmp_path / "unpacked"
+    for volume in volumes:
+        with tarfile.open(volume) as tar:
+            tar.extractall(unpacked, filter="data") if hasattr(tarfile, "data_filter") else tar.extractall(unpacked)
+    together = modelzoo.open(unpacked / "noise", strict=True)
+    assert np.array_equal(together.weights()[0], expected) and together.check() == []
+    pd.testing.assert_frame_equal(together.index, by_base.index)
+    with pytest.raises(ZooError, match="does not exist"):
+        modelzoo.open(tmp_path / "v/nois.tar.gz")
     volumes[0].unlink()
+    with pytest.raises(ZooError, match="is not beside it"):
+        modelzoo.open(base, cache=tmp_path / "fresh")
     with pytest.raises(ZooError, match="is not beside it"):
         modelzoo.open(volumes[1], cache=tmp_path / "fresh")
 

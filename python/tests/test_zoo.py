@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +64,7 @@ def test_weights_of_chosen_states_come_with_their_rows(noise_zoo: Path, tmp_path
     every, _ = zoo.weights()
     choices: tuple[dict[str, Any], ...] = (
         {"split": "train"}, {"epochs": "last"}, {"epochs": 2}, {"epochs": [0, 4]}, {"split": "test", "epochs": [0]},
-        {"rows": zoo.index.sample(frac=0.5, random_state=0)}, {"rows": zoo.index.iloc[::-1]}, {"epochs": 7},
+        {"rows": zoo.index.sample(frac=0.5, random_state=0)}, {"rows": zoo.index.iloc[::-1]}, {"epochs": []},
     )  # fmt: skip
     for options in choices:
         weights, rows = zoo.weights(**options)
@@ -70,8 +73,217 @@ def test_weights_of_chosen_states_come_with_their_rows(noise_zoo: Path, tmp_path
     mapped, _ = zoo.weights(epochs=2, out=tmp_path / "weights.npy")
     assert isinstance(mapped, np.memmap) and np.array_equal(mapped, every[1::3])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["noise", "weights.npy"]
-    with pytest.raises(ValueError, match="own labels"):
-        zoo.weights(rows=zoo.index.iloc[3:].reset_index(drop=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows.sort_values("test_loss", ascending=False),
+        lambda rows: rows.query("epoch > 0 and id != 2"),
+        lambda rows: rows.iloc[3:].reset_index(drop=True),
+        lambda rows: pd.concat([rows.iloc[4:6], rows.iloc[[5, 0, 5]]]),
+        lambda rows: rows.assign(group="a", split="train", id=rows["id"].astype(float)),
+        lambda rows: rows[["epoch", "id"]].set_index(rows["model::nlin"]),
+        lambda rows: rows.merge(pd.DataFrame({"id": [1, 4], "mine": [0.5, 2.0]})),
+        lambda rows: pd.read_csv(io.StringIO(rows.to_csv(index=False))),
+        lambda rows: rows.iloc[:0],
+    ],
+)
+def test_rows_are_known_by_what_they_say(noise_zoo: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    zoo = modelzoo.open(noise_zoo)
+    every, _ = zoo.weights()
+    given = change(zoo.index)
+    weights, rows = zoo.weights(rows=given)
+    assert np.array_equal(weights, every[(3 * rows["id"] + rows["epoch"] // 2).to_numpy(int)])
+    assert rows.index.equals(given.index)
+    assert rows["id"].tolist() == given["id"].tolist() and rows["epoch"].tolist() == given["epoch"].tolist()
+    assert set(zoo.index.columns) | set(given.columns) == set(rows.columns)
+    for name in given.columns.difference(zoo.index.columns):
+        assert rows[name].tolist() == given[name].tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda rows: rows.assign(test_acc=rows["test_acc"].where(rows["id"] != 3, 0.25)),
+            "`test_acc` of model 000003",
+        ),
+        (lambda rows: rows.assign(val_acc=0.5), "`val_acc` of model 000000 at epoch 0 is 0.5 in them, nan"),
+        (lambda rows: rows.assign(test_loss=np.nan), "`test_loss`"),
+        (lambda rows: rows.assign(seed=rows["seed"] + 1), "`seed` of model 000000 at epoch 0 is 1 in them, 0"),
+        (lambda rows: rows.assign(**{"model::nlin": "relu"}), "`model::nlin`"),
+        (lambda rows: rows.assign(diverged=True), "`diverged`"),
+        (lambda rows: rows.assign(sparsity_ratio=0.5), "`sparsity_ratio`"),
+        (lambda rows: rows.assign(parent_zoo="noise"), "`parent_zoo`"),
+        (lambda rows: rows.assign(**{"sparsify::method": "magnitude"}), "`sparsify::method`"),
+        (lambda rows: rows.assign(epoch=rows["epoch"] + 1), "no model 0 with a state of epoch 1"),
+        (lambda rows: rows.assign(id=rows["id"] + 5), "no model 5 with a state of epoch 0"),
+        (lambda rows: rows.assign(id="x"), "no model x"),
+        (lambda rows: rows.assign(id=rows["id"] + 0.5), "no model 0.5"),
+        (lambda rows: rows.drop(columns="epoch"), "no column `epoch`"),
+        (lambda rows: rows["id"], "a Series"),
+        (lambda rows: [0, 1], "a list"),
+        (lambda rows: rows["id"] == 3, "a Series"),
+        (lambda rows: pd.concat([rows, rows], axis=1), "a column twice"),
+    ],
+)
+def test_rows_of_another_zoo_are_refused(noise_zoo: Path, change: Callable[[Any], Any], message: str) -> None:
+    zoo = modelzoo.open(noise_zoo)
+    for call in (zoo.weights, zoo.dataset):
+        if call == zoo.dataset:
+            pytest.importorskip("torch")
+        with pytest.raises(ZooError, match=message):
+            call(rows=change(zoo.index))
+
+
+def test_rows_of_a_real_twin_are_refused(real: Path) -> None:
+    whole, twin = (modelzoo.open(real / "zoos" / name) for name in ("small", "small-magnitude-80"))
+    for zoo, other in ((whole, twin), (twin, whole)):
+        rows = other.index[other.index["epoch"] < 2]
+        with pytest.raises(ZooError, match=f"rows are not of {zoo.name}"):
+            zoo.weights(rows=rows)
+        assert len(other.weights(rows=rows)[0]) == len(rows)
+
+
+def test_an_index_that_was_sorted_still_names_its_states(noise_zoo: Path) -> None:
+    zoo = modelzoo.open(noise_zoo)
+    every, rows = zoo.weights()
+    zoo.index = zoo.index.sort_values(["epoch", "id"])
+    for options in ({}, {"epochs": 2}, {"rows": zoo.index.head(4)}):
+        weights, chosen = zoo.weights(**options)
+        assert np.array_equal(weights, every[chosen.index])
+        assert chosen["test_loss"].equals(rows["test_loss"].loc[chosen.index])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 99}, "no model of noise has a state of epoch 99; kept are 0, 2, 4"),
+        ({"epochs": [2, 3]}, "epoch 3;"),
+        ({"epochs": range(5)}, "epoch 1, 3;"),
+        ({"epochs": np.array([4, 6])}, "epoch 6;"),
+        ({"epochs": -1}, "epoch -1;"),
+        ({"epochs": 5, "split": "train"}, "split train"),
+        ({"epochs": 2.5}, "whole numbers"),
+        ({"epochs": ["2"]}, "whole numbers"),
+        ({"epochs": [[2]]}, "whole numbers"),
+        ({"epochs": True}, "whole numbers"),
+        ({"epochs": float("nan")}, "whole numbers"),
+        ({"epochs": "first"}, "'first'"),
+        ({"split": "validation"}, "'validation'"),
+        ({"layout": "matrix"}, "layout must be"),
+        ({"rows": pd.DataFrame({"id": [0], "epoch": [0]}), "epochs": 0}, "in the place of"),
+        ({"rows": pd.DataFrame({"id": [0], "epoch": [0]}), "split": "train"}, "in the place of"),
+    ],
+)
+def test_a_choice_that_no_state_meets_is_an_error(noise_zoo: Path, options: dict[str, Any], message: str) -> None:
+    zoo = modelzoo.open(noise_zoo)
+    with pytest.raises(ZooError, match=message):
+        zoo.weights(**options)
+    if "layout" not in options:
+        pytest.importorskip("torch")
+        with pytest.raises(ZooError, match=message):
+            zoo.dataset(**options)
+
+
+def test_models_that_lack_an_epoch_are_left_out_of_it(noise_zoo: Path) -> None:
+    result = noise_zoo / "models/000002/result.json"
+    result.write_text("".join(result.read_text().splitlines(keepends=True)[:2]))
+    zoo, _ = opened(noise_zoo)
+    assert zoo.weights(epochs=[2, 4])[1].groupby("epoch")["id"].apply(list).to_dict() == {
+        2: [0, 1, 2, 3, 4], 4: [0, 1, 3, 4],
+    }  # fmt: skip
+    assert len(zoo.weights(epochs=np.int64(4))[0]) == 4 and len(zoo.weights(epochs={2})[0]) == 5
+
+
+@pytest.mark.parametrize("model", [77, "77", "x", "\u0661", 1.0, True, None, -1])
+def test_a_model_that_is_not_there_is_an_error(noise_zoo: Path, model: Any) -> None:
+    zoo = modelzoo.open(noise_zoo)
+    for call in (zoo.states, zoo.params, zoo.results, zoo.parameters if model is not None else zoo.states):
+        with pytest.raises(ZooError):
+            call(model)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.5, 0.6, -0.1), (1, 1, 1), (float("nan"), 0.5, 0.5)])
+def test_shares_that_are_none_are_refused(noise_zoo: Path, shares: tuple[float, ...]) -> None:
+    with pytest.raises(ZooError, match="add up to 1"):
+        modelzoo.open(noise_zoo, shares=shares)
+
+
+VALUES: dict[str, list[Any]] = {
+    "own::integer": [1, None, 2**53 + 1, 4, -5],
+    "own::large": [2**64 - 1, None, 2**63, 0, 1],
+    "own::unsigned": [2**63, 2**63 + 1, 3, 4, 5],
+    "own::mixed": [1, 0.5, None, 2, 3],
+    "own::truth": [True, None, False, True, True],
+    "own::all": [True, False, True, False, True],
+    "own::word": [None, "a", "ü", None, "b"],
+    "own::late": [None, None, None, None, 7],
+    "own::list": [[1, "ü"], None, [], [0.5], None],
+    "optim::wd": [0, 0, 0, 0, 1],
+    "split": ["a", "b", None, "c", "d"],
+}
+
+
+def write_values(zoo: Path, values: dict[str, list[Any]]) -> None:
+    for model in range(5):
+        path = zoo / f"models/{model:06}/params.json"
+        given = {key: column[model] for key, column in values.items() if column[model] is not None}
+        path.write_text(json.dumps(json.loads(path.read_text()) | given))
+
+
+def check_values(index: pd.DataFrame) -> None:
+    rows = index[index["epoch"] == 0]
+    for key, column in VALUES.items():
+        found = rows["params::split" if key == "split" else key]
+        texts = [json.dumps(v, separators=(",", ":"), ensure_ascii=False) if isinstance(v, list) else v for v in column]
+        assert [None if pd.isna(value) else value for value in found] == texts, key
+    kinds = {"own::integer": "Int64", "own::large": "UInt64", "own::unsigned": "uint64", "own::mixed": "float64"}
+    kinds |= {"own::truth": "boolean", "own::all": "bool", "optim::wd": "float64", "id": "int32"}
+    assert {key: str(index[key].dtype) for key in kinds} == kinds
+
+
+def test_hyperparameters_are_as_they_are_written(noise_zoo: Path, tmp_path: Path) -> None:
+    write_values(noise_zoo, VALUES)
+    zoo = modelzoo.open(noise_zoo, strict=True)
+    check_values(zoo.index)
+    assert np.array_equal(zoo.weights(rows=zoo.index.iloc[::-1])[0], zoo.weights()[0][::-1])
+    frame = zoo.index.drop(columns="split").rename(columns={"params::split": "split"})
+    frame.to_parquet(noise_zoo / "index.parquet")
+    indexed = modelzoo.open(noise_zoo, strict=True)
+    check_values(indexed.index)
+    assert np.array_equal(indexed.weights(rows=zoo.index)[0], zoo.weights()[0])
+
+
+@pytest.mark.parametrize("key", ["id", "epoch", "diverged", "test_acc", "sparsity_ratio", "parent_zoo"])
+def test_a_key_with_the_name_of_a_column_is_a_fault(noise_zoo: Path, key: str) -> None:
+    write_values(noise_zoo, {key: [None, 1, None, None, None]})
+    zoo, faults = opened(noise_zoo)
+    assert zoo.ids == [0, 2, 3, 4] and len(faults) == 1 and f"`{key}`" in str(faults[0])
+
+
+@pytest.mark.parametrize("blank", ["\n", "\n\n\n", " \n", "\r\n"])
+def test_blank_lines_of_results_do_not_count(noise_zoo: Path, blank: str) -> None:
+    path = noise_zoo / "models/000001/result.json"
+    text = path.read_text()
+    path.write_text(blank + text.replace("\n", "\n" + blank))
+    assert len(modelzoo.open(noise_zoo, strict=True)) == 15
+
+
+def test_states_of_more_models_than_descriptors_stay_mapped(tmp_path: Path) -> None:
+    write_noise(tmp_path / "many", 100, (0, 1))
+    program = (
+        "import resource, sys, modelzoo\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "zoo = modelzoo.open(sys.argv[1])\n"
+        "states = [zoo.states(model) for model in zoo.ids]\n"
+        "vectors, _ = zoo.weights(epochs=1)\n"
+        "assert all((s['module_list.0.weight'][1].ravel() == v[:200]).all() for s, v in zip(states, vectors))\n"
+        "print(len(states))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "many"], capture_output=True, text=True)
+    assert done.stdout == "100\n", done.stderr
 
 
 def test_few_states_of_many_are_read_from_the_mapped_file(tmp_path: Path) -> None:
@@ -160,6 +372,8 @@ def entry(old: bytes, new: bytes) -> Callable[[Path], None]:
         ("models/000001/params.json", Path.unlink, "No such file"),
         ("models/000001/params.json", lambda p: p.write_text("[" * 100_000), "is not JSON"),
         ("models/000001/params.json", lambda p: p.write_text(" " * (2 << 20)), "larger than"),
+        ("models/000001/params.json", entry(b"0.001", b"1e999"), "not finite"),
+        ("models/000001/params.json", entry(b'"optim::wd": 0.0', b'"optim::wd": NaN'), "not finite"),
         ("models/000001/result.json", lambda p: p.write_text('{"training_iteration": "x"}'), "training_iteration"),
         ("models/000001/result.json", lambda p: p.write_text(p.read_text() * 2), "does not ascend"),
     ],

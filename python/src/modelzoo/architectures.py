@@ -145,6 +145,7 @@ def modules(params: Params) -> list[Named]:
 
     Raises ValueError with the key that is wrong.
     """
+    params = {key: value for key, value in params.items() if value is not None}
     name = params.get("model::type")
     if not isinstance(name, str) or name not in _RECIPES:
         known = ", ".join(sorted(_RECIPES))
@@ -177,6 +178,11 @@ def parameters(params: Params) -> list[Parameter]:
     placed = named(_tensors(modules(params)))
     ordered = sorted(placed, key=lambda parameter: not parameter.is_trained)
     return named((parameter.name, parameter.shape) for parameter in ordered)
+
+
+def trained(layout: Iterable[Parameter]) -> list[Parameter]:
+    """The parameters without running statistics; the last one is the bias of the classes."""
+    return [parameter for parameter in layout if parameter.is_trained]
 
 
 def _tensors(network: Iterable[Named]) -> Iterable[tuple[str, tuple[int, ...]]]:
@@ -215,6 +221,8 @@ def index_dict(layout: Sequence[Parameter]) -> dict[str, list[Any]]:
     described: dict[str, list[Any]] = {
         key: [] for key in ("layer", "idx_start", "idx_length", "kernel_no", "kernel_size", "channels_in")
     }
+    if len(layout) % 2:
+        raise ValueError(f"`{layout[-1].name}` is not weight and bias of a layer")
     for weight, bias in zip(layout[::2], layout[1::2], strict=True):
         numbers = re.findall(r"\d+", weight.name)
         if len(weight.shape) not in (2, 4) or bias.shape != weight.shape[:1] or not numbers:

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
 import zlib
 from pathlib import Path
 from typing import IO, Any, cast
@@ -73,15 +72,28 @@ def unpacked(archive: Path, cache: str | os.PathLike[str] | None = None, limit: 
     home = folder / hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     if not home.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as scratch:
-            _unpack_all(archive, Path(scratch) / "zoo", limit)
+        with files.scratch_folder(folder, ".unpacking-") as scratch:
+            _unpack_all(archive, scratch / "zoo", limit)
             try:
-                os.replace(Path(scratch) / "zoo", home)
+                os.replace(scratch / "zoo", home)
             except OSError:
                 if not home.exists():  # else another process was faster
                     raise
-    (zoo,) = home.iterdir()
-    return zoo
+    zoos = [place for place in home.iterdir() if not files.is_system_file(place.name)]
+    if len(zoos) != 1:
+        raise ZooError(f"{home}: is not the one unpacked zoo that it was: remove it")
+    return zoos[0]
+
+
+def volumes_of(archive: Path) -> list[Path]:
+    """The volumes that lie where the archive `NAME.tar.gz` would, sorted by their numbers."""
+    stem = archive.name.removesuffix(".tar.gz")
+    found: list[tuple[int, int, Path]] = []
+    for place in archive.parent.iterdir() if archive.parent.is_dir() else ():
+        numbers = re.fullmatch(re.escape(stem) + r"\.(\d{1,6})-of-(\d{1,6})\.tar\.gz", place.name, re.ASCII)
+        if numbers and place.is_file():
+            found.append((int(numbers[2]), int(numbers[1]), place))
+    return [place for _, _, place in sorted(found)]
 
 
 def _cache() -> Path:
@@ -131,9 +143,11 @@ def _check_sum_beside(archive: Path) -> None:
     if not beside.exists():
         return
     try:
-        expected = files.parse_checksums(files.read_limited(beside, 1 << 20)).get(archive.name)
+        listed = files.parse_checksums(files.read_limited(beside, 1 << 20))
     except ValueError as error:
         raise ZooError(f"{beside}: {error}") from error
+    # It may have been made where the archive had another folder.
+    expected = {path.rpartition("/")[2]: checksum for path, checksum in listed.items()}.get(archive.name)
     if expected is None:
         raise ZooError(f"{beside}: does not list {archive.name}")
     if files.sha256_file(archive) != expected:
@@ -146,6 +160,8 @@ def _entries(tar: tarfile.TarFile, target: Path) -> Path:
     seen: set[str] = set()
 
     for entry in tar:
+        if files.is_in_system_folder(entry.name):
+            continue
         name, _, path = entry.name.partition("/")
         if not files.is_zoo_file(path):
             raise ZooError(f"its entry {entry.name!r} is no file of a zoo")

@@ -21,6 +21,8 @@ from .states import Array
 
 LIMIT = 64 << 20
 """Most bytes of a checkpoint."""
+LOG_ALPHA = 3.0
+"""From this log alpha on, variational dropout evaluates a weight as zero."""
 _PICKLE_LIMIT = 1 << 20
 
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
@@ -83,8 +85,10 @@ def load(content: bytes) -> dict[str, torch.Tensor]:
 def to_state(tensors: Mapping[str, torch.Tensor], parameters: Sequence[Parameter]) -> dict[str, Array]:
     """The parameters of a network, which the tensors must be, all of them and nothing else.
 
-    Raises ValueError with the tensor that is wrong.
+    The count of batches that PyTorch's batch normalisations keep is no part of a state. Raises ValueError with the
+    tensor that is wrong.
     """
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
     for parameter in parameters:
         tensor = tensors.get(parameter.name)
         if tensor is None:
@@ -96,6 +100,26 @@ def to_state(tensors: Mapping[str, torch.Tensor], parameters: Sequence[Parameter
         stray = sorted(set(tensors) - {p.name for p in parameters})[0]
         raise ValueError(f"has a tensor `{stray}` that its network does not have")
     return {p.name: np.ascontiguousarray(tensors[p.name].detach().numpy()) for p in parameters}
+
+
+def without_noise(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], bool]:
+    """The network that a checkpoint of variational dropout evaluates, and whether it was one.
+
+    Beside `weight` and `bias` such a checkpoint holds `log_sigma2` and `log_sigma2_bias`, the logarithms of their
+    noise's variance. Where log alpha = log sigma^2 - 2 log |w| is 3 or more, the published code evaluates zeros.
+
+    Raises ValueError with the tensor that is wrong.
+    """
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith((".log_sigma2", ".log_sigma2_bias"))}
+    for name in tensors.keys() - kept.keys():
+        layer, _, noise = name.rpartition(".")
+        place = f"{layer}.{'bias' if noise.endswith('_bias') else 'weight'}"
+        values, log_sigma2 = kept.get(place), tensors[name]
+        if values is None or values.shape != log_sigma2.shape or not log_sigma2.is_floating_point():
+            raise ValueError(f"tensor `{name}` does not belong to a `{place}` of its shape")
+        log_alpha = log_sigma2 - 2 * torch.log(values.detach().abs() + 1e-15)
+        kept[place] = torch.where(log_alpha >= LOG_ALPHA, torch.zeros_like(values), values)
+    return kept, len(kept) < len(tensors)
 
 
 def dump(state: Mapping[str, Array]) -> bytes:

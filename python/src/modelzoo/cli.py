@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import signal
 import sys
 import time
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument("--data", type=Path, metavar="FILE", help="prepared dataset, for all facts about the images")
     bring.add_argument(
         *("--set", "-s"), action="append", default=[], type=_assignment, metavar="KEY=VALUE",
-        help="a hyperparameter for models whose params.json lacks it",
+        help="a hyperparameter for models whose params.json lacks it or holds null",
     )  # fmt: skip
 
     send = commands.add_parser("export", parents=[common], help="a zoo to the published collection's layout")
@@ -118,24 +119,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         done = _import(args) if args.command == "import" else _export(args)
     except KeyboardInterrupt:
-        print("modelzoo: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        print("modelzoo: PyTorch is needed for this: pip install torch", file=sys.stderr)
-        return 1
-    except ZooError as error:
-        print(f"modelzoo: {escaped(str(error))}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"modelzoo: {error}", file=sys.stderr)
-        return 1
+        return _failed("interrupted; the same command goes on where it stopped", 130, args.json)
+    except Exception as error:
+        return _failed(_sentence(error), 1, args.json)
     if args.json:
         print(json.dumps(done))
     elif not args.quiet:
-        print(", ".join(f"{key} {value}" for key, value in done.items()), file=sys.stderr)
+        print(escaped(", ".join(f"{key} {value}" for key, value in done.items())), file=sys.stderr)
     return 0
+
+
+def _failed(message: str, code: int, as_json: bool) -> int:
+    """Says why nothing came of it; the exit code."""
+    print(f"modelzoo: {escaped(message)}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": message}))
+    return code
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ZooError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        return "PyTorch is needed for this: pip install torch"
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":

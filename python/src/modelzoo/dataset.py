@@ -29,7 +29,7 @@ class ZooDataset(Dataset[tuple[Any, torch.Tensor]]):
         self.rows = rows
         """The rows of the zoo's index, one per item."""
         self.categories: dict[str, list[str]] = {}
-        """Of each property of words: the words, in the order of their numbers; the same in every split of the zoo."""
+        """Of each property of words: the words, in the order of their numbers, the same in every split; -1 is null."""
         columns = [self._column(rows, index, name) for name in properties]
         stacked = np.stack(columns, axis=1) if columns else np.empty((len(rows), 0), np.float32)
         self.properties = torch.from_numpy(stacked)
@@ -40,12 +40,12 @@ class ZooDataset(Dataset[tuple[Any, torch.Tensor]]):
     def _column(self, rows: pd.DataFrame, index: pd.DataFrame, name: str) -> Any:
         if name == "ggap":
             return (rows["train_acc"] - rows["test_acc"]).to_numpy(np.float32)
-        if name not in rows:
-            raise KeyError(f"{name!r} is no column of the index; there are ggap, {', '.join(rows.columns)}")
         if pd.api.types.is_numeric_dtype(rows[name]):
-            return rows[name].to_numpy(np.float32)
-        self.categories[name] = sorted({str(word) for word in index[name].dropna()})
-        return pd.Categorical(rows[name], self.categories[name]).codes.astype(np.float32)
+            return rows[name].to_numpy(np.float32, na_value=np.nan)
+        every = index[name] if name in index else rows[name]
+        self.categories[name] = sorted({str(word) for word in every.dropna()} | {str(w) for w in rows[name].dropna()})
+        words = rows[name].astype(object).map(str, na_action="ignore")
+        return pd.Categorical(words, self.categories[name]).codes.astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.rows)

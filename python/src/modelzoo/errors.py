@@ -10,6 +10,16 @@ class ZooError(Exception):
     """A file is not what it should be. The message names the file, the fault and the remedy."""
 
 
+class ArgumentError(ZooError, ValueError):
+    """An argument chooses what no zoo has, or contradicts another one."""
+
+
+class MissingError(ZooError, KeyError):
+    """A model, epoch or column was asked for that the zoo does not have."""
+
+    __str__ = Exception.__str__  # A KeyError's message is its representation.
+
+
 class FaultWarning(UserWarning):
     """Something of a zoo was skipped, and the rest was read."""
 

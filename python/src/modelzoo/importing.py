@@ -19,7 +19,7 @@ from .errors import Fault, ZooError, escaped
 from .prepared import Prepared
 from .source import Source, open_source
 from .states import to_bytes
-from .zoo import METRICS
+from .zoo import METRICS, RESERVED
 
 #: What no published zoo says; recorded in `zoo.json`.
 UNKNOWN = ("order of the training data", "dropout masks", "version of the trainer")
@@ -64,40 +64,17 @@ def import_zoo(
     Faulty models and states are skipped and returned. Interrupted, the same call goes on where it stopped.
     """
     if (target / files.ZOO).exists():
+        shutil.rmtree(target / _WORK, ignore_errors=True)
         raise ZooError(f"{target}: is a finished zoo: remove it, or import to another place")
     name = files.check_zoo_name(options.name or target.resolve().name)
     reader = open_source(source)
-    work = target / _WORK
-    _claim(target, work, source, options)
-    importer = _Importer(reader, target, work, options)
-    folders = reader.models()
-    if len(folders) > 1_000_000:
-        raise ZooError(f"{source}: has {len(folders)} models; a zoo has a million at most")
-    outcome = Outcome()
-    for done, (model, folder) in enumerate(importer.numbered(folders)):
-        progress(done, len(folders))
-        importer.model(model, folder, outcome)
-        if outcome.faults and options.strict:
-            raise ZooError(f"{source}: {outcome.faults[0]}")
-    progress(len(folders), len(folders))
-    if outcome.models == 0:
-        first = f"; the first: {outcome.faults[0]}" if outcome.faults else ""
-        raise ZooError(f"{source}: none of its {len(folders)} models can be imported{first}")
-    importer.finish(name, source, outcome)
-    shutil.rmtree(work)
-    return outcome
-
-
-def _claim(target: Path, work: Path, source: Path, options: Options) -> None:
-    """Makes the target, or takes it up again if it is of the same import."""
     status = source.stat()
-    stamp = {"source": str(source.resolve()), "size": status.st_size, "mtime": status.st_mtime_ns}
-    claim = files.to_json({**stamp, "options": repr(options)})
-    ours = (work / "source.json").exists() and (work / "source.json").read_bytes() == claim
-    if target.exists() and any(target.iterdir()) and not ours:
-        raise ZooError(f"{target}: is not empty, and not an interrupted import of the same source: remove it")
-    work.mkdir(parents=True, exist_ok=True)
-    files.write_atomic(work / "source.json", claim)
+    stamp = {"source": escaped(str(source.resolve())), "size": status.st_size, "mtime": status.st_mtime_ns}
+    claim = files.to_json({**stamp, "options": escaped(repr(options))})
+    outputs = ("models", files.CHECKSUMS)
+    with files.resumable(target, _WORK, claim, "import of the same source", outputs) as work:
+        importer = _Importer(reader, target, work, options)
+        return importer.all(name, source, progress)
 
 
 class _Importer:
@@ -112,16 +89,37 @@ class _Importer:
         self.grid: dict[str, set[Any]] = {}
         self.sums: dict[str, str] = {}
 
+    def all(self, name: str, source: Path, progress: Callable[[int, int], None]) -> Outcome:
+        """Imports every model, and what belongs to the zoo."""
+        folders = self.source.models()
+        if len(folders) > 1_000_000:
+            raise ZooError(f"{source}: has {len(folders)} models; a zoo has a million at most")
+        outcome = Outcome()
+        for done, (model, folder) in enumerate(self.numbered(folders)):
+            progress(done, len(folders))
+            self.model(model, folder, outcome)
+            if outcome.faults and self.options.strict:
+                raise ZooError(f"{source}: {outcome.faults[0]}")
+        progress(len(folders), len(folders))
+        if outcome.models == 0:
+            first = f"; the first: {outcome.faults[0]}" if outcome.faults else ""
+            raise ZooError(f"{source}: none of its {len(folders)} models can be imported{first}")
+        self.finish(name, source, outcome)
+        return outcome
+
     def _own_record(self) -> files.Json | None:
         """The `zoo.json` and checksums of a zoo that was exported from here."""
         base = f"{self.source.root()}/" if self.source.root() else ""
         try:
             record = self.source.read(base + files.ZOO, files.LIMITS[files.ZOO])
             sums = self.source.read(base + files.CHECKSUMS, files.LIMITS[files.CHECKSUMS])
-            if record is None or sums is None:
+            if record is None:
                 return None
-            return files.parse_object(record) | {"_sums": files.parse_checksums(sums)}
-        except ValueError:
+            own = files.parse_object(record)
+            files.check_record(own)
+            files.to_json(own)  # Which raises ValueError for numbers that are not finite.
+            return own | {"_sums": files.parse_checksums(sums or b"")}
+        except (ValueError, ZooError):
             return None
 
     def numbered(self, folders: Sequence[str]) -> list[tuple[int, str]]:
@@ -134,17 +132,18 @@ class _Importer:
     def model(self, model: int, folder: str, outcome: Outcome) -> None:
         """Imports a model, or takes over what an earlier run imported, and counts it."""
         kept = self.work / f"{model:06}.json"
-        if not kept.exists():
+        if kept.exists():
+            notes = files.parse_object(kept.read_bytes())
+        else:
             faults: list[Fault] = []
             try:
-                imported = self._import(model, folder, faults)
+                notes = self._import(model, folder, faults)
             except ValueError as error:
-                imported = None
+                notes = {"states": 0}
                 faults.append(Fault(folder, str(error)))
-            notes = {"faults": [[f.place, f.message] for f in faults], **(imported or {"states": 0})}
-            files.write_atomic(kept, files.to_json(notes))
-        notes = files.parse_object(kept.read_bytes())
-        outcome.faults += [Fault(place, message) for place, message in notes["faults"]]
+            outcome.faults += faults
+            if not faults:  # What is faulty may be mended before an interrupted import goes on.
+                files.write_atomic(kept, files.to_json(notes))
         if notes["states"] == 0:
             return
         outcome.models += 1
@@ -176,19 +175,29 @@ class _Importer:
         """
         config = self._json(folder, files.PARAMS)
         own = config.get(published.OWN_PARAMS)
-        params = published.to_params(config, self.options.missing)
-        states, network = self._states(folder, params, faults)
+        if self.own is not None and isinstance(own, dict):
+            files.to_json(own)  # Which raises ValueError for numbers that are not finite.
+            if taken := sorted(own.keys() & RESERVED):
+                raise ValueError(f"has a key `{taken[0]}`, the name of another column of the index")
+            params = {**own, "zoo::id": f"{model:06}"}
+        else:
+            own = None
+            params = {"zoo::id": f"{model:06}", **published.to_params(config, self.options.missing)}
+        states, network, sparse = self._states(folder, params, faults)
         if not states:
             raise ValueError("has no state that can be read")
-        params |= {"model::o_dim": network[-1].size}
+        if own is None:
+            params["model::o_dim"] = architectures.trained(network)[-1].size
+            params |= {"imported::directory": escaped(folder.rpartition("/")[2]), "imported::params": config}
+        elif architectures.is_known(params.get("model::type")) and architectures.parameters(params) != network:
+            raise ValueError(f"has a `model::o_dim` of {params.get('model::o_dim')!r}, which is not its network's")
         self._check_alike(params, network)
-        if self.own is not None and isinstance(own, dict):
-            kept = {"zoo::id": f"{model:06}", "optim::momentum": own.get("optim::momentum", 0.0)}
-            params = {**own, **params, **kept}
-        else:
-            params = {"zoo::id": f"{model:06}", **params}
-            params |= {"imported::directory": folder.rpartition("/")[2], "imported::params": config}
         lines = self._lines(folder, states, faults)
+        if sparse:
+            weights = [p.name for p in network if p.name.endswith(".weight")]
+            for line, state in zip(lines, states.values(), strict=True):
+                zeros = sum(int((state[name] == 0).sum()) for name in weights)
+                line["sparsity_ratio"] = zeros / sum(state[name].size for name in weights)
         content = {
             files.PARAMS: _params_json(params),
             files.RESULT: files.to_json_lines(lines),
@@ -200,8 +209,8 @@ class _Importer:
 
     def _states(
         self, folder: str, params: files.Json, faults: list[Fault]
-    ) -> tuple[dict[int, dict[str, Any]], list[architectures.Parameter]]:
-        """The states by epoch, ascending, and the network's parameters."""
+    ) -> tuple[dict[int, dict[str, Any]], list[architectures.Parameter], bool]:
+        """The states by epoch, ascending, the network's parameters, and whether variational dropout trained it."""
         paths: dict[int, str] = {}
         for name in self.source.files(folder):
             match = published.CHECKPOINT.fullmatch(name)
@@ -209,21 +218,26 @@ class _Importer:
                 paths.setdefault(int(match[1]), name)
         states: dict[int, dict[str, Any]] = {}
         network: list[architectures.Parameter] = []
+        sparse = False
         for epoch, name in sorted(paths.items()):
             try:
                 content = self.source.read(f"{folder}/{name}", checkpoint.LIMIT)
-                tensors = checkpoint.load(content or b"")
+                tensors, noisy = checkpoint.without_noise(checkpoint.load(content or b""))
+                sparse |= noisy
                 if not network:
                     network = _network(params, tensors)
                 states[epoch] = checkpoint.to_state(tensors, network)
             except ValueError as error:
                 faults.append(Fault(f"{folder}/{name}", str(error)))
-        return states, network
+        return states, network, sparse
 
     def _check_alike(self, params: files.Json, network: Sequence[architectures.Parameter]) -> None:
         """All models of a zoo take the same images and have as many parameters."""
-        shape = {key: params[key] for key in ("model::channels_in", "model::i_dim", "model::o_dim")}
-        shape["parameters"] = network[-1].stop
+        shape = {key: params.get(key) for key in ("model::channels_in", "model::i_dim", "model::o_dim")}
+        for key, value in shape.items():
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ValueError(f"`{key}` is {value!r}, expected a number")
+        shape["parameters"] = sum(parameter.size for parameter in architectures.trained(network))
         kept = self.work / "shape.json"
         if self.prepared is not None:
             images = [params["model::channels_in"], params["model::i_dim"], params["model::i_dim"]]
@@ -238,10 +252,12 @@ class _Importer:
     def _lines(self, folder: str, epochs: Mapping[int, Mapping[str, Any]], faults: list[Fault]) -> list[files.Json]:
         """A line per state."""
         content = self.source.read(f"{folder}/{files.RESULT}", 1 << 30)
+        skipped: list[str] = []
         try:
-            lines = published.to_lines(content or b"")
+            lines = published.to_lines(content or b"", skipped)
         except ValueError as error:
             raise ValueError(f"{files.RESULT} {error}") from error
+        faults += (Fault(f"{folder}/{files.RESULT}", message) for message in skipped)
         reported = {fault.place for fault in faults}
         lost = [e for e, line in lines.items() if e not in epochs and any(line[key] is not None for key in METRICS)]
         lost = [e for e in lost if not any(p.startswith(f"{folder}/checkpoint_{e:06}/") for p in reported)]
@@ -274,11 +290,11 @@ class _Importer:
         assert self.first is not None
         shape = files.parse_object((self.work / "shape.json").read_bytes())
         counts = {"models": outcome.models, "states": outcome.states, "diverged": outcome.diverged}
-        record = self._restored(counts) or self._record(name, source, shape, counts, outcome.faults)
+        own = self._restored({**counts, "parameters": shape["parameters"]})
+        record = own or self._record(name, source, shape, counts, outcome.faults)
         content = files.to_json(record)
         sums = dict(sorted(self.sums.items())) | {files.ZOO: hashlib.sha256(content).hexdigest()}
-        listed = "".join(f"{sum}  {path}\n" for path, sum in sums.items())
-        files.write_atomic(self.target / files.CHECKSUMS, listed.encode())
+        files.write_atomic(self.target / files.CHECKSUMS, files.to_checksums(sums))
         files.write_atomic(self.target / files.ZOO, content)
 
     def _restored(self, counts: Mapping[str, int]) -> files.Json | None:
@@ -306,7 +322,8 @@ class _Importer:
         if self.options.dataset is not None:
             dataset["name"] = self.options.dataset
         skipped = [[escaped(f.place), escaped(f.message)] for f in faults[:_SHOWN_FAULTS]]
-        imported: files.Json = {"layout": "ModelZooDataset", "source": source.resolve().name, "unknown": list(UNKNOWN)}
+        where = escaped(source.resolve().name)
+        imported: files.Json = {"layout": "ModelZooDataset", "source": where, "unknown": list(UNKNOWN)}
         imported |= {"given": dict(self.options.missing), "faults": len(faults), "skipped": skipped}
         record: files.Json = {"format_version": files.FORMAT_VERSION, "name": name}
         record |= {"description": self.options.description, "license": self.options.license}
@@ -334,20 +351,31 @@ class _Importer:
         train = {"epochs": "training::epochs_train", "batch-size": "training::batchsize"}
 
         def values(keys: Mapping[str, str]) -> files.Json:
-            return {name: sorted(self.grid[key]) for name, key in keys.items() if key in self.grid}
+            return {name: _sorted(self.grid[key]) for name, key in keys.items() if key in self.grid}
 
-        types = sorted(self.grid["model::type"])
+        types = _sorted(self.grid["model::type"])
         single = {key: found[0] if len(found) == 1 else found for key, found in values(train).items()}
         return {"model": {"architecture": types[0]}, "grid": values(grid), "train": single}
 
 
+def _sorted(values: set[Any]) -> list[Any]:
+    """Numbers, then words."""
+    return sorted(values, key=lambda value: (isinstance(value, str), value if value is not None else 0))
+
+
 def _network(params: files.Json, tensors: Mapping[str, Any]) -> list[architectures.Parameter]:
-    """The network's parameters; the last bias tells the number of classes, which some configurations get wrong."""
-    guess = architectures.parameters(params | {"model::o_dim": 1})
-    last = tensors.get(guess[-1].name)
-    if last is None or last.dim() != 1 or not 1 <= len(last) <= 65_536:
-        raise ValueError(f"has no tensor `{guess[-1].name}` with a number per class")
-    return architectures.parameters(params | {"model::o_dim": len(last)})
+    """The network's parameters.
+
+    Its last bias tells the number of classes, which some configurations get wrong. An architecture that is not known
+    here is what the checkpoint holds.
+    """
+    if not architectures.is_known(params.get("model::type")):
+        return architectures.named((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+    last = architectures.trained(architectures.parameters(params | {"model::o_dim": 1}))[-1].name
+    bias = tensors.get(last)
+    if bias is None or bias.dim() != 1 or not 1 <= len(bias) <= 65_536:
+        raise ValueError(f"has no tensor `{last}` with a number per class")
+    return architectures.parameters(params | {"model::o_dim": len(bias)})
 
 
 def _params_json(params: files.Json) -> bytes:

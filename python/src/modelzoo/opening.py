@@ -19,7 +19,7 @@ def open(
     cache: str | os.PathLike[str] | None = None,
     limit: int | None = None,
 ) -> Zoo:
-    """Opens a zoo: its directory, or its archive (`NAME.tar.gz`, or any volume of it with the others beside it).
+    """Opens a zoo: its directory, or its archive (`NAME.tar.gz`, which may lie there in volumes, or any one of them).
 
     `shares` of the models are the splits train, val and test, drawn with `seed`. Faulty models and states are
     skipped with a `FaultWarning` and listed in `Zoo.faults`; with `strict` they are a `ZooError`.
@@ -29,6 +29,7 @@ def open(
     least 1 GiB). One that fails any check is refused.
     """
     place = Path(path)
-    if place.is_file():
-        place = archive.unpacked(place, cache, limit)
+    volumes = [place] if place.exists() else archive.volumes_of(place)
+    if volumes and volumes[0].is_file():
+        place = archive.unpacked(volumes[0], cache, limit)
     return Zoo(place, shares, seed, strict)

@@ -42,6 +42,8 @@ class Prepared:
         """Name of the dataset."""
         self.class_names: list[str] = json.loads(self._metadata["class_names"])
         """One name per class."""
+        self.sources: dict[str, str] = json.loads(self._metadata.get("sources", "{}"))
+        """What it was made of: SHA-256 by file name."""
         self.mean = np.asarray(json.loads(self._metadata["mean"]), np.float64)
         """Per channel, of pixel / 255."""
         self.std = np.asarray(json.loads(self._metadata["std"]), np.float64)

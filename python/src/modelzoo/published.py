@@ -7,6 +7,7 @@ A published raw zoo is a folder, or a zip of one, with a folder per model: `para
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -17,8 +18,11 @@ from . import architectures, files
 from .zoo import TWIN_METRICS
 
 #: `model::type` there, by its name here.
-TYPES = {"cnn-s": "CNN", "cnn-m": "CNN3"}
+TYPES = {"cnn-s": "CNN", "cnn-m": "CNN3", "resnet18": "Resnet18"}
+#: Side of the images of those that can be imported.
 SIDES = {"cnn-s": 28, "cnn-m": 32}
+#: What the `model::type` of a twin by variational dropout ends in.
+_SPARSE = "_ARD"
 
 MODEL_PREFIX = "NN_tune_trainable_"
 CHECKPOINT = re.compile(r"checkpoint_0*(\d{1,9})/checkpoints", re.ASCII)
@@ -75,20 +79,27 @@ def to_params(config: Mapping[str, Any], missing: Mapping[str, Any]) -> files.Js
 
     Raises ValueError with the key that is wrong.
     """
-    config = {**missing, **config}
-    types = {theirs: ours for ours, theirs in TYPES.items()} | {ours: ours for ours in TYPES}
-    kind = config.get("model::type")
+    config = {**missing, **{key: value for key, value in config.items() if value is not None}}
+    if config.get("optim::optimizer") == "adam":
+        config.setdefault("optim::momentum", 0)
+    lacking = [key for key in ("model::type", *_HYPERPARAMETERS) if config.get(key) is None]
+    if lacking:
+        named, given = (" ".join(text.format(key) for key in lacking) for text in ("`{}`", "--set '{}=VALUE'"))
+        raise ValueError(f"has no {named.replace(' ', ', ')}: give it with {given}")
+    types = {TYPES[ours]: ours for ours in SIDES} | {ours: ours for ours in SIDES}
+    kind = config["model::type"]
+    sparse = isinstance(kind, str) and kind.endswith(_SPARSE)
+    kind = kind.removesuffix(_SPARSE) if sparse else kind
     if not isinstance(kind, str) or kind not in types:
-        raise ValueError(f"`model::type` is {kind!r}; {', '.join(sorted(types))} can be imported")
+        known = ", ".join(sorted(types))
+        raise ValueError(f"`model::type` is {config['model::type']!r}; {known} can be imported, and {_SPARSE} twins")
     params: files.Json = {"model::type": types[kind]}
     for key, wanted in _HYPERPARAMETERS.items():
-        value = config.get(key, 0 if key == "optim::momentum" and config.get("optim::optimizer") == "adam" else None)
-        if value is None:
-            raise ValueError(f"has no `{key}`: give it with --set '{key}=VALUE'")
+        value = config[key]
         if not isinstance(value, wanted) or isinstance(value, bool) or value not in _WORDS.get(key, (value,)):
             expected = "one of " + ", ".join(_WORDS[key]) if key in _WORDS else "a number"
             raise ValueError(f"`{key}` is {value!r}, expected {expected}")
-        if wanted is not str and not (math.isfinite(value) and 0 <= value < 1 << 63):
+        if wanted is not str and not (math.isfinite(value) and 0 <= value < 1 << 64):
             raise ValueError(f"`{key}` is {value!r}, expected a number from 0 upwards")
         params[key] = float(value) if wanted == (int, float) else value
     if params["optim::optimizer"] == "adam":
@@ -97,23 +108,36 @@ def to_params(config: Mapping[str, Any], missing: Mapping[str, Any]) -> files.Js
         if not 1 <= params[key] <= most:
             raise ValueError(f"`{key}` is {params[key]}, expected 1 to {most}")
     params["model::i_dim"] = SIDES[params["model::type"]]
-    return params
+    return params | ({"sparsify::method": "variational-dropout"} if sparse else {})
 
 
-def to_lines(content: bytes) -> dict[int, files.Json]:
+def to_lines(content: bytes, skipped: list[str] | None = None) -> dict[int, files.Json]:
     """Metrics by epoch, as `result.json` holds them here; of an epoch that was run twice, the later.
 
-    Raises ValueError with the line that is wrong.
+    Lines that are no JSON, as a trial leaves them that is killed while it writes, are left out and added to `skipped`;
+    zeros around a line, which a crashed machine leaves, are not part of it.
+
+    Raises ValueError with the line that says what cannot be.
     """
     lines: dict[int, files.Json] = {}
-    for number, text in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
-        if not text.strip():
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    texts = content.decode("utf-16" if wide else "utf-8", "replace").split("\n")
+    for number, text in enumerate(texts, 1):
+        text = text.strip(" \t\r\0\ufeff")
+        if not text:
+            continue
+        # Older versions of ray tune write infinities as Python prints them.
+        text = re.sub(r"(?<=[:\[ ])(-?)inf(?=[,\]} ])", r"\1Infinity", text)
+        try:
+            line = files.parse_object(text)
+        except ValueError as error:
+            if skipped is not None:
+                what = "is cut short" if number == len(texts) else str(error)
+                skipped.append(f"line {number} {what}: it is left out")
             continue
         try:
-            # Older versions of ray tune write infinities as Python prints them.
-            line = files.parse_object(re.sub(r"(?<=[:\[ ])(-?)inf(?=[,\]} ])", r"\1Infinity", text))
             epoch = line.get("training_iteration")
-            if not isinstance(epoch, int) or not 0 <= epoch < 1 << 31:
+            if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 1 << 31:
                 raise ValueError(f"`training_iteration` is {epoch!r}")
             lines[epoch] = _metrics(line)
         except ValueError as error:
@@ -159,5 +183,6 @@ def _metric(line: Mapping[str, Any], key: str) -> float | None:
 
 
 def dump_line(line: Mapping[str, Any]) -> str:
-    """A line of a published `result.json`."""
-    return json.dumps(line, allow_nan=False) + "\n"
+    """A line of a published `result.json`. A metric that is not known is NaN, with which Python can compute."""
+    numbers = {key: math.nan if line.get(key) is None else line[key] for key in _ORDER}
+    return json.dumps({**line, **numbers}) + "\n"

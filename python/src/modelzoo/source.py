@@ -22,7 +22,7 @@ class Source(Protocol):
         """The folders that hold a `params.json`, sorted."""
 
     def files(self, folder: str) -> list[str]:
-        """The files below a model's folder, relative to it."""
+        """The files below a model's folder, relative to it. Raises ValueError if it cannot be read."""
 
     def read(self, path: str, limit: int) -> bytes | None:
         """A file's bytes, or None if there is none. Raises ValueError if it cannot be read or has more than `limit`."""
@@ -33,6 +33,8 @@ class Source(Protocol):
 
 def open_source(path: Path) -> Source:
     """A folder or a zip."""
+    if (path / files.ZOO).is_file() and (path / "models").is_dir():
+        raise ZooError(f"{path}: is a zoo directory already: there is nothing to import")
     if path.is_dir():
         return _Folder(path)
     if path.is_file():
@@ -53,9 +55,9 @@ def _one_root(where: Path, models: list[str]) -> str:
 class _Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
-        nested = [""] + [f"{e.name}/" for e in sorted(os.scandir(path), key=lambda e: e.name) if _is_folder(e)]
-        found = (f"{n}{e.name}" for n in nested for e in os.scandir(path / n) if _is_folder(e))
-        self._models = sorted(model for model in found if (path / model / files.PARAMS).is_file())
+        nested = ["", *(f"{name}/" for name in _folders(path))]
+        found = (f"{base}{name}" for base in nested for name in _folders(path / base))
+        self._models = sorted(model for model in found if _may_be_file(path / model / files.PARAMS))
         self._root = _one_root(path, self._models)
 
     def models(self) -> list[str]:
@@ -65,12 +67,13 @@ class _Folder:
         return self._root
 
     def files(self, folder: str) -> list[str]:
-        found: list[str] = []
-        for entry in os.scandir(self._path / folder):
-            if _is_folder(entry):
-                found += (f"{entry.name}/{e.name}" for e in os.scandir(entry) if e.is_file(follow_symlinks=False))
-            elif entry.is_file(follow_symlinks=False):
-                found.append(entry.name)
+        place = self._path / folder
+        try:
+            found = [entry.name for entry in os.scandir(place) if entry.is_file(follow_symlinks=False)]
+            for name in _folders(place):
+                found += (f"{name}/{e.name}" for e in os.scandir(place / name) if e.is_file(follow_symlinks=False))
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror}") from error
         return sorted(found)
 
     def read(self, path: str, limit: int) -> bytes | None:
@@ -81,12 +84,27 @@ class _Folder:
             return files.read_limited(place, limit)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror}") from error
         except ZooError as error:
             raise ValueError(str(error).removeprefix(f"{place}: ")) from error
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
+def _folders(path: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without those that file managers made."""
+    try:
+        entries = [e.name for e in os.scandir(path) if e.is_dir(follow_symlinks=False)]
+    except PermissionError:
+        return []
+    return sorted(name for name in entries if not files.is_system_file(name))
+
+
+def _may_be_file(path: Path) -> bool:
+    """Whether there is such a file, or nobody can tell."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True
 
 
 class _Zip:
@@ -110,10 +128,12 @@ class _Zip:
     def _add(self, entry: zipfile.ZipInfo) -> None:
         # `orig_filename` is the name as it stands in the file: `filename` ends at a NUL.
         name = entry.orig_filename
+        if files.is_in_system_folder(name):
+            return
         pieces = name.removesuffix("/").split("/")
         if re.search(r"[\\\0-\x1f]|^[A-Za-z]:", name) or any(piece in ("", ".", "..") for piece in pieces):
             raise ZooError(f"{self._path}: its entry {name!r} leaves its folder: the archive is not read")
-        if entry.is_dir() or name.startswith("__MACOSX/") or stat.S_ISLNK(entry.external_attr >> 16):
+        if entry.is_dir() or stat.S_ISLNK(entry.external_attr >> 16):
             return
         if name in self._entries:
             raise ZooError(f"{self._path}: its entry {name!r} is there twice: the archive is not read")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from .architectures import Parameter, in_forward_order, named
@@ -150,11 +150,15 @@ class StatesFile:
 
     def flat(self) -> list[Array]:
         """The parameters in forward order as read-only arrays (states, scalars) that lie in the mapped file."""
-        with open(self.path, "rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # Python's own maps keep a descriptor each; here the bytes stay mapped after the file is closed.
+        try:
+            with pa.memory_map(os.fsencode(self.path)) as file:
+                mapped = memoryview(file.read_buffer())
+        except (OSError, ValueError) as error:
+            raise ZooError(f"{self.path}: cannot be mapped into memory: {error}") from error
         if len(mapped) < self.layout.file_length:
             raise ZooError(f"{self.path}: was cut short since it was opened")
-        return _flat(self.layout, memoryview(mapped))
+        return _flat(self.layout, mapped)
 
 
 class Reader:
@@ -171,10 +175,13 @@ class Reader:
         if layout is not self._layout:
             self._layout, self._memory = layout, memoryview(bytearray(layout.file_length))
             self._views = _flat(layout, self._memory)
-        with open(states.path, "rb", buffering=0) as file:
-            read = 0
-            while read < layout.file_length and (count := file.readinto(self._memory[read:])):
-                read += count
+        try:
+            with open(states.path, "rb", buffering=0) as file:
+                read = 0
+                while read < layout.file_length and (count := file.readinto(self._memory[read:])):
+                    read += count
+        except OSError as error:
+            raise ZooError(f"{states.path}: cannot be read: {error.strerror}") from error
         if read < layout.file_length:
             raise ZooError(f"{states.path}: was cut short since it was opened")
         return self._views

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from . import architectures, files
 from .architectures import Parameter
-from .errors import Fault, FaultWarning, ZooError, escaped, summary
+from .errors import ArgumentError, Fault, FaultWarning, MissingError, ZooError, escaped, summary
 from .states import Array, Reader, StatesFile
 
 if TYPE_CHECKING:
@@ -28,10 +28,18 @@ if TYPE_CHECKING:
     from .dataset import ZooDataset
 
 Split = Literal["train", "val", "test"]
-Epochs: TypeAlias = int | Collection[int] | Literal["last"] | None
+Epochs: TypeAlias = "int | np.integer[Any] | Collection[int] | Literal['last'] | None"
 
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
 TWIN_METRICS = ("sparsity_ratio", "test_agreement")
+
+#: Columns of the index that no hyperparameter may have the name of.
+RESERVED = {"id", "epoch", "parent_zoo", "diverged", *METRICS, *TWIN_METRICS}
+
+# Hyperparameters that are numbers with a fraction, also where a file has none.
+_FRACTIONS = ("model::dropout", "optim::lr", "optim::wd", "optim::momentum", "sparsify::sparsity", "sparsify::lr")
+
+_NULLABLE = {"bool": pd.BooleanDtype(), "int64": pd.Int64Dtype(), "uint64": pd.UInt64Dtype()}
 
 # Typed by some versions of NumPy only.
 _open_memmap: Any = np.lib.format.open_memmap
@@ -63,13 +71,15 @@ class Zoo:
         self._states: dict[int, StatesFile] = {}
         index = self._read_index()
         index, self._places = self._match(index)
+        self._keys = (index["id"].to_numpy(np.int64) << 31) | index["epoch"].to_numpy(np.int64)
         splits = split_models(index["id"].unique(), shares, seed)
+        index = index.rename(columns={"split": "params::split"})
         split = pd.Categorical(index["id"].map(splits), categories=["train", "val", "test"])
         index.insert(2, "split", pd.Series(split, index=index.index))
         self.index: pd.DataFrame = index
         """One row per model and kept state: `id`, `epoch`, `split`, hyperparameters, metrics, `diverged`."""
         if self.faults and strict:
-            raise ZooError(f"{path}: {len(self.faults)} faults\n{summary(self.faults)}")
+            raise ZooError(f"{path}: {len(self.faults)} faults; the first: {self.faults[0]}")
         if self.faults:
             message = f"{path}: {len(self.faults)} faults, skipped (see .faults):\n{summary(self.faults)}"
             warnings.warn(message, FaultWarning, stacklevel=3)
@@ -127,10 +137,18 @@ class Zoo:
         size = sum(path.stat().st_size for path in paths if path.is_file())
         if 4 * max(1, self.record["parameters"]) * table.metadata.num_rows > size:
             raise ZooError(f"has {table.metadata.num_rows} rows, more than the states files hold")
-        frame: pd.DataFrame = table.read().to_pandas()
+        content = table.read()
+        frame: pd.DataFrame = content.to_pandas()
+        for name in content.column_names:
+            # With nulls, pandas' own types would round large integers.
+            column = content[name]
+            if column.null_count and (kind := _NULLABLE.get(str(column.type))):
+                frame[name] = column.to_pandas(types_mapper=lambda _, kind=kind: kind)
         for key in ("id", "epoch"):
             if frame[key].dtype != np.int32 or (frame[key] < 0).any():
                 raise ZooError(f"its column `{key}` does not hold numbers from 0 upwards")
+        if frame["diverged"].dtype != np.bool_:
+            raise ZooError("its column `diverged` does not hold booleans")
         if frame.duplicated(["id", "epoch"]).any():
             raise ZooError("has a state twice")
         return frame
@@ -138,9 +156,12 @@ class Zoo:
     def _rows(self, model: int) -> list[files.Json]:
         params = self.params(model)
         # Lists are JSON, as in the index of an archive.
-        texts = {k: json.dumps(v, separators=(",", ":")) if isinstance(v, list) else v for k, v in params.items()}
+        texts = {k: _dumped(v) if isinstance(v, list) else v for k, v in params.items()}
         shared: files.Json = {k: v for k, v in texts.items() if isinstance(v, (str, int, float, bool))}
         shared.pop("zoo::id", None)
+        if taken := sorted(shared.keys() & RESERVED):
+            path = self._folder(model) / files.PARAMS
+            raise ZooError(f"{path}: has a key `{taken[0]}`, the name of another column of the index")
         parent = params.get("zoo::parent")
         if isinstance(parent, Mapping):
             shared["parent_zoo"] = parent.get("zoo")
@@ -157,12 +178,13 @@ class Zoo:
         index = index.sort_values(["id", "epoch"], kind="stable", ignore_index=True)
         places = np.full(len(index), -1, np.int64)
         there = {model for model, _ in files.model_folders(self.path)}
+        heads = {head["id"]: head for head in index.drop_duplicates("id").to_dict("records")}
         for label, rows in index.groupby("id").indices.items():
             model = int(str(label))
             place = f"models/{model:06}/{files.STATES}"
             try:
                 states = StatesFile.open(self.path / place)
-                self._check(index.iloc[rows[0]].to_dict(), states)
+                self._check(heads[model], states)
             except (ZooError, ValueError) as error:
                 self._fault(place, error)
                 continue
@@ -185,29 +207,45 @@ class Zoo:
     def _check(self, params: Mapping[Any, Any], states: StatesFile) -> None:
         """A states file against the architecture, if that is known here, and against `zoo.json`."""
         if architectures.is_known(params.get("model::type")):
-            states.check(architectures.parameters({str(key): _plain(value) for key, value in params.items()}))
-        count = sum(parameter.size for parameter in states.layout.parameters if parameter.is_trained)
+            known = {str(key): _plain(value) for key, value in params.items() if not pd.isna(value)}
+            states.check(architectures.parameters(known))
+        count = sum(parameter.size for parameter in architectures.trained(states.layout.parameters))
         if count != self.record["parameters"]:
             raise ValueError(f"has {count} parameters a model, zoo.json says {self.record['parameters']}")
 
     # Single models
 
     def _folder(self, model: int | str) -> Path:
-        return self.path / "models" / f"{int(model):06}"
+        return self.path / "models" / f"{self._id(model):06}"
+
+    def _id(self, model: int | str) -> int:
+        """An id, given as a number or as the name of a model's folder."""
+        digits = isinstance(model, str) and model.isascii() and model.isdecimal()
+        if digits or (isinstance(model, (int, np.integer)) and not isinstance(model, bool)):
+            return int(model)
+        raise MissingError(f"{self.name} has no model {escaped(str(model))} that can be read: ids are whole numbers")
 
     def params(self, model: int | str) -> files.Json:
         """A model's `params.json`."""
-        return files.read_object(self._folder(model) / files.PARAMS, files.LIMITS[files.PARAMS])
+        path = self._folder(model) / files.PARAMS
+        params = files.read_object(path, files.LIMITS[files.PARAMS])
+        try:
+            files.to_json(params)
+        except ValueError:
+            raise ZooError(f"{path}: holds a number that is not finite") from None
+        return params
 
     def results(self, model: int | str) -> list[files.Json]:
         """A model's `result.json`: one object per kept state."""
         path = self._folder(model) / files.RESULT
         lines: list[files.Json] = []
-        for number, text in enumerate(files.read_limited(path, files.LIMITS[files.RESULT]).splitlines(), 1):
+        for number, text in enumerate(files.read_limited(path, files.LIMITS[files.RESULT]).split(b"\n"), 1):
+            if not text.strip():
+                continue
             try:
                 line = files.parse_object(text)
                 epoch = line.get("training_iteration")
-                if not isinstance(epoch, int) or not 0 <= epoch < 1 << 31:
+                if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 1 << 31:
                     raise ValueError(f"`training_iteration` is {epoch!r}")
                 if lines and epoch <= lines[-1]["training_iteration"]:
                     raise ValueError("`training_iteration` does not ascend")
@@ -234,8 +272,14 @@ class Zoo:
 
     @cached_property
     def index_dict(self) -> dict[str, list[Any]]:
-        """Where each layer lies in a vector, as the published collection's `index_dict.json` says it."""
-        return architectures.index_dict(self.parameters())
+        """Where each layer lies in a vector, as the published collection's `index_dict.json` says it.
+
+        A `ZooError` for networks that are more than layers with weights and biases, such as `resnet18`.
+        """
+        try:
+            return architectures.index_dict(self.parameters())
+        except ValueError as error:
+            raise ZooError(f"{self.path}: {error}: no index_dict.json can describe it") from error
 
     def model(self, model: int | str, epoch: int | None = None) -> torch.nn.Module:
         """A model at an epoch, the last one by default, as a PyTorch module in evaluation mode."""
@@ -244,36 +288,94 @@ class Zoo:
         states = self._file(model)
         epoch = states.epochs[-1] if epoch is None else epoch
         if epoch not in states.epochs:
-            raise KeyError(f"model {int(model):06} has no state of epoch {epoch}; it has {list(states.epochs)}")
+            there = _ranges(states.epochs)
+            raise MissingError(f"model {self._id(model):06} has no state of epoch {epoch}; it has {there}")
         place = states.epochs.index(epoch)
         return network.load(self.params(model), {name: tensor[place] for name, tensor in states.map().items()})
 
     def _file(self, model: int | str) -> StatesFile:
         try:
-            return self._states[int(model)]
-        except (KeyError, ValueError):
-            raise KeyError(f"{self.name} has no model {escaped(str(model))} that can be read") from None
+            return self._states[self._id(model)]
+        except KeyError as error:
+            if isinstance(error, MissingError):
+                raise
+            raise MissingError(f"{self.name} has no model {escaped(str(model))} that can be read") from None
 
     # Many states
 
     def select(self, split: Split | None = None, epochs: Epochs = None, diverged: bool = True) -> pd.DataFrame:
-        """Rows of the index: of one split, of some epochs (or every model's last), with or without diverged states."""
+        """Rows of the index: of one split, of some epochs (or every model's last), with or without diverged states.
+
+        Every epoch asked for must be kept by some model of the split; models that lack it are left out.
+        """
         if split is None and epochs is None and diverged:
             return self.index.copy()
         chosen = pd.Series(True, self.index.index)
         if split is not None:
             if split not in ("train", "val", "test"):
-                raise ValueError(f"split is {split!r}, expected train, val or test")
+                raise ArgumentError(f"split is {split!r}, expected train, val or test")
             chosen &= self.index["split"] == split
         if isinstance(epochs, str):
             if epochs != "last":
-                raise ValueError(f"epochs is {epochs!r}, expected numbers or 'last'")
+                raise ArgumentError(f"epochs is {epochs!r}, expected numbers or 'last'")
             chosen &= ~self.index.duplicated("id", keep="last")
         elif epochs is not None:
-            chosen &= self.index["epoch"].isin([epochs] if isinstance(epochs, (int, np.integer)) else list(epochs))
+            wanted = _epochs(epochs)
+            there = self.index["epoch"][chosen] if chosen.any() else self.index["epoch"]
+            lost = sorted(wanted - set(there.tolist()))
+            if lost:
+                models = f"{self.name}, split {split}," if split and chosen.any() else self.name
+                kept = _ranges(there)
+                raise ArgumentError(f"no model of {models} has a state of epoch {_ranges(lost)}; kept are {kept}")
+            chosen &= self.index["epoch"].isin(wanted)
         if not diverged:
             chosen &= ~self.index["diverged"].astype(bool)
         return self.index[chosen]
+
+    def _rows_like(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+        """Rows that a caller gives, completed by the index's columns, and their places in the index.
+
+        They are known by `id` and `epoch`, whatever their order and labels; what else they say must be what the index
+        says, lest they are another zoo's. Columns of the caller's own are kept, and a `split` of the caller's own too.
+        """
+        if not isinstance(rows, pd.DataFrame):
+            raise ArgumentError(f"rows is a {type(rows).__name__}, expected rows of this zoo's index, a DataFrame")
+        if missing := [key for key in ("id", "epoch") if key not in rows]:
+            raise ArgumentError(f"rows have no column `{missing[0]}`: they must be rows of this zoo's index")
+        if not rows.columns.is_unique:
+            raise ArgumentError("rows have a column twice")
+        places = self._rows_of(rows)
+        if (places < 0).any():
+            model, epoch = rows[["id", "epoch"]].iloc[int(np.argmax(places < 0))]
+            raise ArgumentError(f"rows are not of {self.name}: it has no model {model} with a state of epoch {epoch}")
+        found = self.index.loc[places].set_axis(rows.index)
+        for name in rows.columns:
+            if name in ("id", "epoch", "split") or not (name in found or _is_of_twins(name)):
+                continue
+            own = found[name] if name in found else pd.Series(None, rows.index, object)
+            differs = _differs(rows[name], own)
+            if differs.any():
+                row = int(np.argmax(differs))
+                model, epoch = found[["id", "epoch"]].iloc[row]
+                raise ArgumentError(
+                    f"rows are not of {self.name}: `{name}` of model {model:06} at epoch {epoch} is "
+                    f"{rows[name].iloc[row]} in them, {own.iloc[row]} in the index"
+                )
+        for name in rows.columns:
+            if name not in found or name == "split":
+                found[name] = rows[name].array
+        return found, places
+
+    def _rows_of(self, rows: pd.DataFrame) -> NDArray[np.int64]:
+        """Where rows stand in the index as it was opened, by `id` and `epoch`; -1 where they do not."""
+        columns = [pd.to_numeric(rows[key], errors="coerce") for key in ("id", "epoch")]
+        numbers = [column.to_numpy(np.float64, na_value=-1) for column in columns]
+        sound = np.all([(n >= 0) & (n < 1 << 31) & (n == np.floor(n)) for n in numbers], axis=0)
+        model, epoch = (np.where(sound, n, 0).astype(np.int64) for n in numbers)
+        wanted = model << 31 | epoch
+        places = np.searchsorted(self._keys, wanted)
+        sound &= np.append(self._keys, -1)[places] == wanted
+        return np.where(sound, places, -1)
 
     @overload
     def weights(
@@ -334,35 +436,43 @@ class Zoo:
     ) -> tuple[Any, pd.DataFrame]:
         """Weights of many states, and the rows of the index that they belong to, in the same order.
 
-        `split`, `epochs` and `diverged` choose as `select` does; `rows`, any rows of `index`, in their place.
+        `split`, `epochs` and `diverged` choose as `select` does; `rows`, any rows of `index`, in their place: sorted,
+        filtered, repeated, relabelled or with columns added, but not another zoo's.
         As "vector" the weights are one array (rows, parameters), laid out as `parameters` and `index_dict` say;
         as "layers" a dict of arrays (rows, ...), under the first model's parameter names. With `out`, a vector
         array is written to that `.npy` file and mapped from it, so that it need not fit into memory.
         """
         if layout not in ("vector", "layers") or backend not in ("numpy", "torch"):
-            raise ValueError("layout must be vector or layers, backend numpy or torch")
+            raise ArgumentError("layout must be vector or layers, backend numpy or torch")
         if out is not None and layout == "layers":
-            raise ValueError("out goes with layout='vector'")
+            raise ArgumentError("out goes with layout='vector'")
         if rows is None:
             rows = self.select(split, epochs, diverged)
-        elif split is not None or epochs is not None:
-            raise ValueError("rows stands in the place of split and epochs")
+            places = self._rows_of(rows)
+        elif split is not None or epochs is not None or not diverged:
+            raise ArgumentError("rows stands in the place of split, epochs and diverged")
+        else:
+            rows, places = self._rows_like(rows)
         shapes = [(p.name, p.shape, slice(p.start, p.stop)) for p in self.parameters()]
         size, count = shapes[-1][2].stop, len(rows)
         values: Any
         if layout == "layers":
             values = {name: np.empty((count, *shape), np.float32) for name, shape, _ in shapes}
-            self._fill([values[name].reshape(count, -1) for name, _, _ in shapes], rows)
+            self._fill([values[name].reshape(count, -1) for name, _, _ in shapes], places)
         elif out is None:
             values = np.empty((count, size), np.float32)
-            self._fill([values[:, columns] for _, _, columns in shapes], rows)
+            self._fill([values[:, columns] for _, _, columns in shapes], places)
         else:
             path = Path(out)
             temporary = path.with_name(f".{path.name}.tmp")
-            mapped = _open_memmap(temporary, "w+", np.float32, (count, size))
-            self._fill([mapped[:, columns] for _, _, columns in shapes], rows)
-            mapped.flush()
-            os.replace(temporary, path)
+            try:
+                mapped = _open_memmap(temporary, "w+", np.float32, (count, size))
+                self._fill([mapped[:, columns] for _, _, columns in shapes], places)
+                mapped.flush()
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
             values = np.load(path, mmap_mode="c")
         if backend == "torch":
             import torch
@@ -371,13 +481,10 @@ class Zoo:
             values = {k: as_tensor(v) for k, v in values.items()} if layout == "layers" else as_tensor(values)
         return values, rows
 
-    def _fill(self, targets: Sequence[Array], rows: pd.DataFrame) -> None:
-        """Copies the states of `rows` to (rows, scalars) arrays, one per parameter in forward order."""
-        labels = rows.index.to_numpy()
-        ids = rows["id"].to_numpy()
-        if len(labels) and (labels.dtype.kind != "i" or (self.index.loc[labels, "id"] != ids).any()):
-            raise ValueError("rows must be rows of this zoo's index, under their own labels")
-        places = self._places[labels]
+    def _fill(self, targets: Sequence[Array], rows: NDArray[np.int64]) -> None:
+        """Copies the states of these rows of the index to (rows, scalars) arrays, one a parameter in forward order."""
+        ids = self._keys[rows] >> 31
+        places = self._places[rows]
         bounds = np.flatnonzero(np.diff(ids)) + 1
         jumps = np.diff(places) != 1
         runs = list(zip([0, *bounds.tolist()], [*bounds.tolist(), len(ids)], strict=True)) if len(ids) else []
@@ -402,7 +509,7 @@ class Zoo:
         self,
         split: Split | None = None,
         epochs: Epochs = None,
-        properties: Sequence[str] = ("test_acc",),
+        properties: str | Sequence[str] = ("test_acc",),
         layout: Literal["vector", "layers"] = "vector",
         *,
         rows: pd.DataFrame | None = None,
@@ -411,16 +518,23 @@ class Zoo:
     ) -> ZooDataset:
         """States as a `torch.utils.data.Dataset` of (weights, properties).
 
-        `properties` are columns of the index, or "ggap" (train_acc - test_acc). An item is the state's vector (or
-        dict of layers) and a float32 tensor of its properties; a column of words counts as its categories' numbers,
-        which the dataset's `categories` translate. Diverged states are left out unless asked for.
+        `properties` are columns of the index or of `rows`, or "ggap" (train_acc - test_acc). An item is the state's
+        vector (or dict of layers) and a float32 tensor of its properties; a column of words counts as its categories'
+        numbers, which the dataset's `categories` translate. Diverged states are left out unless asked for, by
+        `diverged` or in `rows`.
         """
         from .dataset import ZooDataset
 
         if rows is None:
             rows = self.select(split, epochs, diverged)
         elif split is not None or epochs is not None:
-            raise ValueError("rows stands in the place of split and epochs")
+            raise ArgumentError("rows stands in the place of split and epochs")
+        else:
+            rows, _ = self._rows_like(rows)
+        properties = [properties] if isinstance(properties, str) else list(properties)
+        for name in properties:
+            if name != "ggap" and name not in rows:
+                raise MissingError(f"{name!r} is no column of the index; there are ggap, {', '.join(rows.columns)}")
         weights: Any
         if layout == "layers":
             weights, rows = self.weights(rows=rows, layout="layers", backend="torch")
@@ -475,8 +589,8 @@ def split_models(ids: Collection[int], shares: Sequence[float], seed: int) -> di
     Models are ranked by SHA-256 of "SEED/ID", so that a split depends on the ids alone: twins fall where their
     parents do, and all states of a model into the same split.
     """
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
-        raise ValueError(f"shares are {shares!r}, expected three that add up to 1")
+    if len(shares) != 3 or not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-9):
+        raise ArgumentError(f"shares are {shares!r}, expected three that add up to 1")
     ranked = sorted((int(i) for i in ids), key=lambda i: hashlib.sha256(f"{seed}/{i:06}".encode()).digest())
     first = round(shares[0] * len(ranked))
     second = first + round(shares[1] * len(ranked))
@@ -484,14 +598,82 @@ def split_models(ids: Collection[int], shares: Sequence[float], seed: int) -> di
     return {model: split for split, start, stop in bounds for model in ranked[start:stop]}
 
 
+def _epochs(epochs: int | np.integer[Any] | Collection[int]) -> set[int]:
+    """The epochs that a caller asks for, one or several."""
+    try:
+        listed = list(epochs) if isinstance(epochs, Iterable) else [epochs]
+        wanted = {int(epoch) for epoch in listed}
+        if wanted != set(listed) or any(isinstance(epoch, (bool, np.bool_)) for epoch in listed):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentError(f"epochs is {epochs!r}, expected whole numbers or 'last'") from None
+    return wanted
+
+
+def _ranges(epochs: Collection[int]) -> str:
+    """Epochs in few words: 0 to 25, 30."""
+    numbers = np.unique(np.asarray(list(epochs)))
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1) if len(numbers) else []
+    named = [", ".join(map(str, run)) if len(run) < 3 else f"{run[0]} to {run[-1]}" for run in runs]
+    return ", ".join(named[:10]) + (", ..." if len(named) > 10 else "") or "none"
+
+
+def _is_of_twins(name: object) -> bool:
+    """Whether a column is one that the indices of twins have."""
+    return isinstance(name, str) and (name.startswith("sparsify::") or name in ("parent_zoo", *TWIN_METRICS))
+
+
+def _differs(given: pd.Series[Any], own: pd.Series[Any]) -> NDArray[np.bool_]:
+    """Where two columns have different values; a float may have lost its last digits in a text file."""
+    null = given.isna().to_numpy(), own.isna().to_numpy()
+    kinds = pd.api.types
+    if all(kinds.is_numeric_dtype(c) and not kinds.is_bool_dtype(c) for c in (given, own)) and (
+        kinds.is_float_dtype(given) or kinds.is_float_dtype(own)
+    ):
+        left, right = (column.to_numpy(np.float64, na_value=np.nan) for column in (given, own))
+        same = np.isclose(left, right, rtol=1e-9, atol=0)
+    else:
+        left, right = (column.astype(object).to_numpy() for column in (given, own))
+        known = ~(null[0] | null[1])
+        same = np.zeros(len(left), bool)
+        same[known] = [bool(a == b) for a, b in zip(left[known], right[known], strict=True)]
+    differs: NDArray[np.bool_] = ~(null[0] & null[1]) & (null[0] | null[1] | ~same)
+    return differs
+
+
 def _frame(rows: list[files.Json]) -> pd.DataFrame:
     """Rows as a DataFrame typed as `index.parquet` is."""
-    frame = pd.DataFrame(rows)
-    if not rows:
-        frame = pd.DataFrame({"id": [], "epoch": [], "diverged": []})
     kinds = {"id": "int32", "epoch": "int32", "diverged": "bool"}
+    if not rows:
+        return pd.DataFrame({"id": [], "epoch": [], "diverged": []}).astype(kinds)
+    names = dict.fromkeys(name for row in rows for name in row)
+    # Metrics stand last, and what only later models have before them.
+    last = [name for name in (*METRICS, *TWIN_METRICS, "diverged") if name in names]
+    ordered = [name for name in names if name not in last] + last
+    frame = pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in ordered})
     kinds |= {key: "float64" for key in (*METRICS, *TWIN_METRICS) if key in frame}
+    kinds |= {key: "float64" for key in _FRACTIONS if key in frame and pd.api.types.is_integer_dtype(frame[key])}
     return frame.astype(kinds)
+
+
+def _column(values: list[Any]) -> pd.Series[Any]:
+    """Values as they are written, nulls among them, in the narrowest type that holds them all."""
+    known = [value for value in values if value is not None]
+    kinds, nulls = {type(value) for value in known}, len(known) < len(values)
+    if kinds == {bool}:
+        return pd.Series(values, dtype="boolean" if nulls else "bool")
+    if kinds == {int}:
+        if min(known) >= -(1 << 63) and max(known) < 1 << 63:
+            return pd.Series(values, dtype="Int64" if nulls else "int64")
+        if min(known) >= 0 and max(known) < 1 << 64:
+            return pd.Series(values, dtype="UInt64" if nulls else "uint64")
+    if kinds and kinds <= {int, float} and all(isinstance(v, float) or float(v) == v for v in known):
+        return pd.Series(values, dtype="float64")
+    return pd.Series(values) if kinds == {str} else pd.Series(values, dtype="object")
+
+
+def _dumped(value: list[Any]) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:
