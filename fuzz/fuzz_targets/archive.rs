@@ -1,11 +1,9 @@
-//! Any bytes as an archive, and any bytes as the tar stream of a well-formed one.
+//! Any bytes as an archive, and as the tar stream of a well-formed one.
 #![no_main]
-
-use std::io::Write;
 
 use libfuzzer_sys::fuzz_target;
 use zoo_pack::entries::Entries;
-use zoo_pack::members::{compress_stream, decode};
+use zoo_pack::members::{compress, decode};
 
 fn walk(archive: &[u8]) {
     decode(archive, 1, |decoded| {
@@ -19,8 +17,8 @@ fn walk(archive: &[u8]) {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    walk(bytes);
-    let mut archive = Vec::new();
-    compress_stream(&mut archive, 1, 1, |pieces| pieces.write_all(bytes)).expect("memory does not fail");
-    walk(&archive);
+    match bytes {
+        [0x1f, 0x8b, ..] => walk(bytes),
+        _ => walk(&compress(bytes, 1)),
+    }
 });

@@ -58,19 +58,8 @@ pub fn save(path: &Path, fingerprint: &str, ids: &[ModelId], progress: &Progress
     write_atomic(path, |out| safetensors_file::write(out, &specs, &metadata, data.iter().map(Vec::as_slice)))
 }
 
-/// The saved progress of the cohort `ids`, or `None` if there is none that fits.
+/// The saved progress of the cohort `ids`, or `None` if there is none, or none of it that is whole.
 pub fn load(path: &Path, fingerprint: &str, ids: &[ModelId]) -> Option<Progress> {
-    if !path.exists() {
-        return None;
-    }
-    let loaded = try_load(path, fingerprint, ids);
-    if loaded.is_none() {
-        tracing::warn!("{} is not of this run; its models start over", path.display());
-    }
-    loaded
-}
-
-fn try_load(path: &Path, fingerprint: &str, ids: &[ModelId]) -> Option<Progress> {
     let mut file = TensorFile::open(path).ok()?;
     let header: Header = serde_json::from_str(file.header().metadata.get("progress")?).ok()?;
     let models = ids.len();
@@ -81,19 +70,27 @@ fn try_load(path: &Path, fingerprint: &str, ids: &[ModelId]) -> Option<Progress>
     {
         return None;
     }
-    let moments = file.header().tensors.iter().filter(|t| t.spec.name.starts_with("moment")).count();
-    let is_variational = file.header().tensors.iter().any(|t| t.spec.name == "log_sigma2");
+    let count = |prefix: &str| file.header().tensors.iter().filter(|t| t.spec.name.starts_with(prefix)).count();
+    let (moments, is_variational) = (count("moment"), count("log_sigma2") > 0);
     let mut read = |name: &str| -> Option<Vec<Vec<f64>>> {
-        let values = file.read(name, Dtype::F64).ok()?;
-        let values: Vec<f64> =
-            values.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes"))).collect();
-        Some(values.chunks(values.len() / models).map(<[f64]>::to_vec).collect())
+        let &[rows, length] = file.place(name, Dtype::F64).ok()?.spec.shape.as_slice() else { return None };
+        if rows != models || length == 0 {
+            return None;
+        }
+        let bytes = file.read(name, Dtype::F64).ok()?;
+        let values = bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes")));
+        Some(values.collect::<Vec<f64>>().chunks_exact(length).map(<[f64]>::to_vec).collect())
     };
     let parameters = read("parameters")?;
     let moments: Vec<Vec<Vec<f64>>> = (0..moments).map(|k| read(&format!("moment{k}"))).collect::<Option<_>>()?;
     let log_sigma2 = if is_variational { Some(read("log_sigma2")?) } else { None };
+    let kept = header.lines.first()?.len();
+    let expected = [models, kept, parameters.first()?.len()];
+    if file.place("states", Dtype::F32).ok()?.spec.shape != expected || header.lines.iter().any(|l| l.len() != kept) {
+        return None;
+    }
     let states = to_f32(&file.read("states", Dtype::F32).ok()?);
-    let mut states = states.chunks(parameters[0].len()).map(<[f32]>::to_vec);
+    let mut states = states.chunks_exact(expected[2]).map(<[f32]>::to_vec);
     let snapshots = (0..models).map(|m| Snapshot {
         step: header.steps[m],
         parameters: parameters[m].clone(),
@@ -101,16 +98,19 @@ fn try_load(path: &Path, fingerprint: &str, ids: &[ModelId]) -> Option<Progress>
         log_sigma2: log_sigma2.as_ref().map(|l| l[m].clone()),
     });
     let snapshots = snapshots.collect();
-    let trajectories = header.lines.into_iter().map(|lines| {
-        let states: Vec<Vec<f32>> = states.by_ref().take(lines.len()).collect();
-        (states.len() == lines.len()).then_some(Trajectory { lines, states })
-    });
-    Some(Progress { epoch: header.epoch, snapshots, trajectories: trajectories.collect::<Option<_>>()? })
+    let trajectories =
+        header.lines.into_iter().map(|lines| Trajectory { lines, states: states.by_ref().take(kept).collect() });
+    Some(Progress { epoch: header.epoch, snapshots, trajectories: trajectories.collect() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn line() -> ResultLine {
+        let json = br#"{"training_iteration":0,"train_loss":1.5,"train_acc":0.1,"test_loss":null,"test_acc":0.1,"val_loss":0.3333333333333333,"val_acc":0.1}"#;
+        zoo_model::result::from_json_lines(json).unwrap().remove(0)
+    }
 
     #[test]
     fn progress_survives_bit_for_bit_and_strangers_are_ignored() {
@@ -121,11 +121,7 @@ mod tests {
             moments: vec![vec![0.1; 2], vec![x; 2]],
             log_sigma2: Some(vec![-x; 2]),
         };
-        let line = zoo_model::result::from_json_lines(
-            br#"{"training_iteration":0,"train_loss":1.5,"train_acc":0.1,"test_loss":null,"test_acc":0.1,"val_loss":0.3333333333333333,"val_acc":0.1}"#,
-        )
-        .unwrap();
-        let trajectory = |x: f32| Trajectory { lines: line.clone(), states: vec![vec![x; 3]] };
+        let trajectory = |x: f32| Trajectory { lines: vec![line()], states: vec![vec![x; 3]] };
         let progress = Progress {
             epoch: 4,
             snapshots: vec![snapshot(1.0 / 3.0), snapshot(2.0)],
@@ -141,5 +137,42 @@ mod tests {
         assert_eq!(load(&path, "f", &[ModelId(3)]), None);
         std::fs::write(&path, b"garbage").unwrap();
         assert_eq!(load(&path, "f", &ids), None);
+    }
+
+    #[test]
+    fn shapes_that_do_not_belong_together_are_no_progress() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.safetensors");
+        let write = |lines: usize, parameters: [usize; 2], states: [usize; 3]| {
+            let header = Header {
+                fingerprint: "f".into(),
+                ids: vec![ModelId(0), ModelId(1)],
+                epoch: 1,
+                steps: vec![1, 1],
+                lines: vec![vec![line(); lines]; 2],
+            };
+            let metadata = BTreeMap::from([("progress".to_owned(), serde_json::to_string(&header).unwrap())]);
+            let specs = [
+                TensorSpec { name: "parameters".into(), dtype: Dtype::F64, shape: parameters.to_vec() },
+                TensorSpec { name: "states".into(), dtype: Dtype::F32, shape: states.to_vec() },
+            ];
+            let data =
+                [vec![0; 8 * parameters.iter().product::<usize>()], vec![0; 4 * states.iter().product::<usize>()]];
+            write_atomic(&path, |out| safetensors_file::write(out, &specs, &metadata, data.iter().map(Vec::as_slice)))
+                .unwrap();
+            load(&path, "f", &[ModelId(0), ModelId(1)])
+        };
+        assert!(write(1, [2, 3], [2, 1, 3]).is_some());
+        for (lines, parameters, states) in [
+            (1, [2, 0], [2, 1, 0]),
+            (1, [0, 3], [2, 1, 3]),
+            (1, [1, 3], [2, 1, 3]),
+            (1, [3, 2], [2, 1, 3]),
+            (1, [2, 3], [2, 1, 2]),
+            (2, [2, 3], [2, 1, 3]),
+            (0, [2, 3], [2, 1, 3]),
+        ] {
+            assert_eq!(write(lines, parameters, states), None, "{lines} {parameters:?} {states:?}");
+        }
     }
 }

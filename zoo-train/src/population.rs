@@ -26,7 +26,7 @@ use zoo_stage::{Interrupted, Stage, UsageError};
 use crate::checkpoint;
 use crate::engine::Engine;
 use crate::population_engine::COHORT;
-use crate::trajectory::{self, Job, Trajectory};
+use crate::trajectory::{self, Job, Progress, Trajectory};
 use crate::Error;
 
 /// Part `index` (from 1) of `count` equal parts of a zoo's cohorts.
@@ -522,9 +522,17 @@ impl Worker<'_> {
         let staging = training_dir(zoo);
         let path = staging.join(format!("cohort-{}.safetensors", ids[0]));
         let fingerprint = &self.run.record.fingerprint;
-        let mut progress = checkpoint::load(&path, fingerprint, ids).unwrap_or_default();
-        self.progress.already(models * u64::from(progress.epoch));
         let (params, jobs): (Vec<Params>, Vec<Job>) = source.jobs(cohort, engine, data)?.into_iter().unzip();
+        let mut progress = match checkpoint::load(&path, fingerprint, ids) {
+            Some(saved) if saved.fits(engine, &jobs, data, kept_epochs)? => saved,
+            found => {
+                if found.is_some() || path.exists() {
+                    tracing::warn!("{} does not fit its models, which start over", path.display());
+                }
+                Progress::default()
+            }
+        };
+        self.progress.already(models * u64::from(progress.epoch));
 
         let mut saved = (Instant::now(), progress.epoch);
         let interrupt = &self.stage.interrupt;

@@ -39,6 +39,29 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Whether the cohort that `engine` makes of `jobs` can go on from here: with snapshots of the
+    /// shapes of its own, and with the lines that are due by now. A file may say anything.
+    ///
+    /// # Errors
+    /// The device failed, or is full.
+    pub fn fits(
+        &self,
+        engine: &dyn Engine,
+        jobs: &[Job],
+        data: &Dataset,
+        kept_epochs: &[u32],
+    ) -> Result<bool, CohortError> {
+        let tasks: Vec<Task> = jobs.iter().map(|j| j.task.clone()).collect();
+        let fresh = engine.start(&tasks, data, None)?.snapshots()?;
+        let shape = |s: &Snapshot| {
+            let moments: Vec<usize> = s.moments.iter().map(Vec::len).collect();
+            (s.parameters.len(), moments, s.log_sigma2.as_ref().map(Vec::len))
+        };
+        let due: Vec<u32> = kept_epochs.iter().copied().filter(|&e| e <= self.epoch).collect();
+        let is_due = |t: &Trajectory| t.lines.iter().map(|l| l.training_iteration).eq(due.iter().copied());
+        Ok(self.snapshots.iter().map(shape).eq(fresh.iter().map(shape)) && self.trajectories.iter().all(is_due))
+    }
+
     /// Adds one line and state a model.
     fn extend(&mut self, kept: Vec<(ResultLine, Vec<f32>)>) {
         for (trajectory, (line, state)) in self.trajectories.iter_mut().zip(kept) {
@@ -136,5 +159,48 @@ fn result_line(epoch: u32, state: &[f32], train: Option<Score>, val: Option<Scor
         sparsity_ratio: None,
         test_agreement: None,
         extra: Default::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::population_engine::PopulationEngine;
+    use zoo_model::synthetic::noise_dataset;
+    use zoo_model::{Hyperparameters, Optimizer};
+
+    #[test]
+    fn only_progress_of_such_a_cohort_fits() {
+        let data = noise_dataset([1, 28, 28], 10, 4);
+        let engine = PopulationEngine::new();
+        let job = |optimizer| {
+            let h = Hyperparameters { optimizer, batch_size: 4, ..Hyperparameters::default() };
+            Job { task: crate::task(&h, data.shape, 10).unwrap(), annotate: None }
+        };
+        let jobs = [job(Optimizer::Adam), job(Optimizer::Adam)];
+        let fits = |progress: &Progress| progress.fits(&engine, &jobs, &data, &[0, 1, 3]).unwrap();
+        let mut saved = Vec::new();
+        let keep = |now: &Progress| -> Result<(), CohortError> {
+            saved.push(now.clone());
+            Ok(())
+        };
+        let mut progress = Progress::default();
+        train(&engine, &jobs, &data, &[0, 1, 3], &mut progress, &Interrupt::default(), keep).unwrap();
+        assert!(saved.len() == 3 && saved.iter().all(fits));
+
+        let faults: [fn(&mut Progress); 7] = [
+            |p| drop(p.snapshots.pop()),
+            |p| p.snapshots[1].parameters.truncate(1),
+            |p| drop(p.snapshots[0].moments.pop()),
+            |p| p.snapshots[0].moments[0].truncate(1),
+            |p| p.snapshots[1].log_sigma2 = Some(vec![0.0; 3]),
+            |p| drop(p.trajectories[1].lines.pop()),
+            |p| p.epoch = 0,
+        ];
+        for (i, fault) in faults.iter().enumerate() {
+            let mut progress = saved[1].clone();
+            fault(&mut progress);
+            assert!(!fits(&progress), "fault {i}");
+        }
     }
 }
