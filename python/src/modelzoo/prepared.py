@@ -73,9 +73,8 @@ class Prepared:
         """What a `zoo.json` says of its dataset."""
         head = {"name": self.name, "sha256": sha256_file(self.path), "shape": list(self.shape)}
         classes = {"classes": len(self.class_names), "class_names": self.class_names}
-        sources = json.loads(self._metadata.get("sources", "{}"))
         numbers = {"mean": self.mean.tolist(), "std": self.std.tolist()}
-        return head | classes | self.sizes | numbers | ({"sources": sources} if sources else {})
+        return head | classes | self.sizes | numbers | ({"sources": self.sources} if self.sources else {})
 
     def images(self, split: Split) -> NDArray[np.uint8]:
         """Pixels (N, C, H, W)."""
