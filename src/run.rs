@@ -18,7 +18,7 @@ use zoo_pack::PackOptions;
 use zoo_sparsify::twins;
 use zoo_stage::{Stage, UsageError};
 use zoo_train::{check_engine, engine_for, population, Shard, TrainingArgs};
-use zoo_verify::{verdict, verify, Options};
+use zoo_verify::{verify_all, Options};
 
 use crate::{Manifests, Places};
 
@@ -227,8 +227,7 @@ fn one(
     for (name, archives) in archives {
         stage.say(format_args!("{name}: verify"));
         let options = Options { threads: settings.threads, ..Options::default() };
-        let reports = archives.iter().map(|a| verify(a, &options, stage)).collect::<Result<Vec<_>, _>>()?;
-        verdict(reports, stage)?;
+        verify_all(&archives, true, &options, stage)?;
         archives.iter().for_each(|archive| done("verify", archive, false));
     }
     Ok(true)

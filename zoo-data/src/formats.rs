@@ -8,39 +8,11 @@ pub mod mat;
 pub mod picture;
 pub mod records;
 
-use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::panic::{catch_unwind, set_hook, take_hook, AssertUnwindSafe};
-use std::sync::Once;
 
 use bzip2::bufread::BzDecoder;
 use flate2::bufread::GzDecoder;
-
-/// A decoder panicked: a fault of the bytes that it was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("its decoder failed on it")]
-pub struct DecoderPanicked;
-
-/// Runs another project's decoder on bytes from outside; a panic in it is an error, and prints nothing.
-///
-/// # Errors
-/// It panicked.
-pub fn guarded<T>(decode: impl FnOnce() -> T) -> Result<T, DecoderPanicked> {
-    thread_local!(static GUARDED: Cell<bool> = const { Cell::new(false) });
-    static SILENCED: Once = Once::new();
-    SILENCED.call_once(|| {
-        let print = take_hook();
-        set_hook(Box::new(move |panic| {
-            if !GUARDED.get() {
-                print(panic);
-            }
-        }));
-    });
-    let outer = GUARDED.replace(true);
-    let outcome = catch_unwind(AssertUnwindSafe(decode));
-    GUARDED.set(outer);
-    outcome.map_err(|_| DecoderPanicked)
-}
+use zoo_model::decoder::guarded;
 
 /// The content of a file that is plain, in gzip or in bzip2, told apart by its first bytes. Members
 /// are read as one stream, and what follows the last one is ignored, as gunzip and bunzip2 do.

@@ -22,6 +22,7 @@
 //! | [`random`] | the counter-based generator behind every random draw |
 //! | [`init`] | initial weights |
 //! | [`dataset`] | prepared dataset files |
+//! | [`decoder`] | other projects' decoders, whose panics are faults of the bytes |
 //! | [`states`] | `states.safetensors` |
 //! | [`result`] | `result.json` |
 //! | [`zoo_dir`] | the zoo directory and its `zoo.json` |
@@ -32,6 +33,7 @@
 pub mod architecture;
 pub mod augmentation;
 pub mod dataset;
+pub mod decoder;
 pub mod files;
 pub mod hyperparameters;
 pub mod init;

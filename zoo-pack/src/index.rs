@@ -21,6 +21,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::Type;
 use serde_json::Value;
+use zoo_model::decoder::guarded;
 use zoo_model::{ModelId, Params, ResultLine};
 
 use crate::INDEX;
@@ -302,9 +303,8 @@ impl Columns {
             return Err(cut());
         }
         let footer = &rest[rest.len() - length..];
-        // The decoder was not written for hostile bytes.
-        let decoded = std::panic::catch_unwind(|| ParquetMetaDataReader::decode_metadata(footer));
-        let metadata = decoded.map_err(|_| cut())?.map_err(|e| format!("is damaged: {e}"))?;
+        let decoded = guarded(|| ParquetMetaDataReader::decode_metadata(footer)).map_err(|_| cut())?;
+        let metadata = decoded.map_err(|e| format!("is damaged: {e}"))?;
         let fields = metadata.file_metadata().schema().get_fields();
         if fields.len() > KEYS_LIMIT + 16 {
             return Err(format!("has {} columns", fields.len()));

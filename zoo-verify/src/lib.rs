@@ -174,11 +174,19 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
         seed: args.seed,
         threads: args.threads.map_or(default.threads, |t| t as usize),
     };
+    verify_all(&args.paths, args.complete, &options, stage)
+}
+
+/// Verifies archives and zoo directories, the volumes of a zoo together; `complete` demands all of them.
+///
+/// # Errors
+/// A verdict of "no", or something that cannot be read; the summary of all the rest has been printed.
+pub fn verify_all(paths: &[PathBuf], complete: bool, options: &Options, stage: &Stage) -> Result<Summary, Error> {
     let data = options.data.as_deref().map(Dataset::read).transpose()?;
     let (mut reports, mut errors) = (Vec::new(), Vec::new());
     let mut before = Whole::default();
-    for path in in_order(&args.paths) {
-        match verify_after(std::mem::take(&mut before), path, &options, data.as_ref(), stage) {
+    for path in in_order(paths) {
+        match verify_after(std::mem::take(&mut before), path, options, data.as_ref(), stage) {
             Ok((report, whole)) => {
                 reports.push(report);
                 before = whole;
@@ -189,14 +197,9 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     }
     let mut summary = Summary::new(reports);
     summary.errors = errors.iter().map(ToString::to_string).collect();
-    let incomplete = args.complete && summary.volumes.iter().any(|set| !set.complete);
+    let incomplete = complete && summary.volumes.iter().any(|set| !set.complete);
     summary.ok &= errors.is_empty() && !incomplete;
-    conclude(summary, args.complete, errors, stage)
-}
-
-/// Turns reports into a summary, or into the error that stands for a verdict of "no".
-pub fn verdict(reports: Vec<Report>, stage: &Stage) -> Result<Summary, Error> {
-    conclude(Summary::new(reports), false, Vec::new(), stage)
+    conclude(summary, complete, errors, stage)
 }
 
 /// The summary if all is well. Else it is printed, unless it says nothing, and the worst is the error.

@@ -5,10 +5,10 @@ use std::io::{self, Read, Seek};
 use std::sync::Arc;
 
 use zip::read::{ZipArchive, ZipArchiveMetadata, ZipReadOptions};
-
+use zoo_model::decoder::guarded;
 use zoo_model::files::is_system_file;
 
-use super::{decompressed, guarded, read_to_limit, Limited};
+use super::{decompressed, read_to_limit, Limited};
 
 /// Most bytes that a tar archive may decompress to (STL-10 takes 3.2 GB).
 const TAR_LIMIT: u64 = 8 << 30;

@@ -3,8 +3,8 @@
 use std::io::Cursor;
 
 use image::{ColorType, ImageError, ImageFormat, ImageReader, Limits};
+use zoo_model::decoder::guarded;
 
-use super::guarded;
 use crate::transform::Image;
 
 /// Most bytes of a picture's file.
