@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use zoo_model::files::{remove_abandoned, sync_dir, temporary_file_in, FileError};
+use zoo_model::lock::is_still_at;
 use zoo_stage::Stage;
 
 use crate::{client, Error, PublishedFile};
@@ -105,7 +106,7 @@ impl Part {
         let path = folder.join(format!("{name}.part"));
         let shared = File::options().create(true).append(true).open(&path).ok();
         // Before it was locked, another process may have finished with it.
-        if let Some(file) = shared.filter(|file| file.try_lock().is_ok() && is_at(file, &path)) {
+        if let Some(file) = shared.filter(|file| file.try_lock().is_ok() && is_still_at(file, &path)) {
             return Ok(Self { path, file, _temporary: None });
         }
         let temporary = temporary_file_in(folder).map_err(FileError::io("write in", folder))?;
@@ -120,19 +121,6 @@ impl Part {
     fn remove(self) -> Result<(), FileError> {
         fs::remove_file(&self.path).map_err(FileError::io("remove", &self.path))
     }
-}
-
-/// Whether an open file is still the one at `path`.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
-    matches!((&file.metadata(), &fs::metadata(path)), (Ok(open), Ok(there)) if id(open) == id(there))
-}
-
-#[cfg(not(unix))]
-fn is_at(_: &File, path: &Path) -> bool {
-    path.exists()
 }
 
 enum Transfer {

@@ -146,8 +146,6 @@ mod tests {
 
     #[test]
     fn a_panic_is_an_error_of_the_bytes() {
-        assert_eq!(guarded(|| 1), Ok(1));
-        assert_eq!(guarded(|| panic!("not printed")), Err::<(), _>(DecoderPanicked));
         struct Panics;
         impl Read for Panics {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

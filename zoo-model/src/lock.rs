@@ -144,8 +144,8 @@ fn open(path: &Path) -> Option<File> {
     }
 }
 
-/// Whether a lock file is still the one of its name: who gives up a lock removes it.
-pub(crate) fn is_still_at(file: &File, path: &Path) -> bool {
+/// Whether an open file is still the one at `path`: who gives up a lock removes or renames its file.
+pub fn is_still_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
