@@ -37,7 +37,7 @@ impl Place {
     /// One of them would lie in a zoo, or is there and is no report of this program.
     pub fn new(output: &Path) -> Result<Self, UsageError> {
         let page = match (output.file_name(), output.extension()) {
-            (Some(_), None) => output.with_extension("html"),
+            (Some(name), None) if name != "-" => output.with_extension("html"),
             (Some(_), Some(html)) if html == "html" => output.to_owned(),
             _ => return Err(UsageError(format!("the report must be called NAME.html, not {}", output.display()))),
         };

@@ -384,6 +384,10 @@ struct Head {
 
 impl Head {
     fn read(path: &Path) -> Result<Self, FileError> {
+        // The archive is read twice, and opening a pipe may wait for ever.
+        if !fs::metadata(path).map_err(FileError::io("read", path))?.is_file() {
+            return Err(FileError::format(path, "is neither a regular file nor a folder"));
+        }
         let file = File::open(path).map_err(FileError::io("read", path))?;
         let (head, _) = decode(file, 1, |decoded| {
             let mut entries = Entries::new(decoded);
@@ -466,19 +470,26 @@ impl VolumeSet {
         number.and_then(|number| places.get_mut(number)).ok_or_else(stray)
     }
 
-    /// Looks beside the first volume, and where a link to it leads, for those that were not named.
+    /// Looks beside the volumes that were named, and where links to them lead, for those that were not.
     fn find_siblings(&mut self) {
-        let path = &self.first.path;
-        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        let named = std::iter::once(&self.first.path).chain(self.places.iter().flatten());
+        let mut folders: Vec<PathBuf> = Vec::new();
+        for path in named.flat_map(|path| [path.clone(), real(path)]) {
+            let folder = parent_of(&path);
+            if !folders.iter().any(|known| known == folder) {
+                folders.push(folder.to_owned());
+            }
+        }
         for (number, volume) in self.volumes.iter().enumerate() {
             let is_name = Path::new(&volume.file).file_name() == Some(volume.file.as_ref());
             if self.places[number].is_some() || !is_name {
                 continue;
             }
             let is_sibling = |head: &Head| head.sums == self.first.sums && head.number() == Some(number);
-            let beside = [path, &real].map(|path| parent_of(path).join(&volume.file));
+            let mut beside = folders.iter().map(|folder| folder.join(&volume.file));
             let is_there = |path: &PathBuf| path.is_file() && Head::read(path).is_ok_and(|head| is_sibling(&head));
-            self.places[number] = beside.into_iter().find(is_there);
+            self.places[number] = beside.find(is_there);
         }
     }
 }

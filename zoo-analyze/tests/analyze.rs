@@ -181,6 +181,9 @@ fn mistakes_are_named() {
     synthetic::write(&path.join("noise"), "noise", 24, 5).unwrap();
     synthetic::write(&path.join("small"), "small", 2, 2).unwrap();
     assert!(fails(path, "noise -o report.txt", 2).contains("NAME.html"));
+    assert!(fails(path, "noise -o -", 2).contains("NAME.html"));
+    assert!(Command::new("mkfifo").arg(path.join("pipe")).status().unwrap().success());
+    assert!(fails(path, "benchmark pipe", 1).contains("pipe: is neither a regular file nor a folder"));
     assert!(fails(path, "noise small -o r.html", 2).contains("not a twin of `noise`"));
     assert!(fails(path, "benchmark small", 1).contains("take a larger zoo"));
     assert!(fails(path, "nowhere -o r.html", 1).contains("nowhere"));
@@ -220,6 +223,9 @@ fn a_zoo_gives_the_same_numbers_from_its_directory_its_archive_and_its_volumes()
         "parts/noise.2-of-2.tar.gz",
         "moved/part-1.tar.gz moved/part-0.tar.gz",
         "link.tar.gz",
+        // The siblings lie beside one of those that are named.
+        "moved/part-0.tar.gz parts/noise.1-of-2.tar.gz",
+        "parts/noise.1-of-2.tar.gz moved/part-0.tar.gz",
     ]
     .iter()
     .enumerate()

@@ -680,6 +680,8 @@ impl Checker {
         self.whole.models += self.models.len();
         self.whole.states += self.states;
         self.whole.volumes += here.as_ref().map_or(1, Vec::len);
+        // The volumes in a directory need not follow each other.
+        self.whole.partial |= !archive && here.iter().flatten().zip(0..).any(|(&place, i)| place != i);
         if self.record.is_none() && !self.cut_short && !self.seen.contains(names::ZOO) {
             self.fail(Level::Structure, names::ZOO, "is missing");
         }
@@ -792,7 +794,7 @@ fn brief(epochs: &[u32]) -> String {
 pub const HEAD: [&str; 5] = [names::CHECKSUMS, names::ZOO, CARD, INDEX, VOLUMES];
 
 /// Most bytes of an entry; `None` if a zoo has no file of this name.
-fn size_limit(path: &str) -> Option<u64> {
+pub fn size_limit(path: &str) -> Option<u64> {
     match path {
         names::CHECKSUMS => Some(CHECKSUMS_LIMIT),
         names::ZOO | CARD | VOLUMES => Some(SMALL_LIMIT),

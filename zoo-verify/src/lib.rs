@@ -24,17 +24,17 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use zoo_model::files::{is_system_file, read_limited, FileError};
+use zoo_model::files::{is_system_file, read_limited, sha256, sha256_file, FileError};
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::{model_file, names, parse_checksums, RECORD_LIMIT};
 use zoo_model::{Dataset, ModelId, ZooDir, ZooRecord};
 use zoo_pack::entries::{padding, Entries, Entry};
 use zoo_pack::members::{decode, Damage, Origin, HEADER};
-use zoo_pack::sums_path;
+use zoo_pack::{sums_path, Volumes, VOLUMES};
 use zoo_stage::{Interrupted, Stage, SummaryPrinted, UsageError, VerificationFailed};
 
-use checker::{hexadecimal, Checker, Hopeless, Whole, HEAD};
+use checker::{hexadecimal, size_limit, Checker, Hopeless, Whole, HEAD};
 pub use report::{Failure, Level, Report, VolumeSet, VolumesHere, KEPT_FAILURES};
 
 /// Why no verdict could be reached.
@@ -213,7 +213,9 @@ fn conclude(summary: Summary, complete: bool, mut errors: Vec<Error>, stage: &St
     if failed.is_empty() && summary.reports.is_empty() && errors.len() == 1 {
         return Err(errors.remove(0));
     }
-    let _ = stage.print(&summary);
+    if !summary.reports.is_empty() || stage.common.json {
+        let _ = stage.print(&summary);
+    }
     if failed.is_empty() {
         let message = summary.errors.join("; ");
         let usage = errors.iter().position(|e| matches!(e, Error::Usage(_))).unwrap_or(0);
@@ -224,26 +226,57 @@ fn conclude(summary: Summary, complete: bool, mut errors: Vec<Error>, stage: &St
     Err(VerificationFailed(message).into())
 }
 
-/// The paths, with the volumes of a zoo in their order where the first of them is.
+/// The paths, with the volumes of a zoo in their order where the first of them is, whatever their names, and
+/// after them those that are named again.
 fn in_order(paths: &[PathBuf]) -> Vec<&Path> {
-    let stem = |path: &PathBuf| volume_name(path).map(|(stem, number)| (path.with_file_name(stem), number));
-    let mut keyed: Vec<(usize, u32, &Path)> = Vec::new();
-    let mut firsts: Vec<(PathBuf, usize)> = Vec::new();
-    for (i, path) in paths.iter().enumerate() {
-        let (place, number) = match stem(path) {
-            None => (i, 0),
-            Some((stem, number)) => match firsts.iter().find(|(known, _)| *known == stem) {
-                Some((_, place)) => (*place, number),
-                None => {
-                    firsts.push((stem, i));
-                    (i, number)
-                }
-            },
-        };
-        keyed.push((place, number, path));
+    let mut zoos: Vec<(String, usize, Vec<usize>)> = Vec::new();
+    let mut keyed: Vec<_> = (0..).zip(paths).map(|(i, path)| ((i, 0, 0), path.as_path())).collect();
+    for ((first, copy, place), path) in keyed.iter_mut().filter(|_| paths.len() > 1) {
+        let Some((sums, number)) = volume_place(path) else { continue };
+        let known = zoos.iter().position(|(known, ..)| *known == sums).unwrap_or_else(|| {
+            zoos.push((sums, *first, Vec::new()));
+            zoos.len() - 1
+        });
+        let (_, zoo, before) = &mut zoos[known];
+        (*first, *copy, *place) = (*zoo, before.iter().filter(|&&n| n == number).count(), number);
+        before.push(number);
     }
-    keyed.sort_by_key(|(place, number, _)| (*place, *number));
-    keyed.into_iter().map(|(.., path)| path).collect()
+    keyed.sort_by_key(|(key, _)| *key);
+    keyed.into_iter().map(|(_, path)| path).collect()
+}
+
+/// SHA-256 of the zoo's `SHA256SUMS`, and the place in `volumes.json` of the volume at `path`; the first of
+/// a directory. `None` if it is no volume that can be read.
+fn volume_place(path: &Path) -> Option<(String, usize)> {
+    if path.is_dir() {
+        let is_part = path.join(VOLUMES).is_file();
+        return is_part.then(|| Some((sha256_file(&path.join(names::CHECKSUMS)).ok()?, 0)))?;
+    }
+    let file = path.is_file().then(|| File::open(path).ok())??;
+    let (place, _) = decode(file, 1, |decoded| {
+        let mut entries = Entries::new(decoded);
+        let (mut sums, mut volumes) = (None, None);
+        while let Some(Ok(entry)) = entries.next_entry() {
+            if entry.size > size_limit(&entry.path)? {
+                return None;
+            }
+            let mut content = || {
+                let mut bytes = Vec::new();
+                entries.content().read_to_end(&mut bytes).ok().map(|_| bytes)
+            };
+            match entry.path.as_str() {
+                names::CHECKSUMS => sums = Some(sha256(&content()?)),
+                VOLUMES => volumes = serde_json::from_slice::<Volumes>(&content()?).ok(),
+                path => {
+                    if let Some((id, _)) = model_file(path) {
+                        return Some((sums?, volumes?.volumes.iter().position(|v| v.first == id)?));
+                    }
+                }
+            }
+        }
+        None
+    });
+    place
 }
 
 /// Name of the whole archive and number of a volume, read off a name like `noise.2-of-3.tar.gz`.
@@ -518,8 +551,12 @@ fn recorded_checksum(path: &Path) -> Result<Option<Result<String, String>>, Erro
             text => parse_checksums(&text?),
         };
         let sum = lines.and_then(|lines| {
-            let named = lines.into_iter().find(|(file, _)| *file == name);
-            named.map(|(_, sum)| sum).ok_or_else(|| "does not name the archive".to_owned())
+            let mut sums = lines.into_iter().filter(|(file, _)| *file == name).map(|(_, sum)| sum);
+            let sum = sums.next().ok_or("does not name the archive")?;
+            match sums.all(|other| other == sum) {
+                true => Ok(sum),
+                false => Err("names the archive with two checksums".to_owned()),
+            }
         });
         let sum =
             sum.map_err(|m| format!("the .sha256 file beside it is no checksum of it: {} {m}", candidate.display()));
@@ -552,7 +589,7 @@ fn directory(
         let shown = passed_over.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
         let more = passed_over.len().saturating_sub(3);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        notes.push(format!("what file managers leave was passed over: {shown}{more}"));
+        notes.push(format!("no files of the zoo, and passed over: {shown}{more}"));
     }
     let rank = |file: &String| HEAD.iter().position(|h| h == file).unwrap_or(HEAD.len());
     files.sort_by(|a, b| (rank(a), a).cmp(&(rank(b), b)));
@@ -570,7 +607,7 @@ fn directory(
     Ok(())
 }
 
-/// Regular files below a folder, and what file managers leave; anything else is a failure.
+/// Regular files below a folder, and what every reader of a zoo passes over; anything else is a failure.
 fn list(
     root: &Path,
     below: &str,
@@ -582,9 +619,9 @@ fn list(
     for entry in fs::read_dir(&folder).map_err(FileError::io("read", &folder))? {
         let entry = entry.map_err(FileError::io("read", &folder))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let system = is_system_file(&name);
+        let skipped = is_system_file(&name) || below == names::MODELS && name.starts_with('.');
         let path = if below.is_empty() { name } else { format!("{below}/{name}") };
-        if system {
+        if skipped {
             passed_over.push(path);
             continue;
         }

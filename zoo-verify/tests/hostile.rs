@@ -401,7 +401,8 @@ fn a_checksum_file_that_is_none_is_a_failure() {
     let sound = Sound::new();
     let sums = sound.dir.path().join("noise.tar.gz.sha256");
     let right = fs::read_to_string(&sums).unwrap();
-    for wrong in [String::new(), "<html>".into(), right.replace("noise", "other"), "x".repeat(2 << 20)] {
+    let ambiguous = format!("{right}{}  noise.tar.gz\n", "0".repeat(64));
+    for wrong in [String::new(), "<html>".into(), right.replace("noise", "other"), "x".repeat(2 << 20), ambiguous] {
         fs::write(&sums, wrong).unwrap();
         let output = zoo_verify(&["noise.tar.gz"], sound.dir.path());
         let text = String::from_utf8_lossy(&output.stdout);
@@ -528,15 +529,52 @@ fn the_index_is_checked_over_all_volumes() {
     fs::remove_file(dir.path().join("n.tar.gz.sha256")).unwrap();
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     assert_eq!(outcome(&files[1..], dir.path()).0, 0, "the first volume is missing");
+    let fault = "index.parquet: is not the index of the models that are here";
     let (code, text, _) = outcome(&files, dir.path());
-    assert!(code == 3 && text.contains("index.parquet: is not the index of the models that are here"), "{text}");
+    assert!(code == 3 && text.contains(fault), "{text}");
+    // Whatever they are called, and if one is named again.
+    let renamed: Vec<String> = (0..count).map(|i| format!("{}.tar.gz", count - i)).collect();
+    files.iter().zip(&renamed).for_each(|(from, to)| fs::rename(dir.path().join(from), dir.path().join(to)).unwrap());
+    let mut renamed: Vec<&str> = renamed.iter().rev().map(String::as_str).collect();
+    let (code, text, _) = outcome(&renamed, dir.path());
+    assert!(code == 3 && text.contains(fault), "{text}");
+    renamed.insert(0, renamed[1]);
+    let (code, text, _) = outcome(&renamed, dir.path());
+    assert!(code == 3 && text.contains(fault), "{text}");
+    shell(&format!("rm -r u; mkdir u; tar xzf {count}.tar.gz -C u; rm {count}.tar.gz"), dir.path());
+    renamed.retain(|name| *name != format!("{count}.tar.gz"));
+    let (code, text, _) = outcome(&[&renamed[..], &["u/noise"]].concat(), dir.path());
+    assert!(code == 3 && text.contains(fault), "{text}");
+}
+
+/// A directory may hold any volumes of the zoo, also such as are verified beside it.
+#[test]
+fn volumes_beside_a_directory_of_others_are_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let count = volumes(dir.path());
+    let files: Vec<String> = (1..=count).map(|n| format!("n.{n}-of-{count}.tar.gz")).collect();
+    for unpacked in 0..count {
+        shell(&format!("rm -rf u; mkdir u; tar xzf {} -C u", files[unpacked]), dir.path());
+        shell(&format!("tar xzf {} -C u", files[count - 1]), dir.path());
+        for first in 0..count {
+            let named: Vec<&str> = ["u/noise"].into_iter().chain(files[first..].iter().map(String::as_str)).collect();
+            let (code, text, message) = outcome(&named, dir.path());
+            assert_eq!(code, 0, "{named:?} beside {unpacked}: {text}{message}");
+        }
+    }
 }
 
 #[test]
 fn what_file_managers_leave_is_passed_over() {
     let sound = Sound::new();
     let dir = sound.dir.path();
-    let left = ["noise/.DS_Store", "noise/models/Thumbs.db", "noise/models/000001/._params.json", "noise/__MACOSX/x"];
+    let left = [
+        "noise/.DS_Store",
+        "noise/models/.hidden",
+        "noise/models/Thumbs.db",
+        "noise/models/000001/._params.json",
+        "noise/__MACOSX/x",
+    ];
     for file in left {
         fs::create_dir_all(dir.join(file).parent().unwrap()).unwrap();
         fs::write(dir.join(file), "x").unwrap();
@@ -544,10 +582,7 @@ fn what_file_managers_leave_is_passed_over() {
     // Even where it was given a checksum.
     shell("cd noise; sha256sum .DS_Store models/000001/._params.json >> SHA256SUMS", dir);
     let (code, text, _) = outcome(&["noise"], dir);
-    assert!(
-        code == 0 && text.contains("note: what file managers leave was passed over: .DS_Store, __MACOSX,"),
-        "{text}"
-    );
+    assert!(code == 0 && text.contains("note: no files of the zoo, and passed over: .DS_Store, __MACOSX,"), "{text}");
     // An archive holds what was packed, and nothing else.
     pack(&dir.join("noise"), &dir.join("again.tar.gz"), &PackOptions::default(), &Stage::silent()).unwrap();
     assert!(fs::read(dir.join("again.tar.gz")).unwrap() == sound.archive);
@@ -669,6 +704,8 @@ fn what_was_verified_is_told_whatever_becomes_of_the_rest() {
         message.starts_with("zoo-verify: cannot read gone.tar.gz: No such file")
             && message.contains("; cannot read empty:")
     );
+    let (code, text, _) = outcome(&["gone.tar.gz", "empty"], dir);
+    assert_eq!((code, text.as_str()), (1, ""), "nothing was verified");
     let (code, json, _) = outcome(&["--json", "gone.tar.gz", "noise.tar.gz"], dir);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((code, &json["ok"], &json["reports"][0]["ok"]), (1, &false.into(), &true.into()));
