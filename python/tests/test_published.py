@@ -813,6 +813,17 @@ def test_the_command(tmp_path: Path) -> None:
         assert run("import", source, tmp_path / "other", "--set", wrong).returncode == 2, wrong
 
 
+def test_nothing_is_made_inside_of_its_source(tmp_path: Path) -> None:
+    zoo = write_noise(tmp_path / "noise")
+    published_zoo = exported(zoo, tmp_path / "there")
+    before = content(zoo), content(published_zoo)
+    with pytest.raises(ZooError, match="made from"):
+        exported(zoo, zoo / "a/there")
+    with pytest.raises(ZooError, match="made from"):
+        imported(published_zoo, published_zoo / "zoo")
+    assert (content(zoo), content(published_zoo)) == before
+
+
 def raising(error: BaseException) -> Callable[..., Any]:
     def fail(*arguments: object) -> Any:
         raise error
