@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -410,6 +411,23 @@ def test_a_script_is_not_a_state_dict(tmp_path: Path) -> None:
         checkpoint.load(buffer.getvalue())
 
 
+@pytest.mark.parametrize(
+    "error", [OverflowError("far"), RecursionError(), struct.error("4"), AssertionError(), KeyError(1)]
+)
+def test_whatever_a_parser_raises_is_a_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    zipped(write_published(tmp_path / "zoo", 1), tmp_path / "zoo.zip")
+    for parser in ("zipfile.ZipFile", "zipfile.ZipFile.read", "pickletools.genops", "torch.load"):
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"is damaged|malformed|cannot be loaded"):
+            patch.setattr(parser, raising(error))
+            checkpoint.load(checkpoint.dump({"a": np.zeros(1, np.float32)}))
+    for parser in ("zipfile.ZipFile", "zipfile.ZipFile.open"):
+        with monkeypatch.context() as patch, pytest.raises(ZooError, match="damaged"):
+            patch.setattr(parser, raising(error))
+            imported(tmp_path / "zoo.zip", tmp_path / "there")
+
+
 def test_a_checkpoint_that_claims_what_it_has_not_is_refused() -> None:
     state = torch.zeros(1).expand(1 << 40)
     buffer = io.BytesIO()
@@ -584,6 +602,10 @@ def test_noise_that_belongs_to_no_weight_is_a_fault(
         (lambda c: c[:-40], [2.0, 1.0, None], ["line 3 is cut short"]),
         (lambda c: c + c[:40], [2.0, 1.0, 0.0], ["line 4 is cut short"]),
         (lambda c: c[:-40] + bytes(4096), [2.0, 1.0, None], ["line 3 is cut short"]),
+        (lambda c: c[:40] + c, [2.0, 1.0, 0.0], ["line 1 begins with one that is cut short"]),
+        (lambda c: c[:40] + bytes(4096) + c, [2.0, 1.0, 0.0], ["line 1 is not JSON"]),
+        (lambda c: c.replace(b"\n", bytes(4096)), [2.0, 1.0, 0.0], []),
+        (lambda c: c[: c.index(b"}") + 1] + b"\n" + c, [2.0, 1.0, 0.0], ["line 1 is not JSON"]),
         (lambda c: c + bytes(4096), [2.0, 1.0, 0.0], []),
         (lambda c: bytes(512) + c, [2.0, 1.0, 0.0], []),
         (lambda c: c.replace(b"\n", b"\n\0\0\0"), [2.0, 1.0, 0.0], []),
@@ -787,6 +809,19 @@ def test_the_command(tmp_path: Path) -> None:
     assert run("export", tmp_path / "zoo", tmp_path / "back").returncode == 0
     assert run("export", tmp_path / "nothing", tmp_path / "x").returncode == 1
     assert run("import", source).returncode == 2
+    for wrong in ("seed", "=5", "sed=5", "seed =5"):
+        assert run("import", source, tmp_path / "other", "--set", wrong).returncode == 2, wrong
+
+
+def test_nothing_is_made_inside_of_its_source(tmp_path: Path) -> None:
+    zoo = write_noise(tmp_path / "noise")
+    published_zoo = exported(zoo, tmp_path / "there")
+    before = content(zoo), content(published_zoo)
+    with pytest.raises(ZooError, match="made from"):
+        exported(zoo, zoo / "a/there")
+    with pytest.raises(ZooError, match="made from"):
+        imported(published_zoo, published_zoo / "zoo")
+    assert (content(zoo), content(published_zoo)) == before
 
 
 def raising(error: BaseException) -> Callable[..., Any]:

@@ -12,12 +12,11 @@ import os
 import re
 import shutil
 import tarfile
-import zlib
 from pathlib import Path
 from typing import IO, Any, cast
 
 from . import files
-from .errors import ZooError, escaped
+from .errors import ZooError, escaped, parsed
 
 _LEAST_LIMIT = 1 << 30
 _RATIO_LIMIT = 20
@@ -125,15 +124,15 @@ def _unpack(archive: Path, target: Path, limit: int | None) -> Path:
     _check_sum_beside(archive)
     budget = _Budget(archive, limit)
     try:
-        with gzip.open(archive) as stream:
+        with parsed("is damaged or no archive of a zoo"), gzip.open(archive) as stream:
             guarded = cast("IO[bytes]", _Stream(cast("IO[bytes]", stream), budget))
             with tarfile.open(fileobj=guarded, mode="r|", tarinfo=_Entry, errorlevel=2) as tar:
                 return _entries(tar, target)
     except ZooError as error:
         message = str(error)
         raise ZooError(message if message.startswith(f"{archive}: ") else f"{archive}: {escaped(message)}") from error
-    except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, UnicodeError, ValueError) as error:
-        raise ZooError(f"{archive}: is damaged or no archive of a zoo: {escaped(str(error))}") from error
+    except ValueError as error:
+        raise ZooError(f"{archive}: {escaped(str(error))}") from error
 
 
 def _check_sum_beside(archive: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from .architectures import Parameter
+from .errors import parsed
 from .states import Array
 
 LIMIT = 64 << 20
@@ -36,31 +37,27 @@ def inspect(content: bytes) -> None:
     """Raises ValueError unless the content is a state dict in PyTorch's zip format and nothing else."""
     if not content.startswith(b"PK\x03\x04"):
         raise ValueError("is not in the zip format of PyTorch 1.6 and newer: it is not read")
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
-                raise ValueError("has compressed entries, which PyTorch does not write")
-            if sum(e.file_size for e in entries) > len(content):
-                raise ValueError("claims more data than it has")
-            names = [e.filename.partition("/")[2] for e in entries]
-            if names.count("data.pkl") != 1 or "constants.pkl" in names or any(n.startswith("code/") for n in names):
-                raise ValueError("holds no state dict, or a program")
-            entry = entries[names.index("data.pkl")]
-            if entry.file_size > _PICKLE_LIMIT:
-                raise ValueError(f"has a pickle of {entry.file_size} bytes, more than a state dict needs")
-            pickle = archive.read(entry)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"is damaged: {error}") from error
-    try:
-        for opcode, argument, _ in pickletools.genops(pickle):
-            if (opcode.name == "GLOBAL" and argument not in _HARMLESS) or opcode.name in _OTHER_CALLS:
-                asked = str(argument or opcode.name).replace(" ", ".")
-                raise ValueError(f"asks for `{asked}`, which no state dict needs: it is not loaded")
-    except ValueError as error:
-        if "no state dict needs" in str(error):
-            raise
-        raise ValueError(f"has a malformed pickle: {error}") from error
+    with parsed("is damaged"):
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    entries = archive.infolist()
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
+        raise ValueError("has compressed entries, which PyTorch does not write")
+    if sum(e.file_size for e in entries) > len(content):
+        raise ValueError("claims more data than it has")
+    names = [e.filename.partition("/")[2] for e in entries]
+    if names.count("data.pkl") != 1 or "constants.pkl" in names or any(n.startswith("code/") for n in names):
+        raise ValueError("holds no state dict, or a program")
+    entry = entries[names.index("data.pkl")]
+    if entry.file_size > _PICKLE_LIMIT:
+        raise ValueError(f"has a pickle of {entry.file_size} bytes, more than a state dict needs")
+    with parsed("is damaged"):
+        pickle = archive.read(entry)
+    with parsed("has a malformed pickle"):
+        operations = list(pickletools.genops(pickle))
+    for opcode, argument, _ in operations:
+        if (opcode.name == "GLOBAL" and argument not in _HARMLESS) or opcode.name in _OTHER_CALLS:
+            asked = str(argument or opcode.name).replace(" ", ".")
+            raise ValueError(f"asks for `{asked}`, which no state dict needs: it is not loaded")
 
 
 def load(content: bytes) -> dict[str, torch.Tensor]:
@@ -69,11 +66,8 @@ def load(content: bytes) -> dict[str, torch.Tensor]:
     Raises ValueError with what is wrong with it.
     """
     inspect(content)
-    try:
+    with parsed("cannot be loaded"):
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch raises whatever its reader stumbles over.
-        message = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot be loaded: {message}") from error
     if not isinstance(loaded, dict) or not loaded:
         raise ValueError("holds no state dict")
     for name, tensor in loaded.items():

@@ -17,6 +17,7 @@ from typing import Any
 from . import __version__
 from .errors import FaultWarning, ZooError, escaped, summary
 from .opening import open as open_zoo
+from .published import NEEDED
 
 _EXAMPLES = """\
 examples:
@@ -62,6 +63,8 @@ def _assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    if key not in NEEDED:
+        raise argparse.ArgumentTypeError(f"`{key}` is not one of {', '.join(NEEDED)}")
     try:
         parsed = json.loads(value)
     except ValueError:

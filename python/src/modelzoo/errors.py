@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -35,6 +36,24 @@ class Fault:
 
     def __str__(self) -> str:
         return escaped(f"{self.place}: {self.message}")
+
+
+@contextlib.contextmanager
+def parsed(fault: str) -> Iterator[None]:
+    """Turns whatever another library's parser raises over a stranger's bytes into a ValueError that begins `fault`.
+
+    Their documentation does not bound it: besides their own errors it may be an OverflowError or RecursionError.
+    Errors of the operating system, which have a number, pass.
+    """
+    try:
+        yield
+    except (ZooError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        message = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{fault}: {message}") from error
 
 
 def escaped(text: str) -> str:

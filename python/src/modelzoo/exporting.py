@@ -26,6 +26,7 @@ def export_zoo(zoo: Zoo, target: Path, progress: Callable[[int, int], None] = la
     if (target / published.CONFIG).exists():
         shutil.rmtree(target / _WORK, ignore_errors=True)
         raise ZooError(f"{target}: is an exported zoo already: remove it, or export to another place")
+    files.check_outside(target, zoo.path)
     if not zoo.ids:
         raise ZooError(f"{zoo.path}: has no model that can be read")
     claim = {"zoo": escaped(str(zoo.path.resolve())), "fingerprint": zoo.record.get("fingerprint", "")}

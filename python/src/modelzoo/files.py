@@ -89,6 +89,12 @@ def check_zoo_name(name: object) -> str:
     raise ZooError(f"`{escaped(str(name))[:200]}` is no name for a zoo: take 1 to 100 letters, digits, `.`, `_`, `-`")
 
 
+def check_outside(target: Path, source: Path) -> None:
+    """Refuses to make `target` inside of the `source` that it is made from."""
+    if source.resolve() in target.resolve().parents:
+        raise ZooError(f"{target}: lies in {source}, which it is made from: take another place")
+
+
 def read_limited(path: Path, limit: int) -> bytes:
     """A regular file's bytes, of which there may be `limit` at most."""
     try:

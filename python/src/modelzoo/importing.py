@@ -66,6 +66,7 @@ def import_zoo(
     if (target / files.ZOO).exists():
         shutil.rmtree(target / _WORK, ignore_errors=True)
         raise ZooError(f"{target}: is a finished zoo: remove it, or import to another place")
+    files.check_outside(target, source)
     name = files.check_zoo_name(options.name or target.resolve().name)
     reader = open_source(source)
     status = source.stat()

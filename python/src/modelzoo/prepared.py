@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from .errors import ZooError
+from .errors import ZooError, parsed
 from .files import sha256_file
 
 Split = Literal["train", "val", "test"]
@@ -26,15 +26,16 @@ class Prepared:
         """Checks the header, and the data against its checksum if the header has one."""
         self.path = Path(path)
         try:
-            with safe_open(self.path, "np") as file:
-                self._read_header(file)
-            expected = self._metadata.get("data_sha256")
-            if expected is not None and self._data_sha256() != expected:
-                raise ValueError("its data do not have the SHA-256 that its header says: it is damaged")
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ZooError(f"{self.path}: is not a prepared dataset: {error}") from error
+            with parsed("is not a prepared dataset"):
+                with safe_open(self.path, "np") as file:
+                    self._read_header(file)
+                expected = self._metadata.get("data_sha256")
+                if expected is not None and self._data_sha256() != expected:
+                    raise ValueError("its data do not have the SHA-256 that its header says: it is damaged")
         except OSError as error:
             raise ZooError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise ZooError(f"{self.path}: {error}") from error
 
     def _read_header(self, file: Any) -> None:
         self._metadata: dict[str, str] = file.metadata() or {}

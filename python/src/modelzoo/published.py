@@ -8,6 +8,8 @@ A published raw zoo is a folder, or a zip of one, with a folder per model: `para
 from __future__ import annotations
 
 import codecs
+import contextlib
+import itertools
 import json
 import math
 import re
@@ -62,6 +64,10 @@ _WORDS = {
     ),
     "optim::optimizer": ("adam", "sgd"),
 }
+# Most places at which a line is tried for the beginning of another.
+_MOST_BRACES = 100
+#: What a configuration must have, or be given.
+NEEDED = ("model::type", *_HYPERPARAMETERS)
 
 
 def to_config(params: architectures.Params) -> files.Json:
@@ -82,7 +88,7 @@ def to_params(config: Mapping[str, Any], missing: Mapping[str, Any]) -> files.Js
     config = {**missing, **{key: value for key, value in config.items() if value is not None}}
     if config.get("optim::optimizer") == "adam":
         config.setdefault("optim::momentum", 0)
-    lacking = [key for key in ("model::type", *_HYPERPARAMETERS) if config.get(key) is None]
+    lacking = [key for key in NEEDED if config.get(key) is None]
     if lacking:
         named, given = (" ".join(text.format(key) for key in lacking) for text in ("`{}`", "--set '{}=VALUE'"))
         raise ValueError(f"has no {named.replace(' ', ', ')}: give it with {given}")
@@ -115,7 +121,7 @@ def to_lines(content: bytes, skipped: list[str] | None = None) -> dict[int, file
     """Metrics by epoch, as `result.json` holds them here; of an epoch that was run twice, the later.
 
     Lines that are no JSON, as a trial leaves them that is killed while it writes, are left out and added to `skipped`;
-    zeros around a line, which a crashed machine leaves, are not part of it.
+    zeros, which a crashed machine leaves, end a line.
 
     Raises ValueError with the line that says what cannot be.
     """
@@ -123,26 +129,40 @@ def to_lines(content: bytes, skipped: list[str] | None = None) -> dict[int, file
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     texts = content.decode("utf-16" if wide else "utf-8", "replace").split("\n")
     for number, text in enumerate(texts, 1):
-        text = text.strip(" \t\r\0\ufeff")
-        if not text:
-            continue
-        # Older versions of ray tune write infinities as Python prints them.
-        text = re.sub(r"(?<=[:\[ ])(-?)inf(?=[,\]} ])", r"\1Infinity", text)
-        try:
-            line = files.parse_object(text)
-        except ValueError as error:
-            if skipped is not None:
-                what = "is cut short" if number == len(texts) else str(error)
-                skipped.append(f"line {number} {what}: it is left out")
-            continue
-        try:
-            epoch = line.get("training_iteration")
-            if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 1 << 31:
-                raise ValueError(f"`training_iteration` is {epoch!r}")
-            lines[epoch] = _metrics(line)
-        except ValueError as error:
-            raise ValueError(f"line {number} {error}") from error
+        found = [_object(piece.strip(" \t\r\ufeff"), number == len(texts)) for piece in text.split("\0")]
+        faults = [fault for _, fault in found if fault]
+        if faults and skipped is not None:
+            skipped.append(f"line {number} {faults[0]}: it is left out")
+        for line, _ in found:
+            if line is None:
+                continue
+            try:
+                epoch = line.get("training_iteration")
+                if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 1 << 31:
+                    raise ValueError(f"`training_iteration` is {epoch!r}")
+                lines[epoch] = _metrics(line)
+            except ValueError as error:
+                raise ValueError(f"line {number} {error}") from error
     return lines
+
+
+def _object(text: str, is_last: bool) -> tuple[files.Json | None, str | None]:
+    """The object of a line, and what is wrong with the line."""
+    if not text:
+        return None, None
+    # Older versions of ray tune write infinities as Python prints them.
+    text = re.sub(r"(?<=[:\[ ])(-?)inf(?=[,\]} ])", r"\1Infinity", text)
+    try:
+        return files.parse_object(text), None
+    except ValueError as error:
+        fault = "is cut short" if is_last else str(error)
+    # A trial that was killed while it wrote and then resumed goes on in the line that was cut.
+    for brace in itertools.islice(re.finditer(r"\{", text[1:]), _MOST_BRACES):
+        with contextlib.suppress(ValueError):
+            line = files.parse_object(text[1 + brace.start() :])
+            if "training_iteration" in line:
+                return line, "begins with one that is cut short"
+    return None, fault
 
 
 def no_metrics(epoch: int) -> files.Json:

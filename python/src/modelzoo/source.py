@@ -6,13 +6,12 @@ import os
 import re
 import stat
 import zipfile
-import zlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Protocol
 
 from . import files
-from .errors import ZooError, escaped
+from .errors import ZooError, escaped, parsed
 
 
 class Source(Protocol):
@@ -111,9 +110,12 @@ class _Zip:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
-            raise ZooError(f"{path}: is not a zip archive, or damaged: {error}") from error
+            with parsed("is not a zip archive, or damaged"):
+                self._archive = zipfile.ZipFile(path)
+        except OSError as error:
+            raise ZooError(f"{path}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise ZooError(f"{path}: {error}") from error
         self._entries: dict[str, zipfile.ZipInfo] = {}
         self._below: dict[str, list[str]] = defaultdict(list)
         for entry in self._archive.infolist():
@@ -155,10 +157,10 @@ class _Zip:
         if entry.file_size > limit:
             raise ValueError(f"claims {entry.file_size} bytes, more than the {limit} that such a file may have")
         try:
-            with self._archive.open(entry) as file:
+            with parsed("is damaged"), self._archive.open(entry) as file:
                 content = file.read(limit + 1)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"is damaged: {error}") from error
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror}") from error
         if len(content) != entry.file_size:
             raise ValueError(f"has {len(content)} bytes, the archive says {entry.file_size}")
         return content

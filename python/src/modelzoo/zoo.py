@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from . import architectures, files
 from .architectures import Parameter
-from .errors import ArgumentError, Fault, FaultWarning, MissingError, ZooError, escaped, summary
+from .errors import ArgumentError, Fault, FaultWarning, MissingError, ZooError, escaped, parsed, summary
 from .states import Array, Reader, StatesFile
 
 if TYPE_CHECKING:
@@ -111,9 +111,10 @@ class Zoo:
         path = self.path / files.INDEX
         if path.exists():
             try:
-                return self._read_parquet(path)
-            except (ZooError, OSError, ValueError, KeyError, TypeError) as error:
-                self._fault(files.INDEX, f"cannot be read, so the models' own files were: {error}")
+                with parsed("cannot be read, so the models' own files were"):
+                    return self._read_parquet(path)
+            except (OSError, ValueError) as error:
+                self._fault(files.INDEX, error)
         rows: list[files.Json] = []
         for model, name in files.model_folders(self.path):
             if model is None:
@@ -127,16 +128,16 @@ class Zoo:
 
     def _read_parquet(self, path: Path) -> pd.DataFrame:
         if path.stat().st_size > files.LIMITS[files.INDEX]:
-            raise ZooError("is larger than an index may be")
+            raise ValueError("is larger than an index may be")
         table = pq.ParquetFile(path, thrift_string_size_limit=64 << 20, thrift_container_size_limit=16 << 20)
         if table.metadata.num_rows != self.record["states"]:
-            raise ZooError(f"has {table.metadata.num_rows} rows, zoo.json counts {self.record['states']} states")
+            raise ValueError(f"has {table.metadata.num_rows} rows, zoo.json counts {self.record['states']} states")
         # Encodings can make billions of rows of a small file; states cannot be made of nothing.
         folders = (self.path / "models" / name for _, name in files.model_folders(self.path))
         paths = (folder / files.STATES for folder in folders)
         size = sum(path.stat().st_size for path in paths if path.is_file())
         if 4 * max(1, self.record["parameters"]) * table.metadata.num_rows > size:
-            raise ZooError(f"has {table.metadata.num_rows} rows, more than the states files hold")
+            raise ValueError(f"has {table.metadata.num_rows} rows, more than the states files hold")
         content = table.read()
         frame: pd.DataFrame = content.to_pandas()
         for name in content.column_names:
@@ -146,11 +147,11 @@ class Zoo:
                 frame[name] = column.to_pandas(types_mapper=lambda _, kind=kind: kind)
         for key in ("id", "epoch"):
             if frame[key].dtype != np.int32 or (frame[key] < 0).any():
-                raise ZooError(f"its column `{key}` does not hold numbers from 0 upwards")
+                raise ValueError(f"its column `{key}` does not hold numbers from 0 upwards")
         if frame["diverged"].dtype != np.bool_:
-            raise ZooError("its column `diverged` does not hold booleans")
+            raise ValueError("its column `diverged` does not hold booleans")
         if frame.duplicated(["id", "epoch"]).any():
-            raise ZooError("has a state twice")
+            raise ValueError("has a state twice")
         return frame
 
     def _rows(self, model: int) -> list[files.Json]:

@@ -74,9 +74,10 @@ const CUT_SHORT: &str = "cannot be decoded: it is cut short";
 /// Whether a JPEG file goes on to its end-of-image marker. The decoder fills what is missing with
 /// grey; Pillow refuses such a file.
 fn is_whole_jpeg(bytes: &[u8]) -> bool {
-    const STANDALONE: [u8; 10] = [0x01, 0xd0, 0xd1, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8];
+    const STANDALONE: [u8; 9] = [0x01, 0xd0, 0xd1, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7];
+    const START_OF_IMAGE: u8 = 0xd8;
     const END_OF_IMAGE: u8 = 0xd9;
-    let mut at = 0;
+    let mut at = 2;
     loop {
         // A marker is 0xff and neither 0, which stands for a 0xff in the data, nor 0xff, which is padding.
         let marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff);
@@ -84,6 +85,8 @@ fn is_whole_jpeg(bytes: &[u8]) -> bool {
         at += next + 2;
         match bytes[at - 1] {
             END_OF_IMAGE => return true,
+            // Another file, which follows the remains of this one.
+            START_OF_IMAGE => return false,
             marker if STANDALONE.contains(&marker) => {}
             _ => match bytes.get(at..at + 2) {
                 Some(length) => at += usize::from(u16::from_be_bytes([length[0], length[1]])),
@@ -174,6 +177,11 @@ mod tests {
         assert!(decode_any(&with_comment[..with_comment.len() / 2]).unwrap_err().contains("cut short"));
         assert!(is_whole_jpeg(b"\xff\xd8\xff\xda\x00\x02\x01\xff\x00\xd9\xff\xd0\x02\xff\xd9"));
         assert!(!is_whole_jpeg(b"\xff\xd8\xff\xda\x00\x02\x01\xff\x00\xd9\xff\xd0\x02\xff"));
+        // Another whole file behind the cut.
+        for whole in JPEGS {
+            let cut = whole.len() * 3 / 4;
+            assert_eq!(decode_any(&[&whole[..cut], whole].concat()), Err(CUT_SHORT.into()));
+        }
     }
 
     #[test]
