@@ -20,7 +20,7 @@ use zoo_stage::{Stage, UsageError};
 use zoo_train::{check_engine, engine_for, population, Shard, TrainingArgs};
 use zoo_verify::{verify_all, Options};
 
-use crate::{Manifests, Places};
+use crate::{zoo_names, Manifests, Places};
 
 /// Command line of `zoo run`.
 #[derive(Debug, Clone, clap::Args)]
@@ -97,8 +97,7 @@ fn check_replaces_nothing(
     let places = Places::new(manifest, root)?;
     zoo_data::check_replaces(&places.data)?;
     let twins = twins(manifest)?;
-    let names: Vec<String> =
-        once(places.name.clone()).chain(twins.iter().map(|twin| twin.zoo_name(&places.name))).collect();
+    let names = zoo_names(manifest)?;
     let archives = names.iter().map(|name| zoo_pack::replaced(&places.archive(name))).collect::<Result<Vec<_>, _>>()?;
     if !names.iter().any(|name| places.zoo(name).exists()) && archives.iter().all(Vec::is_empty) {
         return Ok(());

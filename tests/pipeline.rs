@@ -692,12 +692,16 @@ fn status_tells_whose_an_output_is() {
 }
 
 #[test]
-fn two_manifests_of_one_zoo_are_refused() {
+fn two_manifests_of_one_zoo_or_twin_are_refused() {
     let work = Workplace::new();
-    fs::copy(work.path("tiny.toml"), work.path("copy.toml")).unwrap();
-    for command in ["run", "status", "plan"] {
-        let message = work.fails(&format!("{command} tiny.toml copy.toml"), 2);
-        assert!(message.contains("tiny.toml and copy.toml both make the zoo `tiny`"), "{message}");
+    let of_twin = MANIFEST.replace("\"tiny\"", "\"tiny-magnitude-80\"");
+    for (copy, name) in [(MANIFEST, "tiny"), (&of_twin, "tiny-magnitude-80")] {
+        fs::write(work.path("copy.toml"), copy).unwrap();
+        for command in ["run", "run --force", "status", "plan"] {
+            let message = work.fails(&format!("{command} tiny.toml copy.toml"), 2);
+            let expected = format!("tiny.toml and copy.toml both make the zoo `{name}`");
+            assert!(message.contains(&expected), "{message}");
+        }
     }
 }
 
