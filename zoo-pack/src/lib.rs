@@ -583,7 +583,9 @@ pub fn check_replaces(output: &Path, record: &ZooRecord) -> Result<(), Error> {
 
 /// `zoo.json` of an archive file; `None` if it does not begin as archives do.
 fn archived_record(archive: &Path) -> Option<ZooRecord> {
-    let (record, _) = decode(File::open(archive).ok()?, 1, |decoded| {
+    // A pipe would wait for its writer.
+    let file = archive.is_file().then(|| File::open(archive).ok()).flatten()?;
+    let (record, _) = decode(file, 1, |decoded| {
         let mut entries = Entries::new(decoded);
         // The second entry, after the checksums.
         entries.next_entry()?.ok()?;
