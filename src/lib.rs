@@ -7,12 +7,15 @@ mod plan;
 mod run;
 mod status;
 
+use std::collections::HashMap;
 use std::fmt;
+use std::iter::once;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use zoo_model::plan::ZooSection;
 use zoo_model::{Manifest, ManifestError};
+use zoo_sparsify::twins;
 use zoo_stage::{ReductionArgs, Stage, UsageError};
 
 pub use plan::PlanSummary;
@@ -78,21 +81,32 @@ impl Manifests {
     /// Loads them all.
     ///
     /// # Errors
-    /// A mistake in one of them, or two that would make one zoo.
+    /// A mistake in one of them, or two that would make one zoo or twin.
     fn load(&self) -> anyhow::Result<Vec<Manifest>> {
-        let mut manifests: Vec<(String, Manifest)> = Vec::new();
+        let mut manifests = Vec::new();
+        let mut makers: HashMap<String, &Path> = HashMap::new();
         for path in &self.manifests {
             let manifest = self.reduction.load(path)?;
-            let ZooSection { name, .. } = manifest.required("zoo")?;
-            if let Some((_, other)) = manifests.iter().find(|(taken, _)| *taken == name) {
-                let (other, path) = (other.path().display(), path.display());
-                let message = format!("{other} and {path} both make the zoo `{name}`: give one of them another name");
-                return Err(UsageError(message).into());
+            for name in zoo_names(&manifest)? {
+                if let Some(other) = makers.get(&name) {
+                    let (other, path) = (other.display(), path.display());
+                    let message =
+                        format!("{other} and {path} both make the zoo `{name}`: give one of them another name");
+                    return Err(UsageError(message).into());
+                }
+                makers.insert(name, path);
             }
-            manifests.push((name, manifest));
+            manifests.push(manifest);
         }
-        Ok(manifests.into_iter().map(|(_, manifest)| manifest).collect())
+        Ok(manifests)
     }
+}
+
+/// Names of a manifest's zoo and of its twins, in this order.
+fn zoo_names(manifest: &Manifest) -> Result<Vec<String>, ManifestError> {
+    let ZooSection { name, .. } = manifest.required("zoo")?;
+    let twins = twins(manifest)?.into_iter().map(|twin| twin.zoo_name(&name)).collect::<Vec<_>>();
+    Ok(once(name).chain(twins).collect())
 }
 
 /// Where the outputs of one manifest lie.

@@ -1,8 +1,6 @@
 //! `zoo run`: all stages of some manifests, in order.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::iter::once;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,17 +8,14 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 use zoo_model::files::{parent_of, temporary_dir_in, FileError};
-use zoo_model::zoo_dir::{names, RECORD_LIMIT};
-use zoo_model::{Dataset, Manifest, Plan, ZooDir, ZooRecord};
-use zoo_pack::entries::Entries;
-use zoo_pack::members::decode;
+use zoo_model::{Dataset, Manifest, Plan, ZooDir};
 use zoo_pack::PackOptions;
 use zoo_sparsify::twins;
-use zoo_stage::{Stage, UsageError};
+use zoo_stage::Stage;
 use zoo_train::{check_engine, engine_for, population, Shard, TrainingArgs};
 use zoo_verify::{verify_all, Options};
 
-use crate::{Manifests, Places};
+use crate::{zoo_names, Manifests, Places};
 
 /// Command line of `zoo run`.
 #[derive(Debug, Clone, clap::Args)]
@@ -97,8 +92,7 @@ fn check_replaces_nothing(
     let places = Places::new(manifest, root)?;
     zoo_data::check_replaces(&places.data)?;
     let twins = twins(manifest)?;
-    let names: Vec<String> =
-        once(places.name.clone()).chain(twins.iter().map(|twin| twin.zoo_name(&places.name))).collect();
+    let names = zoo_names(manifest)?;
     let archives = names.iter().map(|name| zoo_pack::replaced(&places.archive(name))).collect::<Result<Vec<_>, _>>()?;
     if !names.iter().any(|name| places.zoo(name).exists()) && archives.iter().all(Vec::is_empty) {
         return Ok(());
@@ -109,11 +103,9 @@ fn check_replaces_nothing(
     let zoo = zoo_train::record(&plan, &dataset, engine.as_ref())?;
     let twin_record = |twin| zoo_sparsify::record(&zoo, zoo.fingerprint.clone(), twin, &dataset, engine.as_ref());
     let records = once(zoo.clone()).chain(twins.iter().map(twin_record));
-    for ((name, record), archives) in names.iter().zip(records).zip(archives) {
+    for (name, record) in names.iter().zip(records) {
         population::check_replaces_nothing(&ZooDir::new(places.zoo(name)), &record)?;
-        for archive in archives {
-            check_archive(&archive, &record)?;
-        }
+        zoo_pack::check_replaces(&places.archive(name), &record)?;
     }
     Ok(())
 }
@@ -128,34 +120,6 @@ fn dataset(manifest: &Manifest, root: &Path, data: &Path, stage: &Stage) -> anyh
     let prepared = folder.path().join("prepared.safetensors");
     zoo_data::prepare(manifest, root, &prepared, stage)?;
     Ok(Dataset::read(&prepared)?)
-}
-
-/// Checks that the archive file is one of the zoo of `record`.
-fn check_archive(archive: &Path, record: &ZooRecord) -> Result<(), UsageError> {
-    let fault = match archived_record(archive) {
-        Some(found) if found.fingerprint == record.fingerprint => return Ok(()),
-        Some(found) => format!(
-            "holds the zoo `{}` made otherwise: there and here differ {}",
-            found.name,
-            found.differences(&ZooRecord { models: found.models, ..record.clone() })
-        ),
-        None => "is there and is no archive of a zoo".into(),
-    };
-    Err(UsageError(format!("{} {fault}; move it away, or replace it with --force", archive.display())))
-}
-
-/// `zoo.json` of an archive file; `None` if it does not begin as archives do.
-fn archived_record(archive: &Path) -> Option<ZooRecord> {
-    let (record, _) = decode(File::open(archive).ok()?, 1, |decoded| {
-        let mut entries = Entries::new(decoded);
-        // The second entry, after the checksums.
-        entries.next_entry()?.ok()?;
-        entries.next_entry()?.ok().filter(|entry| entry.path == names::ZOO)?;
-        let mut json = Vec::new();
-        entries.content().take(RECORD_LIMIT).read_to_end(&mut json).ok()?;
-        ZooRecord::from_json(&json).ok()
-    });
-    record
 }
 
 /// Does what every shard does; one waits for another that is at it.
@@ -214,7 +178,8 @@ fn one(
         }
         zoos.push(twin_name);
     }
-    let options = PackOptions { section: manifest.section("pack")?.unwrap_or_default(), threads: settings.threads };
+    let section = manifest.section("pack")?.unwrap_or_default();
+    let options = PackOptions { section, threads: settings.threads, force: settings.force };
     let mut archives = Vec::new();
     for name in zoos {
         stage.say(format_args!("{name}: pack"));

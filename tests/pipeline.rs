@@ -640,13 +640,38 @@ fn training_takes_the_described_dataset_alone() {
     assert!(work.fails(sparsify, 2).contains("does not say on which dataset file it was trained"));
     record["dataset"]["classes"] = 9.into();
     fs::write(work.path("z/zoo.json"), record.to_string()).unwrap();
-    assert!(work.fails(&format!("{sparsify} --any-data"), 2).contains("`classes` (9 and 10)"));
+    assert!(work.fails(&format!("{sparsify} --any-data"), 2).contains("[1, 28, 28] and 9 classes"));
 
     // A manifest without [data] takes any.
     let text = fs::read_to_string(work.path("tiny.toml")).unwrap();
     let section = text.find("[data]").unwrap()..text.find("[model]").unwrap();
     work.edit(&text[section], "");
     work.ok("train tiny.toml --data d.safetensors -o own --models 1 --epochs 1");
+}
+
+#[test]
+fn no_stage_writes_into_a_zoo_or_takes_a_file_for_one() {
+    let work = Workplace::new();
+    work.prepare();
+    work.ok("train tiny.toml --data d.safetensors -o z --models 1 --epochs 1");
+    let before = files(&work.path("z"));
+    for command in [
+        "data tiny.toml -o z/d.safetensors",
+        "train tiny.toml --data d.safetensors -o z/models/z",
+        "train tiny.toml --data d.safetensors -o z/new/../models/000000/z --force",
+        "sparsify tiny.toml --zoo z --data d.safetensors -o z/t --epochs 1",
+        "pack z -o z/z.tar.gz --force",
+        "run tiny.toml --root z",
+    ] {
+        assert!(work.fails(command, 2).contains("would be written into the zoo"), "{command}");
+    }
+    assert!(files(&work.path("z")) == before);
+
+    fs::create_dir(work.path("zoos")).unwrap();
+    fs::write(work.path("zoos/tiny"), "x").unwrap();
+    for command in ["run tiny.toml", "run tiny.toml --force", "train tiny.toml --data d.safetensors -o zoos/tiny"] {
+        assert!(work.fails(command, 1).contains("is a file, where the folder of a zoo is expected"), "{command}");
+    }
 }
 
 #[test]
@@ -692,12 +717,16 @@ fn status_tells_whose_an_output_is() {
 }
 
 #[test]
-fn two_manifests_of_one_zoo_are_refused() {
+fn two_manifests_of_one_zoo_or_twin_are_refused() {
     let work = Workplace::new();
-    fs::copy(work.path("tiny.toml"), work.path("copy.toml")).unwrap();
-    for command in ["run", "status", "plan"] {
-        let message = work.fails(&format!("{command} tiny.toml copy.toml"), 2);
-        assert!(message.contains("tiny.toml and copy.toml both make the zoo `tiny`"), "{message}");
+    let of_twin = MANIFEST.replace("\"tiny\"", "\"tiny-magnitude-80\"");
+    for (copy, name) in [(MANIFEST, "tiny"), (&of_twin, "tiny-magnitude-80")] {
+        fs::write(work.path("copy.toml"), copy).unwrap();
+        for command in ["run", "run --force", "status", "plan"] {
+            let message = work.fails(&format!("{command} tiny.toml copy.toml"), 2);
+            let expected = format!("tiny.toml and copy.toml both make the zoo `{name}`");
+            assert!(message.contains(&expected), "{message}");
+        }
     }
 }
 

@@ -3,16 +3,14 @@
 
 use std::fmt::Write;
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::{Component, Path, PathBuf};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use zoo_model::files::{is_system_file, parent_of, write_bytes, FileError};
 use zoo_model::text::{counted, fixed};
-use zoo_model::zoo_dir::names;
-use zoo_model::{ModelId, ZooDir, ZooRecord};
-use zoo_stage::UsageError;
-use zoo_train::population::read_run;
+use zoo_model::ZooRecord;
+use zoo_stage::{check_outside_zoos, UsageError};
 
 use crate::benchmark::{Benchmark, Predictor};
 use crate::diversity::{Distribution, Diversity};
@@ -45,10 +43,7 @@ impl Place {
         let refused =
             |path: &Path, why: &str| Err(UsageError(format!("{} {why}: choose another --output", path.display())));
         for path in [&page, &folder, parent_of(&page)] {
-            let resolved = resolve(path).map_err(|e| UsageError(format!("cannot read {}: {e}", path.display())))?;
-            if let Some(zoo) = resolved.ancestors().find(|folder| is_zoo(folder)) {
-                return refused(path, &format!("would be written into the zoo {}", zoo.display()));
-            }
+            check_outside_zoos(path)?;
         }
         if is_there(&page) && !is_ours(&page, &format!("<meta name=\"generator\" content=\"{GENERATOR}\">")) {
             return refused(&page, "is there, and is no report of zoo-analyze");
@@ -72,28 +67,6 @@ fn is_ours(path: &Path, marker: &str) -> bool {
     let mut start = String::new();
     let read = File::open(path).and_then(|file| file.take(512).read_to_string(&mut start));
     read.is_ok() && start.contains(marker)
-}
-
-/// Whether a folder is a zoo, finished or in the making, by whatever program.
-fn is_zoo(folder: &Path) -> bool {
-    let zoo = ZooDir::new(folder);
-    let in_the_making = || matches!(read_run(&zoo), Ok(Some(_)) | Err(FileError::Format { .. }));
-    let is_model = |entry: fs::DirEntry| entry.file_name().to_string_lossy().parse::<ModelId>().is_ok();
-    let has_models = || fs::read_dir(folder.join(names::MODELS)).is_ok_and(|e| e.flatten().any(is_model));
-    zoo.record_path().is_file() || in_the_making() || has_models()
-}
-
-/// The absolute path without links and `..`, of which the last parts need not be there.
-fn resolve(path: &Path) -> io::Result<PathBuf> {
-    let mut resolved = PathBuf::new();
-    for component in std::path::absolute(path)?.components() {
-        match component {
-            Component::ParentDir => _ = resolved.pop(),
-            other => resolved.push(other),
-        }
-        resolved = resolved.canonicalize().unwrap_or(resolved);
-    }
-    Ok(resolved)
 }
 
 /// All that a report tells.

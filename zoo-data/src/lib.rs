@@ -31,7 +31,7 @@ use zoo_model::files::{fingerprint, parent_of, remove_abandoned, touch, FileErro
 use zoo_model::lock::OutputLock;
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::{Dataset, Manifest, ManifestError, Split, FORMAT_VERSION};
-use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
+use zoo_stage::{check_outside_zoos, Interrupted, ReductionArgs, Stage, UsageError};
 
 pub use published::{DatasetName, Description, Origin, Published, PublishedFile};
 pub use section::{DataSection, NormalizeSection, TransformSection};
@@ -283,6 +283,7 @@ pub fn check_replaces(output: &Path) -> Result<(), UsageError> {
     if output.is_dir() {
         return Err(UsageError(format!("{} is a folder, expected the name of a file to make", output.display())));
     }
+    check_outside_zoos(output)?;
     if !output.is_file() || is_prepared(output) {
         return Ok(());
     }

@@ -282,10 +282,15 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     Ok(bytes)
 }
 
+/// Whether an error says that there is nothing of that name; below a file there is nothing.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// [`read_limited`] of a file that need not be there.
 pub fn read_if_exists(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, FileError> {
     match read_limited(path, limit) {
-        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(FileError::Io { source, .. }) if is_absent(&source) => Ok(None),
         other => other.map(Some),
     }
 }

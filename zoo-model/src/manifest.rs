@@ -75,12 +75,18 @@ impl Reduction {
     }
 }
 
+/// Keys whose values are tables. A list would be taken for the table's values in the order of its keys.
+const TABLES: [&str; 9] =
+    ["zoo", "data", "data.transform", "data.normalize", "model", "grid", "train", "train.augment", "pack"];
+
 /// A manifest whose syntax and section names are right; sections are checked when asked for.
 #[derive(Debug, Clone)]
 pub struct Manifest {
     path: PathBuf,
     source: String,
     keys: Vec<(String, Range<usize>)>,
+    /// Which of [`TABLES`] hold something else.
+    not_tables: Vec<&'static str>,
     /// The cut asked for on the command line.
     pub reduction: Reduction,
 }
@@ -103,12 +109,12 @@ impl Manifest {
 
     /// [`load`](Self::load) of text that is at hand; `path` is for messages.
     pub fn parse(path: impl Into<PathBuf>, source: String) -> Result<Self, ManifestError> {
-        let mut manifest = Self { path: path.into(), source, keys: Vec::new(), reduction: Reduction::default() };
-        let keys = match DeTable::parse(&manifest.source) {
-            Ok(table) => index_keys(table.get_ref()),
+        let (path, reduction) = (path.into(), Reduction::default());
+        let mut manifest = Self { path, source, keys: Vec::new(), not_tables: Vec::new(), reduction };
+        (manifest.keys, manifest.not_tables) = match DeTable::parse(&manifest.source) {
+            Ok(table) => (index_keys(table.get_ref()), not_tables(table.get_ref())),
             Err(e) => return Err(manifest.toml_error(&e)),
         };
-        manifest.keys = keys;
         for (key, span) in &manifest.keys {
             if !key.contains('.') && !SECTIONS.contains(&key.as_str()) {
                 return Err(ManifestError {
@@ -133,6 +139,9 @@ impl Manifest {
 
     /// The section `name`, or `None` if the manifest has none.
     pub fn section<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ManifestError> {
+        if let Some(key) = self.not_tables.iter().find(|key| key.split('.').next() == Some(name)) {
+            return Err(self.error(key, "must be a table"));
+        }
         let deserializer = toml::Deserializer::parse(&self.source).map_err(|e| self.toml_error(&e))?;
         Section { name, of: PhantomData }.deserialize(deserializer).map_err(|e| self.section_error(name, &e))
     }
@@ -236,6 +245,21 @@ fn index_keys(table: &DeTable) -> Vec<(String, Range<usize>)> {
     out
 }
 
+/// The keys of [`TABLES`] that are there and hold something else.
+fn not_tables(table: &DeTable) -> Vec<&'static str> {
+    let holds_another = |key: &&str| {
+        let mut table = table;
+        key.split('.').any(|part| match table.get(part).map(|value| value.get_ref()) {
+            Some(DeValue::Table(inner)) => {
+                table = inner;
+                false
+            }
+            value => value.is_some(),
+        })
+    };
+    TABLES.into_iter().filter(holds_another).collect()
+}
+
 /// Reads one section of a document and passes over the others.
 struct Section<'a, T> {
     name: &'a str,
@@ -316,6 +340,17 @@ mod tests {
         let table = manifest("[train]\nepochs = 1\n").unwrap();
         let error = table.section::<Vec<Train>>("train").unwrap_err();
         assert!(error.to_string().contains("write [[train]]"), "{error}");
+
+        for (text, key) in [
+            ("train = [1]", "train"),
+            ("[[train]]\nepochs = 1", "train"),
+            ("train = 1979-05-27", "train"),
+            ("[train]\nepochs = 1\naugment = [4]", "train.augment"),
+            ("[train]\nepochs = 1\naugment = 4", "train.augment"),
+        ] {
+            let error = manifest(text).unwrap().section::<Train>("train").unwrap_err();
+            assert_eq!((error.key.as_deref(), error.message.as_str()), (Some(key), "must be a table"));
+        }
 
         let shouting = manifest("[train]\nEPOCHS = 3\n").unwrap();
         let error = shouting.section::<Train>("train").unwrap_err();

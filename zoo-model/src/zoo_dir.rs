@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::{Component, Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,10 @@ pub mod names {
     pub const ZOO: &str = "zoo.json";
     /// Checksums of every other file, for `sha256sum -c`.
     pub const CHECKSUMS: &str = "SHA256SUMS";
+    /// Folder of everything that is not a finished model, while the zoo is in the making.
+    pub const TRAINING: &str = ".training";
+    /// What a zoo in the making will be, in that folder.
+    pub const RUN: &str = "run.json";
     /// Folder of the models.
     pub const MODELS: &str = "models";
     /// A model's configuration.
@@ -41,6 +46,34 @@ pub mod names {
 pub const RECORD_LIMIT: u64 = 16 << 20;
 /// Size limit of a `SHA256SUMS`: 100 bytes for each of three files of a million models.
 pub const CHECKSUMS_LIMIT: u64 = 400 << 20;
+
+/// The zoo, finished or in the making, by whatever program, that `path` is or lies in. The last parts
+/// of `path` need not be there.
+///
+/// # Errors
+/// The current directory is gone.
+pub fn enclosing_zoo(path: &Path) -> io::Result<Option<PathBuf>> {
+    let is_model = |entry: fs::DirEntry| entry.file_name().to_string_lossy().parse::<ModelId>().is_ok();
+    let has_models = |folder: &Path| fs::read_dir(folder.join(names::MODELS)).is_ok_and(|e| e.flatten().any(is_model));
+    let is_zoo = |folder: &&Path| {
+        let is_started = || folder.join(names::TRAINING).join(names::RUN).is_file();
+        folder.join(names::ZOO).is_file() || is_started() || has_models(folder)
+    };
+    Ok(resolve(path)?.ancestors().find(is_zoo).map(Path::to_owned))
+}
+
+/// The absolute path without links and `..`, of which the last parts need not be there.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let mut resolved = PathBuf::new();
+    for component in std::path::absolute(path)?.components() {
+        match component {
+            Component::ParentDir => _ = resolved.pop(),
+            other => resolved.push(other),
+        }
+        resolved = resolved.canonicalize().unwrap_or(resolved);
+    }
+    Ok(resolved)
+}
 
 /// The dataset that a zoo was trained on. An imported zoo may not know it: then the checksum is
 /// empty, the splits have no samples, and there is no mean or deviation.

@@ -34,11 +34,12 @@ use zoo_model::files::{
 };
 use zoo_model::lock::OutputLock;
 use zoo_model::text::counted;
-use zoo_model::zoo_dir::{format_checksums, names};
+use zoo_model::zoo_dir::{format_checksums, names, RECORD_LIMIT};
 use zoo_model::{Manifest, ManifestError, ModelId, ZooDir, ZooRecord};
-use zoo_stage::{Interrupted, Stage, UsageError};
+use zoo_stage::{check_outside_zoos, Interrupted, Stage, UsageError};
 
-use members::{compress, compress_stream, Pieces, PIECE};
+use entries::Entries;
+use members::{compress, compress_stream, decode, Pieces, PIECE};
 pub use section::{parse_size, PackSection};
 
 /// Name of the dataset card.
@@ -92,6 +93,9 @@ pub struct Args {
     /// Threads; by default one a core. The result does not depend on it
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
+    /// Replace a file that is not an archive of the same zoo
+    #[arg(long)]
+    force: bool,
 }
 
 /// Examples for `--help`.
@@ -110,12 +114,14 @@ pub struct PackOptions {
     pub section: PackSection,
     /// Threads that compress.
     pub threads: usize,
+    /// Replace what is not an archive of the same zoo.
+    pub force: bool,
 }
 
 impl Default for PackOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { section: PackSection::default(), threads }
+        Self { section: PackSection::default(), threads, force: false }
     }
 }
 
@@ -152,6 +158,7 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     options.section.level = args.level.unwrap_or(options.section.level);
     options.section.volume_size = args.volume_size.or(options.section.volume_size);
     options.threads = args.threads.map_or(options.threads, |t| t as usize);
+    options.force = args.force;
     pack(&args.zoo, &args.output, &options, stage)
 }
 
@@ -236,7 +243,7 @@ struct ModelFile {
 ///
 /// # Errors
 /// The zoo is not finished or not whole, a file differs from the directory's `SHA256SUMS`, or an
-/// output cannot be written; nothing half-written is left.
+/// output cannot be written; nothing half-written is left. Without `force`, as [`check_replaces`].
 pub fn pack(zoo: &Path, output: &Path, options: &PackOptions, stage: &Stage) -> Result<Summary, Error> {
     let layout = Layout::new(zoo, output, options, stage)?;
     let folder = parent_of(output);
@@ -257,6 +264,10 @@ pub fn pack(zoo: &Path, output: &Path, options: &PackOptions, stage: &Stage) -> 
         }
         let sizes = archives.iter().map(|p| fs::metadata(p).map_or(0, |m| m.len()));
         return Ok(summary(true, sizes.sum()));
+    }
+    check_outside_zoos(output)?;
+    if !options.force {
+        check_replaces(output, &layout.record)?;
     }
     fs::create_dir_all(folder).map_err(FileError::io("create the folder", folder))?;
     let _lock = OutputLock::beside(output)?;
@@ -543,6 +554,47 @@ pub fn replaced(output: &Path) -> Result<Vec<PathBuf>, FileError> {
     files.retain(|file| *file == name || is_volume(file));
     files.sort();
     Ok(files.into_iter().map(|file| folder.join(file)).collect())
+}
+
+/// Checks that packing the zoo of `record` as `output` replaces nothing but archives of the same zoo.
+///
+/// # Errors
+/// It would: names what is there.
+pub fn check_replaces(output: &Path, record: &ZooRecord) -> Result<(), Error> {
+    for archive in replaced(output)? {
+        let fault = match archived_record(&archive) {
+            // An imported zoo has a name alone.
+            Some(found) if found.fingerprint == record.fingerprint => match &found.fingerprint {
+                none if none.is_empty() && found.name != record.name => format!("holds the zoo `{}`", found.name),
+                _ => continue,
+            },
+            Some(found) => format!(
+                "holds the zoo `{}` made otherwise: there and here differ {}",
+                found.name,
+                found.differences(&ZooRecord { models: found.models, ..record.clone() })
+            ),
+            None => "is there and is no archive of a zoo".into(),
+        };
+        let remedy = "move it away, or replace it with --force";
+        return Err(UsageError(format!("{} {fault}; {remedy}", archive.display())).into());
+    }
+    Ok(())
+}
+
+/// `zoo.json` of an archive file; `None` if it does not begin as archives do.
+fn archived_record(archive: &Path) -> Option<ZooRecord> {
+    // A pipe would wait for its writer.
+    let file = archive.is_file().then(|| File::open(archive).ok()).flatten()?;
+    let (record, _) = decode(file, 1, |decoded| {
+        let mut entries = Entries::new(decoded);
+        // The second entry, after the checksums.
+        entries.next_entry()?.ok()?;
+        entries.next_entry()?.ok().filter(|entry| entry.path == names::ZOO)?;
+        let mut json = Vec::new();
+        entries.content().take(RECORD_LIMIT).read_to_end(&mut json).ok()?;
+        ZooRecord::from_json(&json).ok()
+    });
+    record
 }
 
 /// Removes archive files of an earlier packing that had other volumes.

@@ -44,8 +44,51 @@ fn an_archive_is_redone_only_when_something_changed() {
     record.description = "Other words.".into();
     zoo.finish(&record).unwrap();
     assert!(pack(&["--level", "0"]).contains("packed"));
-    fs::write(dir.path().join("n.tar.gz"), b"damaged").unwrap();
-    assert!(pack(&["--level", "0"]).contains("packed"));
+}
+
+#[test]
+fn what_is_no_archive_of_the_same_zoo_is_replaced_only_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    synthetic::write(&dir.path().join("noise"), "noise", 8, 51).unwrap();
+    let other = synthetic::write(&dir.path().join("other"), "other", 8, 51).unwrap();
+    let mut record = other.finished().unwrap();
+    record.fingerprint = "of other inputs".into();
+    other.finish(&record).unwrap();
+    let refused = |expected: &str| {
+        let before: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        let output = zoo_pack(&["noise", "-o", "n.tar.gz"], dir.path());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected) && message.contains("--force"), "{message}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>(), before);
+    };
+    shell("tar czf backup.tar.gz noise/zoo.json", dir.path());
+    let backup = fs::read(dir.path().join("backup.tar.gz")).unwrap();
+    for foreign in [&b"notes"[..], b"", &backup] {
+        fs::write(dir.path().join("n.tar.gz"), foreign).unwrap();
+        refused("n.tar.gz is there and is no archive of a zoo");
+        assert_eq!(fs::read(dir.path().join("n.tar.gz")).unwrap(), foreign);
+    }
+    ok(&zoo_pack(&["noise", "-o", "n.tar.gz", "--force"], dir.path()));
+
+    ok(&zoo_pack(&["other", "-o", "n.tar.gz", "--force"], dir.path()));
+    refused("n.tar.gz holds the zoo `other` made otherwise");
+    ok(&zoo_pack(&["other", "-o", "n.tar.gz", "--volume-size", "2MB"], dir.path()));
+    refused("holds the zoo `other` made otherwise");
+    ok(&zoo_pack(&["noise", "-o", "n.tar.gz", "--force"], dir.path()));
+}
+
+#[test]
+fn no_archive_is_written_into_a_zoo() {
+    let dir = tempfile::tempdir().unwrap();
+    synthetic::write(&dir.path().join("noise"), "noise", 3, 5).unwrap();
+    for output in ["noise/n.tar.gz", "noise/models/n.tar.gz", "noise/new/../n.tar.gz"] {
+        let output = zoo_pack(&["noise", "-o", output], dir.path());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("would be written into the zoo"), "{message}");
+    }
+    assert_eq!(fs::read_dir(dir.path().join("noise")).unwrap().count(), 3);
 }
 
 #[test]

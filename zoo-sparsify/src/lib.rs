@@ -190,10 +190,10 @@ fn check_data(parent: &ZooDir, record: &ZooRecord, dataset: &Dataset, any_data: 
         (_, true) if is_alike => return Ok(()),
         (_, true) => {
             format!(
-                "{path} does not fit the dataset: there and here differ `shape` ({:?} and {:?}) or `classes` ({} and {})",
+                "{path} does not fit the dataset: its images have the shape {:?} and {} classes, the given ones {:?} and {}",
                 known.shape,
-                dataset.shape,
                 known.classes,
+                dataset.shape,
                 dataset.classes()
             )
         }

@@ -7,7 +7,7 @@ mod progress;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use serde::Serialize;
 use zoo_model::manifest::Reduction;
 use zoo_model::text::readable;
+use zoo_model::zoo_dir::enclosing_zoo;
 use zoo_model::{Manifest, ManifestError};
 
 pub use progress::Progress;
@@ -76,7 +77,7 @@ pub struct ReductionArgs {
 
 impl ReductionArgs {
     /// Loads a manifest with this cut.
-    pub fn load(self, path: &std::path::Path) -> Result<Manifest, ManifestError> {
+    pub fn load(self, path: &Path) -> Result<Manifest, ManifestError> {
         let mut manifest = Manifest::load(path)?;
         manifest.reduction = Reduction { models: self.models, epochs: self.epochs, samples: self.samples };
         Ok(manifest)
@@ -99,6 +100,19 @@ pub struct Interrupted;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
+
+/// Checks that an output does not lie in a zoo, which then would hold what is not its own.
+///
+/// # Errors
+/// It does.
+pub fn check_outside_zoos(output: &Path) -> Result<(), UsageError> {
+    let refused = |why: String| Err(UsageError(format!("{} {why}", output.display())));
+    match enclosing_zoo(output) {
+        Ok(None) => Ok(()),
+        Ok(Some(zoo)) => refused(format!("would be written into the zoo {}: choose another --output", zoo.display())),
+        Err(error) => refused(format!("cannot be found: {error}")),
+    }
+}
 
 /// Verification found something wrong; the verdict has been printed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

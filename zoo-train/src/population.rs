@@ -21,7 +21,7 @@ use zoo_model::lock::OutputLock;
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::{names, RECORD_LIMIT};
 use zoo_model::{Dataset, Hyperparameters, ModelId, Params, ZooDir, ZooRecord};
-use zoo_stage::{Interrupted, Stage, UsageError};
+use zoo_stage::{check_outside_zoos, Interrupted, Stage, UsageError};
 
 use crate::checkpoint;
 use crate::engine::Engine;
@@ -145,18 +145,16 @@ impl fmt::Display for Summary {
     }
 }
 
-const TRAINING: &str = ".training";
-
 /// What zoo directories are made of.
-const ENTRIES: [&str; 4] = [names::ZOO, names::CHECKSUMS, names::MODELS, TRAINING];
+const ENTRIES: [&str; 4] = [names::ZOO, names::CHECKSUMS, names::MODELS, names::TRAINING];
 
 /// Where everything lies that is not a finished model.
 pub(crate) fn training_dir(zoo: &ZooDir) -> PathBuf {
-    zoo.path().join(TRAINING)
+    zoo.path().join(names::TRAINING)
 }
 
 fn run_path(zoo: &ZooDir) -> PathBuf {
-    training_dir(zoo).join("run.json")
+    training_dir(zoo).join(names::RUN)
 }
 
 /// Reads what a directory in the making will be; `None` if it is not one.
@@ -235,7 +233,7 @@ pub enum Found {
 pub fn find(zoo: &ZooDir, record: &ZooRecord) -> Result<Found, FileError> {
     // In this order: another process that finishes the zoo writes the one before it removes the other.
     let started = read_run(zoo)?;
-    let foreign = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|e| e.file_name() != TRAINING);
+    let foreign = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|e| e.file_name() != names::TRAINING);
     match zoo.record()?.or(started.map(|started| started.record)) {
         Some(found) if found.fingerprint == record.fingerprint => Ok(Found::Same),
         Some(found) => Ok(Found::Other(Box::new(found))),
@@ -373,6 +371,9 @@ impl Population<'_> {
     /// written, or [`Interrupted`]: then the same call goes on where this one stopped, to the same bits.
     pub fn make(&self, settings: &Settings, stage: &Stage) -> Result<Summary, Error> {
         let Self { zoo, record, .. } = *self;
+        if !zoo.path().exists() {
+            check_outside_zoos(zoo.path())?;
+        }
         let replacement = replacement_of(zoo)?;
         // A replacement that was interrupted between two steps, where there is no exchange in one.
         if !zoo.path().exists() && matches!(replacement.record(), Ok(Some(_))) {
