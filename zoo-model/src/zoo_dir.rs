@@ -380,7 +380,8 @@ impl ZooDir {
 
     /// An error about a file of this zoo, with the remedy.
     pub fn damaged(&self, error: FileError) -> FileError {
-        let remedy = format!("the zoo is damaged: remove {} and make it again", self.path.display());
+        let remedy =
+            format!("the zoo is damaged: restore the file, or remove {} and make it again", self.path.display());
         match error {
             FileError::Format { path, message } => FileError::format(path, format!("{message}; {remedy}")),
             FileError::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -608,7 +609,8 @@ mod tests {
         }
         fs::create_dir(zoo.path().join("models/__MACOSX")).unwrap();
         zoo.check_whole(&record).unwrap();
-        let remedy = format!("the zoo is damaged: remove {} and make it again", zoo.path().display());
+        let remedy =
+            format!("the zoo is damaged: restore the file, or remove {} and make it again", zoo.path().display());
         let damaged = |error: FileError, what: &str| {
             let error = error.to_string();
             assert!(error.contains(what) && error.ends_with(&remedy), "{error}");

@@ -569,7 +569,7 @@ pub fn check_replaces(output: &Path, record: &ZooRecord) -> Result<(), Error> {
                 _ => continue,
             },
             Some(found) => format!(
-                "holds the zoo `{}` made otherwise: there and here differ {}",
+                "holds the zoo `{}`, made from different inputs; differing fields (there and here): {}",
                 found.name,
                 found.differences(&ZooRecord { models: found.models, ..record.clone() })
             ),

@@ -72,9 +72,9 @@ fn what_is_no_archive_of_the_same_zoo_is_replaced_only_when_asked() {
     ok(&zoo_pack(&["noise", "-o", "n.tar.gz", "--force"], dir.path()));
 
     ok(&zoo_pack(&["other", "-o", "n.tar.gz", "--force"], dir.path()));
-    refused("n.tar.gz holds the zoo `other` made otherwise");
+    refused("n.tar.gz holds the zoo `other`, made from different inputs");
     ok(&zoo_pack(&["other", "-o", "n.tar.gz", "--volume-size", "2MB"], dir.path()));
-    refused("holds the zoo `other` made otherwise");
+    refused("holds the zoo `other`, made from different inputs");
     ok(&zoo_pack(&["noise", "-o", "n.tar.gz", "--force"], dir.path()));
 }
 
@@ -141,9 +141,9 @@ fn a_zoo_that_is_not_whole_is_refused_and_leaves_nothing() {
     rotten[1000] ^= 1;
     fs::write(&states, &rotten).unwrap();
     refused("models/000001/states.safetensors: its SHA-256 is");
-    refused("the zoo is damaged: remove noise and make it again");
+    refused("the zoo is damaged: restore the file, or remove noise and make it again");
     fs::remove_file(&states).unwrap();
-    refused("models/000001/states.safetensors: is missing; the zoo is damaged: remove noise and make it again");
+    refused("models/000001/states.safetensors: is missing; the zoo is damaged: restore the file, or remove noise and make it again");
     fs::write(&states, &sound).unwrap();
     fs::remove_dir_all(zoo.model(zoo_model::ModelId(2))).unwrap();
     refused("counts 3 models, 2 are there");

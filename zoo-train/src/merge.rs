@@ -34,9 +34,10 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, Error> {
                     some => some,
                 };
                 let (a, b) = (place.display(), shard.path().display());
-                return Err(
-                    UsageError(format!("{a} and {b} are not shards of one zoo: they differ in {differences}")).into()
-                );
+                return Err(UsageError(format!(
+                    "{a} and {b} are not shards of one zoo; differing fields: {differences}"
+                ))
+                .into());
             }
             Some(_) => {}
         }
@@ -49,7 +50,10 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, Error> {
     if let Found::Other(record) = find(output, &run.record)? {
         let differences = record.differences(&ZooRecord { models: record.models, ..run.record });
         let output = output.path().display();
-        return Err(UsageError(format!("{output} holds another zoo: it and the shards differ in {differences}")).into());
+        return Err(UsageError(format!(
+            "{output} holds another zoo; differing fields (there and in the shards): {differences}"
+        ))
+        .into());
     }
     remove_abandoned(output.path());
     write_run(output, &run)?;

@@ -251,14 +251,14 @@ pub fn find(zoo: &ZooDir, record: &ZooRecord) -> Result<Found, FileError> {
 /// It does: names what differs.
 pub fn check_replaces_nothing(zoo: &ZooDir, record: &ZooRecord) -> Result<(), Error> {
     match find(zoo, record)? {
-        Found::Other(found) => Err(made_otherwise(zoo, &found, record).into()),
+        Found::Other(found) => Err(other_inputs(zoo, &found, record).into()),
         Found::Nothing | Found::Same => Ok(()),
     }
 }
 
-fn made_otherwise(zoo: &ZooDir, found: &ZooRecord, wanted: &ZooRecord) -> UsageError {
+fn other_inputs(zoo: &ZooDir, found: &ZooRecord, wanted: &ZooRecord) -> UsageError {
     UsageError(format!(
-        "{} holds the zoo `{}` made otherwise: there and here differ {}; choose another place, or replace it with --force",
+        "{} holds the zoo `{}`, made from different inputs; differing fields (there and here): {}; choose another place, or replace it with --force",
         zoo.path().display(),
         found.name,
         found.differences(&ZooRecord { models: found.models, ..wanted.clone() })
@@ -390,7 +390,7 @@ impl Population<'_> {
         }
         let completion = match find(zoo, record)? {
             Found::Nothing | Found::Same => self.fill(settings, stage)?,
-            Found::Other(found) if !settings.force => return Err(made_otherwise(zoo, &found, record).into()),
+            Found::Other(found) if !settings.force => return Err(other_inputs(zoo, &found, record).into()),
             Found::Other(_) => {
                 drop(lock_against_workers(zoo)?);
                 if matches!(find(&replacement, record)?, Found::Other(_)) {

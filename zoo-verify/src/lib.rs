@@ -185,7 +185,8 @@ pub fn verify_all(paths: &[PathBuf], complete: bool, options: &Options, stage: &
     let data = options.data.as_deref().map(Dataset::read).transpose()?;
     let (mut reports, mut errors) = (Vec::new(), Vec::new());
     let mut before = Whole::default();
-    for path in in_order(paths) {
+    let paths: Vec<PathBuf> = paths.iter().flat_map(|path| files_at(path)).collect();
+    for path in in_order(&paths) {
         match verify_after(std::mem::take(&mut before), path, options, data.as_ref(), stage) {
             Ok((report, whole)) => {
                 reports.push(report);
@@ -224,6 +225,17 @@ fn conclude(summary: Summary, complete: bool, mut errors: Vec<Error>, stage: &St
     let failed = format!("{}: verification failed", failed.join(", "));
     let message = std::iter::once(failed).chain(summary.errors).collect::<Vec<_>>().join("; ");
     Err(VerificationFailed(message).into())
+}
+
+/// The path itself, or the volumes that `NAME.tar.gz` stands for if there is no such file.
+fn files_at(path: &Path) -> Vec<PathBuf> {
+    let listed = if path.exists() { Vec::new() } else { zoo_pack::archives(path).unwrap_or_default() };
+    let there: Vec<PathBuf> = listed.into_iter().filter(|volume| volume.is_file()).collect();
+    if there.is_empty() {
+        vec![path.to_owned()]
+    } else {
+        there
+    }
 }
 
 /// The paths, with the volumes of a zoo in their order where the first of them is, whatever their names, and

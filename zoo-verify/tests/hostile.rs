@@ -461,6 +461,9 @@ fn volumes_that_are_not_there_are_noticed() {
     let backwards: Vec<&str> = files.iter().rev().map(String::as_str).collect();
     let (code, text, _) = outcome(&[&["--complete"], &backwards[..]].concat(), dir.path());
     assert!(code == 0 && text.ends_with(&format!("noise: all {count} volumes checked\n")), "{text}");
+    // The archive that was asked for stands for all of them.
+    let (code, text, _) = outcome(&["--complete", "n.tar.gz"], dir.path());
+    assert!(code == 0 && text.ends_with(&format!("noise: all {count} volumes checked\n")), "{text}");
     // One of another packing does not complete them.
     fs::rename(dir.path().join(&files[0]), dir.path().join("kept.tar.gz")).unwrap();
     shell("sed -i s/Noise/Other/ noise/zoo.json; rm noise/SHA256SUMS", dir.path());
