@@ -1,4 +1,7 @@
-"""Makes the fuzz targets' seeds anew: python seeds.py PROGRAM (the built `zoo`). Needs numpy, safetensors, pillow and torch."""
+"""Makes the fuzz targets' seeds, but for inputs that once failed: python seeds.py PROGRAM (the built `zoo`).
+
+Needs numpy, safetensors, pillow and torch.
+"""
 
 import gzip
 import io
@@ -174,7 +177,6 @@ def collection() -> None:
 
 
 if __name__ == "__main__":
-    shutil.rmtree(SEEDS, ignore_errors=True)
     zoos(str(Path(sys.argv[1]).resolve()))
     checkpoints()
     pictures()

@@ -83,6 +83,11 @@ impl Manifests {
     /// # Errors
     /// A mistake in one of them, or two that would make one zoo or twin.
     fn load(&self) -> anyhow::Result<Vec<Manifest>> {
+        if self.root.is_file() {
+            return Err(
+                UsageError(format!("--root {} is a file, where a folder is expected", self.root.display())).into()
+            );
+        }
         let mut manifests = Vec::new();
         let mut makers: HashMap<String, &Path> = HashMap::new();
         for path in &self.manifests {

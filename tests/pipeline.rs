@@ -717,6 +717,15 @@ fn status_tells_whose_an_output_is() {
 }
 
 #[test]
+fn a_root_is_a_folder() {
+    let work = Workplace::new();
+    for command in ["run", "status", "plan"] {
+        let message = work.fails(&format!("{command} tiny.toml --root tiny.toml"), 2);
+        assert!(message.contains("--root tiny.toml is a file, where a folder is expected"), "{message}");
+    }
+}
+
+#[test]
 fn two_manifests_of_one_zoo_or_twin_are_refused() {
     let work = Workplace::new();
     let of_twin = MANIFEST.replace("\"tiny\"", "\"tiny-magnitude-80\"");
