@@ -81,7 +81,7 @@ impl Manifests {
     /// Loads them all.
     ///
     /// # Errors
-    /// A mistake in one of them, or two that would make one zoo or twin.
+    /// A root that is no folder, a mistake in a manifest, or two that would make one zoo or twin.
     fn load(&self) -> anyhow::Result<Vec<Manifest>> {
         if self.root.is_file() {
             return Err(
