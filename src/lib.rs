@@ -13,10 +13,11 @@ use std::iter::once;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use zoo_cli::ReductionArgs;
 use zoo_model::plan::ZooSection;
+use zoo_model::stage::{Stage, UsageError};
 use zoo_model::{Manifest, ManifestError};
 use zoo_sparsify::twins;
-use zoo_stage::{ReductionArgs, Stage, UsageError};
 
 pub use plan::PlanSummary;
 pub use run::RunSummary;

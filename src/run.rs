@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 use zoo_model::files::{parent_of, temporary_dir_in, FileError};
+use zoo_model::stage::Stage;
 use zoo_model::{Dataset, Manifest, Plan, ZooDir};
 use zoo_pack::PackOptions;
 use zoo_sparsify::twins;
-use zoo_stage::Stage;
 use zoo_train::{check_engine, engine_for, population, Shard, TrainingArgs};
 use zoo_verify::{verify_all, Options};
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use rayon::prelude::*;
+use zoo_model::stage::{Progress, Stage, UsageError};
 use zoo_model::zoo_dir::DatasetRecord;
 use zoo_model::{Dataset, Hyperparameters, ModelId, Params, Split};
-use zoo_stage::{Progress, Stage, UsageError};
 use zoo_train::{engine_for, CohortError, Evaluation, Task};
 
 use crate::source::{Model, Skipped, Source};
@@ -45,7 +45,7 @@ pub fn evaluate(
     tasks: &[Task],
     data: &Dataset,
     split: Split,
-    progress: &Progress,
+    progress: &dyn Progress,
     stage: &Stage,
 ) -> Result<Vec<Evaluation>, Error> {
     let Some(first) = tasks.first() else { return Ok(Vec::new()) };

@@ -35,9 +35,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use zoo_model::files::FileError;
+use zoo_model::stage::{Interrupted, Stage, UsageError};
 use zoo_model::text::counted;
 use zoo_model::Dataset;
-use zoo_stage::{Interrupted, Stage, UsageError};
 
 use benchmark::{Benchmark, Options, SPLIT_SEED};
 use evaluation::{check_dataset, Which};

@@ -26,13 +26,14 @@ mod section;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use zoo_cli::ManifestArgs;
 use zoo_model::files::{fingerprint, sha256_file, FileError};
 use zoo_model::hyperparameters::{name_of, Parent};
+use zoo_model::stage::{Interrupt, Stage, UsageError};
 use zoo_model::states::StatesFile;
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::{DatasetRecord, EngineRecord, ParentZoo};
 use zoo_model::{Dataset, Hyperparameters, ManifestError, ModelId, Params, Split, ZooDir, ZooRecord, FORMAT_VERSION};
-use zoo_stage::{Interrupt, ManifestArgs, Stage, UsageError};
 use zoo_train::magnitude::Ramp;
 use zoo_train::population::{self, Source};
 use zoo_train::trajectory::Job;

@@ -2,9 +2,9 @@
 //! architecture: `cargo bench -p zoo-train`.
 
 use criterion::{Criterion, Throughput};
+use zoo_model::stage::Interrupt;
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Architecture, Hyperparameters, Init, Split};
-use zoo_stage::Interrupt;
 use zoo_train::{engines, task};
 
 const BATCH: usize = 10;

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use zoo_model::dataset::Samples;
 use zoo_model::random::{Purpose, Stream};
+use zoo_model::stage::Interrupt;
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Init, Optimizer, Split};
-use zoo_stage::Interrupt;
 use zoo_train::population_engine::kernels::{
     Activate, Adam, Below, Block, DenseBackward, DenseForward, EqualPatches, FindEqualPatches, FromRows,
     PooledBackward, PooledForward,

@@ -12,9 +12,9 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use zoo_model::init::initial_parameters;
+use zoo_model::stage::Interrupt;
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Init, Optimizer, Split};
-use zoo_stage::Interrupt;
 use zoo_train::magnitude::{Ramp, Scope};
 use zoo_train::population_engine::cuda::gpu::{compile, devices};
 use zoo_train::population_engine::cuda::source::source;

@@ -1,8 +1,8 @@
 //! The interface between training and what does the arithmetic.
 
 use zoo_model::random::epoch_order;
+use zoo_model::stage::{Interrupt, Interrupted};
 use zoo_model::{Dataset, Hyperparameters, Network, Split};
-use zoo_stage::{Interrupt, Interrupted};
 
 use crate::magnitude::Ramp;
 use crate::metrics::{predicted, Score, Tally};

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use zoo_model::init::initial_parameters;
+use zoo_model::stage::Interrupt;
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Activation, Architecture, Hyperparameters, Init, Optimizer, Plan, Split};
-use zoo_stage::Interrupt;
 
 use crate::engine::{Engine, Mask, Task};
 use crate::variational::Variational;

@@ -37,14 +37,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use zoo_cli::ReductionArgs;
 use zoo_model::files::{fingerprint, FileError};
 use zoo_model::init::initial_parameters;
+use zoo_model::stage::{Interrupted, Stage, UsageError};
 use zoo_model::zoo_dir::{DatasetRecord, EngineRecord};
 use zoo_model::{
     Dataset, GeometryError, Hyperparameters, Manifest, ManifestError, ModelId, Params, Plan, ZooDir, ZooRecord,
     FORMAT_VERSION,
 };
-use zoo_stage::{Interrupted, ReductionArgs, Stage, UsageError};
 
 use population_engine::cuda;
 

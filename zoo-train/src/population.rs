@@ -18,10 +18,10 @@ use zoo_model::files::{
     exchange_dirs, parent_of, read_if_exists, remove_abandoned, temporary_dir_in, touch, write_bytes, FileError,
 };
 use zoo_model::lock::OutputLock;
+use zoo_model::stage::{check_outside_zoos, Interrupted, Stage, UsageError};
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::{names, RECORD_LIMIT};
 use zoo_model::{Dataset, Hyperparameters, ModelId, Params, ZooDir, ZooRecord};
-use zoo_stage::{check_outside_zoos, Interrupted, Stage, UsageError};
 
 use crate::checkpoint;
 use crate::engine::Engine;
@@ -433,7 +433,7 @@ impl Population<'_> {
 
         let total: usize = cohorts.iter().map(Vec::len).sum();
         let progress = stage.progress("training", total as u64 * self.epochs());
-        let worker = Worker { population: *self, run: &run, settings, stage, progress: &progress };
+        let worker = Worker { population: *self, run: &run, settings, stage, progress: progress.as_ref() };
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
         std::thread::scope(|scope| {
@@ -496,7 +496,7 @@ struct Worker<'a> {
     run: &'a Run,
     settings: &'a Settings,
     stage: &'a Stage,
-    progress: &'a zoo_stage::Progress,
+    progress: &'a dyn zoo_model::stage::Progress,
 }
 
 impl Worker<'_> {
@@ -506,7 +506,7 @@ impl Worker<'_> {
         let ids: Vec<ModelId> = cohort.iter().map(|&i| self.run.ids[i]).collect();
         let is_done = || ids.iter().all(|&id| zoo.model(id).is_dir());
         if is_done() {
-            self.progress.already(models * self.population.epochs());
+            self.progress.skip(models * self.population.epochs());
             return Ok(());
         }
         self.stage.interrupt.check()?;
@@ -533,7 +533,7 @@ impl Worker<'_> {
                 Progress::default()
             }
         };
-        self.progress.already(models * u64::from(progress.epoch));
+        self.progress.skip(models * u64::from(progress.epoch));
 
         let mut saved = (Instant::now(), progress.epoch);
         let interrupt = &self.stage.interrupt;

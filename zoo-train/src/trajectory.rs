@@ -1,8 +1,8 @@
 //! Trains one cohort from start to end: which states are kept, and what is recorded of each.
 
 use zoo_model::result::{finite, ResultLine};
+use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Split};
-use zoo_stage::Interrupt;
 
 use crate::engine::{Cohort, CohortError, Engine, Evaluation, Snapshot, Task};
 use crate::metrics::Score;

@@ -7,8 +7,8 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use zoo_model::augmentation::rotate;
 use zoo_model::dataset::{DatasetInfo, Samples};
+use zoo_model::stage::Interrupt;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Network, Optimizer, Schedule, Split};
-use zoo_stage::Interrupt;
 use zoo_train::schedule::{rates, Rates};
 use zoo_train::{DfdxEngine, Engine, Task};
 

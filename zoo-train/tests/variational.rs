@@ -4,9 +4,9 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 use zoo_model::init::initial_parameters;
+use zoo_model::stage::Interrupt;
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Dataset, Hyperparameters, Init, Optimizer};
-use zoo_stage::Interrupt;
 use zoo_train::magnitude::{sparsity_ratio, Ramp, Scope};
 use zoo_train::variational::{is_kept, kl, log_alpha, Variational};
 use zoo_train::{engines, Engine, Mask, Snapshot, Task};

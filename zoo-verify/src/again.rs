@@ -6,10 +6,10 @@ use zoo_model::architecture::Network;
 use zoo_model::files::sha256;
 use zoo_model::plan::TrainSection;
 use zoo_model::result::to_json_lines;
+use zoo_model::stage::Interrupt;
 use zoo_model::zoo_dir::names;
 use zoo_model::{states, Dataset, ModelId, Params, ResultLine, Split, ZooRecord};
 use zoo_sparsify::Twin;
-use zoo_stage::Interrupt;
 use zoo_train::trajectory::{self, Job, Progress, Trajectory};
 use zoo_train::{task, CohortError, Engine, EngineName, Task};
 

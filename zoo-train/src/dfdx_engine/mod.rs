@@ -16,8 +16,8 @@ use std::ops::Range;
 use dfdx::prelude::*;
 use zoo_model::architecture::{Module, NamedModule, Parameter, Role};
 use zoo_model::random::{dropout_threshold, Purpose, Stream};
+use zoo_model::stage::Interrupt;
 use zoo_model::{Activation, Dataset, Hyperparameters, Network, Split};
-use zoo_stage::Interrupt;
 
 use crate::engine::{Cohort, CohortError, Engine, Snapshot, Task};
 use crate::metrics::{Score, Tally};

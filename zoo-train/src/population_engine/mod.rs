@@ -36,8 +36,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use zoo_model::stage::Interrupt;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Optimizer, Split};
-use zoo_stage::Interrupt;
 
 use crate::engine::{Cohort, CohortError, Engine, Snapshot, Task};
 use crate::metrics::{Score, Tally};

@@ -348,9 +348,9 @@ mod tests {
     use crate::engine::{Engine, Mask, Snapshot};
     use crate::variational::Variational;
     use zoo_model::init::initial_parameters;
+    use zoo_model::stage::Interrupt;
     use zoo_model::synthetic::noise_dataset;
     use zoo_model::{Activation, Architecture, Dataset, Init, Split};
-    use zoo_stage::Interrupt;
 
     const BATCH: usize = 3;
 

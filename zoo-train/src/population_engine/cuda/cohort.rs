@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use zoo_model::random::dropout_threshold;
+use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Optimizer, Split};
-use zoo_stage::Interrupt;
 
 use super::device::{Device, Images, Lease};
 use super::driver::{Buffer, DeviceError, KernelName, Program, Queue};

@@ -26,8 +26,8 @@ use std::sync::Arc;
 
 use zoo_model::dataset::Samples;
 use zoo_model::init::initial_parameters;
+use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Hyperparameters, Init, Network, Split};
-use zoo_stage::Interrupt;
 
 use super::simd::InstructionSet;
 use super::PopulationEngine;
@@ -176,9 +176,9 @@ mod tests {
     use crate::magnitude::{Ramp, Scope};
     use crate::trajectory::{self, Job, Progress, Trajectory};
     use crate::variational::Variational;
+    use zoo_model::stage::Interrupted;
     use zoo_model::synthetic::noise_dataset;
     use zoo_model::Architecture;
-    use zoo_stage::Interrupted;
 
     fn tasks(models: u64, batch_size: usize, mask: Option<Mask>) -> Vec<Task> {
         tasks_of(10, models, batch_size, mask)

@@ -1,26 +1,25 @@
-//! What every stage of the pipeline has in common: flags, exit codes, interruption and progress.
+//! What the programs of all stages have in common: flags, exit codes, signals, the terminal.
 //!
-//! A stage is a library with `Args` (what its command line takes) and a function from `Args` and
-//! [`Stage`] to a summary. Its binary is one line, [`main`]; the driver calls the same function.
+//! A stage's `cli` module has `Args` (what its command line takes) and `run`, a function from `Args`
+//! and [`Stage`] to a summary. Its binary is one line, [`main`]; the driver calls the same function.
 
-mod progress;
+mod terminal;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use serde::Serialize;
 use zoo_model::manifest::Reduction;
+use zoo_model::stage::{Interrupt, Interrupted, Stage, SummaryError, UsageError};
 use zoo_model::text::readable;
-use zoo_model::zoo_dir::enclosing_zoo;
 use zoo_model::{Manifest, ManifestError};
 
-pub use progress::Progress;
+use terminal::Terminal;
 
 /// Exit codes of every binary.
 pub mod exit {
@@ -91,84 +90,21 @@ impl ManifestArgs {
     }
 }
 
-/// The user, or the system, asked the program to stop; what was done so far is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("interrupted; the work so far is kept, the same command resumes it")]
-pub struct Interrupted;
-
-/// The command line cannot be carried out as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct UsageError(pub String);
-
-/// Checks that an output does not lie in a zoo, which then would hold what is not its own.
-///
-/// # Errors
-/// It does.
-pub fn check_outside_zoos(output: &Path) -> Result<(), UsageError> {
-    let refused = |why: String| Err(UsageError(format!("{} {why}", output.display())));
-    match enclosing_zoo(output) {
-        Ok(None) => Ok(()),
-        Ok(Some(zoo)) => refused(format!("would be written into the zoo {}: choose another --output", zoo.display())),
-        Err(error) => refused(format!("cannot be found: {error}")),
+/// Has the flag set by the signals that ask to stop; the second one is not negotiable. Signals that
+/// were ignored when the program started, as `nohup` does with SIGHUP, stay so.
+fn listen(interrupt: &Interrupt) -> io::Result<()> {
+    use signal_hook::{consts, flag};
+    #[cfg(unix)]
+    let signals = [consts::SIGINT, consts::SIGTERM, consts::SIGHUP];
+    #[cfg(not(unix))]
+    let signals = [consts::SIGINT, consts::SIGTERM];
+    let ignored = ignored_signals();
+    for signal in signals.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0) {
+        // In this order: the first signal finds the flag unset.
+        flag::register_conditional_shutdown(signal, exit::INTERRUPTED.into(), interrupt.flag())?;
+        flag::register(signal, interrupt.flag())?;
     }
-}
-
-/// Verification found something wrong; the verdict has been printed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct VerificationFailed(pub String);
-
-/// A part of what was asked for failed; the summary has been printed, and tells of the error too.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct SummaryPrinted {
-    /// All that failed.
-    pub message: String,
-    /// What decides the exit code.
-    pub source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-/// Whether the program was asked to stop.
-#[derive(Debug, Clone, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    /// Asks to stop.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether to stop.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Has it set by the signals that ask to stop; the second one is not negotiable. Signals that were
-    /// ignored when the program started, as `nohup` does with SIGHUP, stay so.
-    fn listen(&self) -> io::Result<()> {
-        use signal_hook::{consts, flag};
-        #[cfg(unix)]
-        let signals = [consts::SIGINT, consts::SIGTERM, consts::SIGHUP];
-        #[cfg(not(unix))]
-        let signals = [consts::SIGINT, consts::SIGTERM];
-        let ignored = ignored_signals();
-        for signal in signals.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0) {
-            // In this order: the first signal finds the flag unset.
-            flag::register_conditional_shutdown(signal, exit::INTERRUPTED.into(), self.0.clone())?;
-            flag::register(signal, self.0.clone())?;
-        }
-        Ok(())
-    }
-
-    /// `Err(Interrupted)` once asked to stop.
-    pub fn check(&self) -> Result<(), Interrupted> {
-        if self.is_set() {
-            Err(Interrupted)
-        } else {
-            Ok(())
-        }
-    }
+    Ok(())
 }
 
 /// The signals that this process ignores, a bit each from 1, where the system tells.
@@ -178,43 +114,15 @@ fn ignored_signals() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// How a stage runs: what it may print, and whether to stop.
-#[derive(Debug, Clone, Default)]
-pub struct Stage {
-    /// Common flags.
-    pub common: CommonArgs,
-    /// Set by Ctrl-C, SIGTERM and SIGHUP, unless they are ignored.
-    pub interrupt: Interrupt,
-}
-
-impl Stage {
-    /// A stage that prints nothing, for tests and for use as a library.
-    pub fn silent() -> Self {
-        Self { common: CommonArgs { quiet: true, ..CommonArgs::default() }, interrupt: Interrupt::default() }
+/// Prints on standard output: JSON if asked for, else text.
+fn print(common: &CommonArgs, text: impl Display, json: impl FnOnce() -> serde_json::Result<String>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if common.json {
+        writeln!(out, "{}", json()?)?;
+    } else if !common.quiet {
+        writeln!(out, "{text}")?;
     }
-
-    /// Progress of `total` units of work, shown on standard error.
-    pub fn progress(&self, what: &str, total: u64) -> Progress {
-        Progress::new(what, total, self.common.quiet)
-    }
-
-    /// A line for the human on standard error.
-    pub fn say(&self, line: impl Display) {
-        if !self.common.quiet {
-            let _ = writeln!(io::stderr(), "{line}");
-        }
-    }
-
-    /// Prints a summary on standard output: JSON if asked for, else its text.
-    pub fn print(&self, summary: &(impl Serialize + Display)) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        if self.common.json {
-            writeln!(out, "{}", serde_json::to_string(summary)?)?;
-        } else if !self.common.quiet {
-            writeln!(out, "{summary}")?;
-        }
-        out.flush()
-    }
+    out.flush()
 }
 
 #[derive(Debug, Args)]
@@ -258,19 +166,24 @@ where
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut command, name, &mut script);
         let mut out = io::stdout().lock();
-        return conclude(name, false, out.write_all(&script).and_then(|()| out.flush()).context(UNPRINTABLE));
+        return conclude(
+            name,
+            &CommonArgs::default(),
+            out.write_all(&script).and_then(|()| out.flush()).context(UNPRINTABLE),
+        );
     }
     let Command { cli } = match Command::<A>::from_arg_matches(&matches) {
         Ok(command) => command,
         Err(e) => return misused(&e.format(&mut command)),
     };
-    let stage = Stage { common: cli.common, interrupt: Interrupt::default() };
-    start_logging(&stage.common);
-    if let Err(e) = stage.interrupt.listen() {
+    let common = cli.common;
+    let stage = if common.quiet { Stage::silent() } else { Stage::on(Arc::new(Terminal)) };
+    start_logging(&common);
+    if let Err(e) = listen(&stage.interrupt) {
         tracing::warn!("Ctrl-C will not be graceful: {e}");
     }
-    let print = |s| stage.print(&s).context(UNPRINTABLE);
-    conclude(name, stage.common.json, run(&cli.args, &stage).map_err(Into::into).and_then(print))
+    let print = |summary: S| print(&common, &summary, || serde_json::to_string(&summary)).context(UNPRINTABLE);
+    conclude(name, &common, run(&cli.args, &stage).map_err(Into::into).and_then(print))
 }
 
 const UNPRINTABLE: &str = "cannot write to standard output";
@@ -292,15 +205,18 @@ impl Failure {
 }
 
 /// The exit code of an outcome; an error is said on standard error, and printed if `json`.
-fn conclude(name: &str, json: bool, outcome: anyhow::Result<()>) -> ExitCode {
+fn conclude(name: &str, common: &CommonArgs, outcome: anyhow::Result<()>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::from(exit::DONE) };
     let (kind, exit_code) = classify(&error);
     if exit_code != exit::DONE {
+        // A verdict of "no" is the object of its run, and so is what was done of a part.
+        let summary = error.chain().find_map(|cause| cause.downcast_ref::<SummaryError>());
+        if let Some(SummaryError { text, json, .. }) = summary.filter(|s| common.json || !s.text.is_empty()) {
+            let _ = print(common, text, || serde_json::to_string(json));
+        }
         let message = sentence(&error);
         let _ = writeln!(io::stderr(), "{name}: {message}");
-        // A verdict of "no" is the object of its run, and so is what was done of a part.
-        let is_printed = error.chain().any(|cause| cause.is::<VerificationFailed>() || cause.is::<SummaryPrinted>());
-        if json && !is_printed {
+        if common.json && summary.is_none() {
             Failure { kind, exit_code, message }.print();
         }
     }
@@ -358,7 +274,9 @@ fn classify(error: &anyhow::Error) -> (&'static str, u8) {
             cause if cause.is::<Interrupted>() => Some(("interrupted", exit::INTERRUPTED)),
             cause if cause.is::<ManifestError>() => Some(("manifest", exit::USAGE)),
             cause if cause.is::<UsageError>() => Some(("usage", exit::USAGE)),
-            cause if cause.is::<VerificationFailed>() => Some(("verification", exit::VERIFICATION)),
+            cause if cause.downcast_ref().is_some_and(|e: &SummaryError| e.source.is_none()) => {
+                Some(("verification", exit::VERIFICATION))
+            }
             cause if cause.downcast_ref().is_some_and(is_broken_pipe) => Some(("done", exit::DONE)),
             _ => None,
         }
@@ -388,7 +306,10 @@ mod tests {
         let deep = Err::<(), _>(Interrupted).context("training").unwrap_err();
         assert_eq!(exit_code(&deep), exit::INTERRUPTED);
         assert_eq!(exit_code(&UsageError("x".into()).into()), exit::USAGE);
-        assert_eq!(exit_code(&VerificationFailed("x".into()).into()), exit::VERIFICATION);
+        let verification = SummaryError::new(&"summary", "x".into(), None);
+        assert_eq!(exit_code(&verification.into()), exit::VERIFICATION);
+        let part = SummaryError::new(&"summary", "x".into(), Some(Box::new(UsageError("y".into()))));
+        assert_eq!(exit_code(&part.into()), exit::USAGE);
         assert_eq!(exit_code(&anyhow::anyhow!("disk")), exit::FAILED);
         assert_eq!(classify(&deep), ("interrupted", 130));
         assert_eq!(classify(&anyhow::anyhow!("disk")), ("failed", 1));
