@@ -73,7 +73,10 @@ pub enum Error {
     Trees(String),
     /// Models could not be evaluated.
     #[error("{0}")]
-    Cohort(#[from] zoo_train::CohortError),
+    Engine(#[from] zoo_engine::EngineError),
+    /// No engine of this program evaluates the models.
+    #[error("{0}")]
+    NoEngine(#[from] zoo_train::Error),
 }
 
 /// Command line of `zoo-analyze`.

@@ -212,7 +212,7 @@ fn conclude(name: &str, common: &CommonArgs, outcome: anyhow::Result<()>) -> Exi
         // A verdict of "no" is the object of its run, and so is what was done of a part.
         let summary = error.chain().find_map(|cause| cause.downcast_ref::<SummaryError>());
         if let Some(SummaryError { text, json, .. }) = summary.filter(|s| common.json || !s.text.is_empty()) {
-            let _ = print(common, text, || serde_json::to_string(json));
+            let _ = print(common, text, || Ok(json.clone()));
         }
         let message = sentence(&error);
         let _ = writeln!(io::stderr(), "{name}: {message}");

@@ -29,8 +29,8 @@ pub struct UsageError(pub String);
 pub struct SummaryError {
     /// The summary as text.
     pub text: String,
-    /// The summary as JSON.
-    pub json: serde_json::Value,
+    /// The summary as a JSON object.
+    pub json: String,
     /// What is wrong, in one sentence.
     pub message: String,
     /// The error that decides the exit code; `None`: verification found something wrong.
@@ -47,7 +47,7 @@ impl SummaryError {
         message: String,
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        let json = serde_json::to_value(summary).expect("plain data serialises");
+        let json = serde_json::to_string(summary).expect("plain data serialises");
         Self { text: summary.to_string(), json, message, source }
     }
 }

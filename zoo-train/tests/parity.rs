@@ -8,14 +8,16 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
+use zoo_engine::{Engine, Task};
+use zoo_engine_population::cuda::device::Device;
+use zoo_engine_population::cuda::emulated::Emulated;
+use zoo_engine_population::cuda::gpu;
+use zoo_engine_population::PopulationEngine;
 use zoo_model::dataset::{DatasetInfo, Samples};
 use zoo_model::safetensors_file::to_f32;
 use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Hyperparameters, Network, Split};
-use zoo_train::population_engine::cuda::device::Device;
-use zoo_train::population_engine::cuda::emulated::Emulated;
-use zoo_train::population_engine::cuda::gpu;
-use zoo_train::{engines, Engine, PopulationEngine, Task};
+use zoo_train::registry::all_on_processor;
 
 fn workspace() -> PathBuf {
     // As it is where the test runs, which may be another machine.
@@ -211,7 +213,7 @@ fn check_all(engine: &dyn Engine) {
 
 #[test]
 fn engines_reproduce_the_reference_vectors() {
-    engines().iter().for_each(|engine| check_all(engine.as_ref()));
+    all_on_processor().unwrap().iter().for_each(|engine| check_all(engine.as_ref()));
 }
 
 /// The CUDA kernels: run by the processor, or by the GPU whose number ZOO_GPU names.
@@ -221,5 +223,5 @@ fn kernels_reproduce_the_reference_vectors() {
         Ok(number) => gpu::devices(Some(number.parse().unwrap())).unwrap(),
         Err(_) => vec![Device::new(Box::new(Emulated::default())).unwrap()],
     };
-    check_all(&PopulationEngine::on(devices));
+    check_all(&PopulationEngine::on_devices(devices));
 }

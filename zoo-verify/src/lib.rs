@@ -57,7 +57,7 @@ pub enum Error {
     Threads(#[from] rayon::ThreadPoolBuildError),
     /// Models could not be run again.
     #[error("{0}")]
-    Cohort(#[from] zoo_train::CohortError),
+    Cohort(#[from] zoo_engine::EngineError),
 }
 
 /// Command line of `zoo-verify`.
@@ -381,7 +381,7 @@ fn engine(
     record: &ZooRecord,
     data: &Dataset,
     options: &Options,
-) -> Result<Box<dyn zoo_train::Engine>, UsageError> {
+) -> Result<Box<dyn zoo_engine::Engine>, UsageError> {
     let refused = |message| UsageError(format!("{}: {message}", path.display()));
     again::engine(record, data, options.retrain > 0).map_err(refused)
 }
