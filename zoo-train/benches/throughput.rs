@@ -14,8 +14,7 @@ use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Init, Optimizer, Split};
 use zoo_stage::Interrupt;
 use zoo_train::population_engine::kernels::{
-    Activate, Adam, Below, Block, DenseBackward, DenseForward, EqualPatches, FindEqualPatches, FromRows,
-    PooledBackward, PooledForward,
+    Activate, Adam, Below, Block, DenseBackward, DenseForward, FromRows, PooledBackward, PooledForward,
 };
 use zoo_train::population_engine::layers::{layers, Layer};
 use zoo_train::population_engine::rows::Rows;
@@ -165,11 +164,7 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
     let of = |b: Block| (b.first * layer.taps()..(b.first + b.size) * layer.taps(), b.first..b.first + b.size);
     let mut rows = Vec::new();
     if layer.pooled {
-        let (mut equal, mut undecided) = (EqualPatches::new(layer), Vec::new());
-        let time = seconds(|| s.vectorize(FindEqualPatches { layer, input: &input, equal: &mut equal }));
-        rows.push(Row { name: "equal patches".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
         let time = seconds(|| {
-            undecided.clear();
             for &block in &blocks {
                 let (w, b) = of(block);
                 s.vectorize(PooledForward::<S, true> {
@@ -178,10 +173,8 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
                     weight: &weight[w],
                     bias: &bias[b],
                     input: &input,
-                    equal: &equal,
                     output: &mut output,
                     winners: &mut winners,
-                    undecided: &mut undecided,
                 });
             }
         });
@@ -256,12 +249,11 @@ fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
         rows.push(Row { name: "activation".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
     }
     let n = weight.len() + bias.len();
-    let (mut p, mut r, g) = (vectors(n), vec![s.splat(0.0); n], vectors(n));
+    let (mut p, g) = (vectors(n), vectors(n));
     let (mut m, mut v) = (vectors(n), vec![s.splat(0.5); n]);
     let time = seconds(|| {
         s.vectorize(Adam {
             parameters: &mut p,
-            residuals: &mut r,
             gradients: &g,
             mean: &mut m,
             square: &mut v,

@@ -13,12 +13,10 @@ use std::ops::Range;
 
 use zoo_model::Activation;
 
-#[cfg(doc)]
-use super::exact::is_open;
-use super::exact::CLOSE;
 use super::functions::{activate, exp};
 use super::layers::Layer;
 use super::simd::{Kernel, Simd, ROW};
+use crate::optimizer::{BETA1, BETA2, EPSILON};
 
 /// Output channels of one block of a layer's weights, which lie as (tap, channel of the block).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,15 +81,11 @@ pub struct PooledForward<'a, S: Simd, const TRAINING: bool> {
     pub bias: &'a [S::F],
     /// Input of the layer.
     pub input: &'a [S::F],
-    /// Of the input, if training.
-    pub equal: &'a EqualPatches,
     /// Output of the layer, (positions, outputs).
     pub output: &'a mut [S::F],
     /// If training: where the winning patch begins in the input, as the bits of a u32, for each
     /// output.
     pub winners: &'a mut [S::F],
-    /// If training, added to: units whose winners rounding may have decided, see [`is_open`].
-    pub undecided: &'a mut Vec<Undecided<S>>,
 }
 
 impl<S: Simd, const TRAINING: bool> Kernel<S> for PooledForward<'_, S, TRAINING> {
@@ -141,138 +135,21 @@ impl<S: Simd, const TRAINING: bool> PooledForward<'_, S, TRAINING> {
                 }
                 let unit = (y * columns + x) * layer.outputs + self.block.first;
                 let output = &mut self.output[unit..unit + B];
-                let distinct = if TRAINING { self.equal.distinct(2 * (y * layer.width + x)) } else { [0; 3] };
-                let distinct = [s.mask(distinct[0]), s.mask(distinct[1]), s.mask(distinct[2])];
-                let mut open = s.mask(0);
                 let winners = if TRAINING { &mut self.winners[unit..unit + B] } else { &mut [] };
                 unrolled!(B, |o| {
-                    let candidates = [a[o], b[o], c[o], d[o]];
-                    let (best, winner) = largest(s, candidates, corners);
+                    let (best, winner) = largest(s, [a[o], b[o], c[o], d[o]], corners);
                     output[o] = best;
                     if TRAINING {
                         winners[o] = winner;
-                        open = s.or(open, is_open_in(s, candidates, best, distinct));
                     }
                 });
-                if TRAINING && s.bits(open) != 0 {
-                    for o in 0..B {
-                        let candidates = [a[o], b[o], c[o], d[o]];
-                        let lanes = s.bits(is_open_in(s, candidates, output[o], distinct));
-                        if lanes != 0 {
-                            self.undecided.push(Undecided { unit: unit + o, lanes, candidates });
-                        }
-                    }
-                }
             }
         }
     }
 }
 
-/// A unit of a pooled convolution whose window is open in some lanes.
-pub struct Undecided<S: Simd> {
-    /// The unit.
-    pub unit: usize,
-    /// The lanes.
-    pub lanes: u32,
-    /// Sums of the window's four positions.
-    pub candidates: [S::F; 4],
-}
-
-/// Where a window is open as [`is_open`] has it of models that are not pruned: two of the candidates
-/// that are `distinct` from those before them are close to the best one.
-#[inline(always)]
-fn is_open_in<S: Simd>(s: S, [a, b, c, d]: [S::F; 4], best: S::F, distinct: [S::M; 3]) -> S::M {
-    let bound = s.sub(best, s.fma(s.abs(best), s.splat(CLOSE), s.splat(CLOSE)));
-    let (a, b) = (s.lt(bound, a), s.and(s.lt(bound, b), distinct[0]));
-    let (c, d) = (s.and(s.lt(bound, c), distinct[1]), s.and(s.lt(bound, d), distinct[2]));
-    s.or(s.or(s.and(a, b), s.and(c, d)), s.and(s.or(a, b), s.or(c, d)))
-}
-
-/// Which of the patches of an input that are next to each other are equal, by lane: about those, as
-/// in an image's background, there is nothing to decide.
-#[derive(Debug, Clone, Default)]
-pub struct EqualPatches {
-    width: usize,
-    /// (height, width): lanes in which the patch that begins there equals the one to its right.
-    right: Vec<u16>,
-    /// The one below it.
-    below: Vec<u16>,
-}
-
-impl EqualPatches {
-    /// For a layer's input; none are.
-    pub fn new(layer: &Layer) -> Self {
-        let none = vec![0; layer.height * layer.width];
-        Self { width: layer.width, right: none.clone(), below: none }
-    }
-
-    /// Lanes in which the patches of the second, third and fourth candidate of a window, which
-    /// begins at pixel `corner`, equal none before them. Equality on a diagonal goes by a third
-    /// patch.
-    #[inline(always)]
-    pub fn distinct(&self, corner: usize) -> [u32; 3] {
-        let (ab, cd) = (self.right[corner], self.right[corner + self.width]);
-        let (ac, bd) = (self.below[corner], self.below[corner + 1]);
-        [!ab, !(ac | bd & cd), !(bd | cd)].map(u32::from)
-    }
-}
-
-/// Fills [`EqualPatches`] from a layer's input, lanes.
-pub struct FindEqualPatches<'a, S: Simd> {
-    /// The layer.
-    pub layer: &'a Layer,
-    /// Its input.
-    pub input: &'a [S::F],
-    /// What is found.
-    pub equal: &'a mut EqualPatches,
-}
-
-impl<S: Simd> Kernel<S> for FindEqualPatches<'_, S> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, s: S) {
-        let Layer { width, channels, kernel: [rows, columns], .. } = *self.layer;
-        let EqualPatches { right, below, .. } = self.equal;
-        // First single pixels. What is found across the map's edges, no patch contains.
-        for (map, distance) in [(&mut *right, channels), (&mut *below, width * channels)] {
-            let pixels = self.input.chunks_exact(channels).zip(self.input[distance..].chunks_exact(channels));
-            for (equal, (pixel, other)) in map.iter_mut().zip(pixels) {
-                let mut lanes = s.eq(pixel[0], other[0]);
-                for (&a, &b) in pixel.iter().zip(other).skip(1) {
-                    lanes = s.and(lanes, s.eq(a, b));
-                }
-                *equal = s.bits(lanes) as u16;
-            }
-        }
-        for map in [right, below] {
-            for distance in std::iter::repeat_n(1, columns - 1).chain(std::iter::repeat_n(width, rows - 1)) {
-                and_with_later(map, distance);
-            }
-        }
-    }
-}
-
-/// `map[i] &= map[i + distance]`, from the front on.
-#[inline(always)]
-fn and_with_later(map: &mut [u16], distance: usize) {
-    const AT_ONCE: usize = 16;
-    let count = map.len() - distance;
-    let whole = count / AT_ONCE * AT_ONCE;
-    for start in (0..whole).step_by(AT_ONCE) {
-        // Copied, so that the compiler may compute all of them at once.
-        let mut later = [0; AT_ONCE];
-        later.copy_from_slice(&map[start + distance..][..AT_ONCE]);
-        for (here, later) in map[start..][..AT_ONCE].iter_mut().zip(later) {
-            *here &= later;
-        }
-    }
-    for i in whole..count {
-        map[i] &= map[i + distance];
-    }
-}
-
-/// The largest of a window's values, and the bits of its corner. The first of equals wins.
+/// The largest of a window's values, NaN being larger than any number, and the bits of its corner.
+/// The first of equals wins.
 #[inline(always)]
 fn largest<S: Simd>(s: S, values: [S::F; 4], corners: [usize; 4]) -> (S::F, S::F) {
     let better = |(best, winner): (S::F, S::F), p: usize| {
@@ -761,22 +638,10 @@ impl PooledBackward<'_> {
     }
 }
 
-/// A parameter and its residual after a step: `parameter + residual - step` as a rounded sum and
-/// what rounding took from it (Knuth's two-sum), so that small steps are not lost.
-#[inline(always)]
-pub fn take<S: Simd>(s: S, parameter: S::F, residual: S::F, step: S::F) -> (S::F, S::F) {
-    let change = s.sub(residual, step);
-    let sum = s.add(parameter, change);
-    let added = s.sub(sum, parameter);
-    (sum, s.add(s.sub(parameter, s.sub(sum, added)), s.sub(change, added)))
-}
-
 /// Adam, with PyTorch's order of operations, lanes.
 pub struct Adam<'a, S: Simd> {
     /// Parameters.
     pub parameters: &'a mut [S::F],
-    /// What rounding took from them.
-    pub residuals: &'a mut [S::F],
     /// Their gradients.
     pub gradients: &'a [S::F],
     /// Means of gradients.
@@ -796,16 +661,16 @@ impl<S: Simd> Kernel<S> for Adam<'_, S> {
 
     #[inline(always)]
     fn run(self, s: S) {
-        let (rate1, beta2, rate2) = (s.splat(0.1), s.splat(0.999), s.splat(0.001));
-        let (correction, epsilon) = (s.splat(self.correction), s.splat(1e-8));
+        let (rate1, rate2) = (s.splat((1.0 - BETA1) as f32), s.splat((1.0 - BETA2) as f32));
+        let (beta2, epsilon) = (s.splat(BETA2 as f32), s.splat(EPSILON as f32));
+        let correction = s.splat(self.correction);
         let moments = self.mean.iter_mut().zip(self.square);
-        let parameters = self.parameters.iter_mut().zip(self.residuals);
-        for (((p, r), &g), (m, v)) in parameters.zip(self.gradients).zip(moments) {
+        for ((p, &g), (m, v)) in self.parameters.iter_mut().zip(self.gradients).zip(moments) {
             let g = s.fma(self.weight_decay, *p, g);
             *m = s.fma(s.sub(g, *m), rate1, *m);
             *v = s.fma(*v, beta2, s.mul(s.mul(g, g), rate2));
             let denominator = s.add(s.div(s.sqrt(*v), correction), epsilon);
-            (*p, *r) = take(s, *p, *r, s.mul(self.step_size, s.div(*m, denominator)));
+            *p = s.sub(*p, s.mul(self.step_size, s.div(*m, denominator)));
         }
     }
 }
@@ -814,8 +679,6 @@ impl<S: Simd> Kernel<S> for Adam<'_, S> {
 pub struct Sgd<'a, S: Simd> {
     /// Parameters.
     pub parameters: &'a mut [S::F],
-    /// What rounding took from them.
-    pub residuals: &'a mut [S::F],
     /// Their gradients.
     pub gradients: &'a [S::F],
     /// Momentum buffer.
@@ -833,18 +696,17 @@ impl<S: Simd> Kernel<S> for Sgd<'_, S> {
 
     #[inline(always)]
     fn run(self, s: S) {
-        let parameters = self.parameters.iter_mut().zip(self.residuals);
-        for (((p, r), &g), b) in parameters.zip(self.gradients).zip(self.buffer) {
+        for ((p, &g), b) in self.parameters.iter_mut().zip(self.gradients).zip(self.buffer) {
             let g = s.fma(self.weight_decay, *p, g);
             *b = s.fma(self.momentum, *b, g);
-            (*p, *r) = take(s, *p, *r, s.mul(self.learning_rate, *b));
+            *p = s.sub(*p, s.mul(self.learning_rate, *b));
         }
     }
 }
 
 /// Sets values to zero where the mask is zero, lanes.
 pub struct ApplyMask<'a, S: Simd> {
-    /// Parameters, or their residuals.
+    /// Parameters.
     pub values: &'a mut [S::F],
     /// 1 where a parameter may differ from zero, else 0.
     pub mask: &'a [S::F],

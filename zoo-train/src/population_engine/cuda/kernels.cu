@@ -162,34 +162,6 @@ COLD double double_logarithm(double x) {
     return n * 0.6931471803691238 + (n * 1.9082149292705877e-10 + 2.0 * (t + t * series));
 }
 
-COLD double double_activate(double x) {
-#if ACTIVATION == TANH
-    const double power = double_exponential(-2.0 * fabs(x));
-    return copysign((1.0 - power) / (1.0 + power), x);
-#elif ACTIVATION == SIGMOID
-    return 1.0 / (1.0 + double_exponential(-x));
-#elif ACTIVATION == RELU
-    return x > 0.0 ? x : 0.0;
-#elif ACTIVATION == LEAKY_RELU
-    return x > 0.0 ? x : 0.01 * x;
-#elif ACTIVATION == GELU
-    const double z = x * 0.70710678118654752440, a = fabs(z);
-    double error_function = 1.0;
-    if (!(a > 6.0)) {
-        double term = a, sum = a, n = 1.0;
-        while (term > sum * 1e-17) {
-            term = term * (2.0 * a * a) / (2.0 * n + 1.0);
-            sum += term;
-            n += 1.0;
-        }
-        error_function = 1.12837916709551257390 * double_exponential(-(a * a)) * sum;
-    }
-    return 0.5 * x * (1.0 + copysign(error_function, z));
-#elif ACTIVATION == SILU
-    return x * (1.0 / (1.0 + double_exponential(-x)));
-#endif
-}
-
 // ---- random draws: Philox4x32-10, see zoo-model/src/random.rs ----
 
 struct words {
@@ -220,56 +192,14 @@ DEVICE struct words philox(u32 a, u32 b, u32 c, u32 d, u64 seed) {
 // gradient; and where the winning patch begins in the layer's input.
 struct unit {
     float gradient;
-    // Place << 3 | whether rounding may have decided << 2 | down << 1 | right.
+    // Place << 2 | down << 1 | right.
     u32 winner;
 };
 
-#define PLACE(winner) ((int)((winner) >> 3))
-#define OPEN 4u
+#define PLACE(winner) ((int)((winner) >> 2))
 
 // PyTorch's maximum: NaN is larger than any number, the first of equals wins.
 #define EXCEEDS(a, b) ((a) > (b) || ((a) != (a) && (b) == (b)))
-
-// Which patches of an input equal the one to their right, and the one below: a bit a column, a word
-// a row. First single pixels; patches are whole when all their bits are set.
-DEVICE void find_equal_pixels(int height, int width, int channels, int stride, const float *input, u32 *right,
-                              u32 *below) {
-    for (int row = (int)threadIdx.x / 32; row < height; row += THREADS / 32) {
-        const int column = (int)threadIdx.x % 32;
-        int is_right = column + 1 < width, is_below = row + 1 < height && column < width;
-        const float *pixel = input + (row * width + (column < width ? column : 0)) * stride;
-        for (int c = 0; c < channels; c++) {
-            is_right = is_right && pixel[c] == pixel[stride + c];
-            is_below = is_below && pixel[c] == pixel[width * stride + c];
-        }
-        const u32 right_word = __ballot_sync(0xffffffffu, is_right), below_word = __ballot_sync(0xffffffffu, is_below);
-        if (column == 0) {
-            right[row] = right_word;
-            below[row] = below_word;
-        }
-    }
-}
-
-// Whether all pixels of the patch at (row, column) are marked.
-DEVICE int is_marked(const u32 *words, int row, int column, int kernel) {
-    u32 all = 0xffffffffu;
-    for (int ky = 0; ky < kernel; ky++) all &= words[row + ky];
-    return (all >> column & ((1u << kernel) - 1)) == (1u << kernel) - 1;
-}
-
-// Whether rounding may have decided a window: `is_open` of exact.rs.
-COLD int is_open(float a, float b, float c, float d, float best, int pruned, const u32 *right, const u32 *below,
-                 int row, int column, int kernel) {
-    const float bound = best - fmaf(fabsf(best), CLOSE, CLOSE);
-    const int ab = is_marked(right, row, column, kernel), cd = is_marked(right, row + 1, column, kernel);
-    const int ac = is_marked(below, row, column, kernel), bd = is_marked(below, row, column + 1, kernel);
-    const int close[4] = {bound < a, bound < b && !ab, bound < c && !(ac || (bd && cd)), bound < d && !(bd || cd)};
-    const float sums[4] = {a, b, c, d};
-    for (int q = 1; q < 4; q++)
-        for (int p = 0; p < q; p++)
-            if (close[p] && close[q] && (sums[p] != sums[q] || !pruned)) return 1;
-    return 0;
-}
 
 // Loads an even number of values from an even place.
 DEVICE void load_pairs(const float *from, int count, float *to) {
@@ -285,8 +215,7 @@ DEVICE void load_pairs(const float *from, int count, float *to) {
 // Weights: of the first layer as (group, tap, output of the group), else (output, tap).
 DEVICE void pooled_forward(int height, int width, int channels, int stride, int kernel, int outputs, int group,
                            int training, const float *weight, const float *bias, const float *input, float *output,
-                           int output_stride, struct unit *units, int unit_stride, const u32 *right, const u32 *below,
-                           int pruned) {
+                           int output_stride, struct unit *units, int unit_stride) {
     const int rows = (height + 1 - kernel) / 2, columns = (width + 1 - kernel) / 2;
     const int windows = rows * columns, taps = kernel * kernel * channels;
     for EACH (item, windows * (outputs / group)) {
@@ -366,15 +295,10 @@ DEVICE void pooled_forward(int height, int width, int channels, int stride, int 
             float derivative;
             output[window * output_stride + first + o] = activate(best, &derivative);
             if (training) {
-                // At least two are close; equal patches are sorted out only then.
-                const float bound = best - fmaf(fabsf(best), CLOSE, CLOSE);
-                const int close = (bound < a[o]) + (bound < b[o]) + (bound < c[o]) + (bound < d[o]);
-                const u32 open = close > 1 && is_open(a[o], b[o], c[o], d[o], best, pruned, right, below, row, column,
-                                                      kernel);
                 const u32 place = corner + (winner >> 1) * width * stride + (winner & 1) * stride;
                 struct unit *unit = units + (first + o) * unit_stride + window;
                 unit->gradient = derivative;
-                unit->winner = place << 3 | open << 2 | winner;
+                unit->winner = place << 2 | winner;
             }
         }
     }
@@ -563,148 +487,25 @@ struct images {
     const u8 *pixels;    // (samples, channels, height, width)
     const u16 *labels;   // (samples)
     const float *values; // (channels, 256)
-    const double *exact; // (channels, 256)
 };
 
 // A cohort's models; their vectors are laid out as source.rs places them.
 struct models {
     float *parameters;           // (models, PARAMETERS)
-    float *residuals;            // (models, PARAMETERS): what rounding took from them
     float *moments;              // (models, MOMENTS, PARAMETERS)
     const u8 *masks;             // (models, PARAMETERS): whether a parameter may differ from zero
-    const u8 *pruned;            // (models): whether the model has a mask
     const u64 *seeds;            // (models)
     const double *learning_rates; // (models)
     const float *weight_decays;  // (models)
     const float *momenta;        // (models)
     const u32 *thresholds;       // (models): of dropout, see dropout_threshold
     const float *kept;           // (models): 1 / (1 - p)
-    const double *exact_kept;    // (models)
     double *losses;              // (models): summed over the samples of the epoch so far
     u32 *hits;                   // (models)
-    double *scratch;             // (models, EXACT)
     int count;
 };
 
-// ---- windows that rounding must not decide: exact.rs ----
-
-// Geometry of the pooled layers; `dropout` is the number of the module or -1.
-struct pooled_layer {
-    int height, width, channels, stride, kernel, outputs, group, dropout, weight, bias;
-};
-
-CONSTANT struct pooled_layer POOLED[] = {POOLED_LAYERS};
-
-// Where the values before and after a layer, as far as a window above needs them, begin in the
-// scratch memory: CONSTANT so that the compiler needs no array of its own.
-CONSTANT int EXACT_PLACES[] = {EXACT_REGIONS};
-
-struct sample {
-    int index;    // in the split
-    int in_batch; // in the mini-batch
-};
-
-DEVICE double exact_parameter(const float *parameters, const float *residuals, int place) {
-    return (double)parameters[place] + (double)residuals[place];
-}
-
-// Bias + sum of weight x input of output `o` at a position of layer `l`, of whose input the region
-// from (top, left) on, `side` wide, is known; of the first layer, the image is.
-COLD double exact_sum(int l, int o, int row, int column, const float *parameters, const float *residuals,
-                      const u8 *image, const double *values, const double *region, int top, int left, int side) {
-    const struct pooled_layer layer = POOLED[l];
-    const int taps = layer.kernel * layer.kernel * layer.channels;
-    double sum = exact_parameter(parameters, residuals, layer.bias + o);
-    int tap = 0;
-    for (int ky = 0; ky < layer.kernel; ky++)
-        for (int kx = 0; kx < layer.kernel; kx++)
-            for (int c = 0; c < layer.channels; c++, tap++) {
-                const int first = o / layer.group * layer.group;
-                const int place = layer.channels % 4 ? first * taps + tap * layer.group + o - first : o * taps + tap;
-                const int y = row + ky, x = column + kx;
-                const double value = l == 0 ? values[256 * c + image[(c * layer.height + y) * layer.width + x]]
-                                            : region[((y - top) * side + x - left) * layer.channels + c];
-                sum += exact_parameter(parameters, residuals, layer.weight + place) * value;
-            }
-    return sum;
-}
-
-// Decides the window of an output of pooled layer `l` from the pixels on; all threads take
-// part.
-COLD void decide(int l, int window, int output, const struct models *models, int model, const float *parameters,
-                 const float *residuals, const struct images *images, struct sample sample, struct draw draw,
-                 struct unit *unit) {
-    double *scratch = models->scratch + (long long)model * EXACT;
-    const u8 *image = images->pixels + (long long)sample.index * IMAGE;
-    // Of the map below layer k, the region from (top[k], left[k]) on, side[k] wide.
-    int top[POOLED_COUNT], left[POOLED_COUNT], side[POOLED_COUNT];
-    const int columns = (POOLED[l].width + 1 - POOLED[l].kernel) / 2;
-    top[l] = window / columns * 2;
-    left[l] = window % columns * 2;
-    side[l] = POOLED[l].kernel + 1;
-    for (int k = l - 1; k >= 0; k--) {
-        top[k] = 2 * top[k + 1];
-        left[k] = 2 * left[k + 1];
-        side[k] = 2 * side[k + 1] + POOLED[k].kernel - 1;
-    }
-    for (int k = 0; k < l; k++) {
-        const struct pooled_layer layer = POOLED[k];
-        const double *region = k ? scratch + EXACT_PLACES[k] : 0;
-        double *above = scratch + EXACT_PLACES[k + 1];
-        const int rows = (layer.height + 1 - layer.kernel) / 2, width = (layer.width + 1 - layer.kernel) / 2;
-        for EACH (i, side[k + 1] * side[k + 1] * layer.outputs) {
-            const int pixel = i / layer.outputs, o = i % layer.outputs;
-            const int y = top[k + 1] + pixel / side[k + 1], x = left[k + 1] + pixel % side[k + 1];
-            double best = -INFINITE;
-            for (int p = 0; p < 4; p++) {
-                const double sum = exact_sum(k, o, 2 * y + (p >> 1), 2 * x + (p & 1), parameters, residuals, image,
-                                             images->exact, region, top[k], left[k], side[k]);
-                best = sum > best ? sum : best;
-            }
-            double factor = 1.0;
-            if (DROPOUT && layer.dropout >= 0 && draw.epoch) {
-                const int positions = rows * width;
-                const int index = sample.in_batch * positions * layer.outputs + o * positions + y * width + x;
-                const struct words words = philox(index / 4, draw.step, draw.epoch, 5 | layer.dropout << 8, draw.seed);
-                factor = words.word[index % 4] >= draw.threshold ? models->exact_kept[model] : 0.0;
-            }
-            above[i] = double_activate(best) * factor;
-        }
-        __syncthreads();
-    }
-    double *sums = scratch + EXACT_PLACES[POOLED_COUNT];
-    for EACH (p, 4)
-        sums[p] = exact_sum(l, output, top[l] + (p >> 1), left[l] + (p & 1), parameters, residuals, image,
-                            images->exact, l ? scratch + EXACT_PLACES[l] : 0, top[l], left[l], side[l]);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        u32 winner = 0;
-        for (u32 p = 1; p < 4; p++)
-            if (sums[p] > sums[winner]) winner = p;
-        const u32 place = ((top[l] + (winner >> 1)) * POOLED[l].width + left[l] + (winner & 1)) * POOLED[l].stride;
-        unit->winner = place << 3 | winner;
-    }
-    __syncthreads();
-}
-
 // ---- one sample ----
-
-struct open_units {
-    u32 count;
-    u32 unit[MOST_OPEN];
-};
-
-// Lists the open units of a layer whose derivative matters.
-DEVICE void list_open(const struct unit *units, int unit_stride, int windows, int outputs, struct open_units *open) {
-    for EACH (i, windows * outputs) {
-        const int window = i % windows, o = i / windows;
-        const struct unit unit = units[o * unit_stride + window];
-        if ((unit.winner & OPEN) && fabsf(unit.gradient) >= SIGNIFICANT) {
-            const u32 slot = atomicAdd(&open->count, 1u);
-            if (slot < MOST_OPEN) open->unit[slot] = i;
-        }
-    }
-}
 
 // An image as the network sees it, channels last.
 DEVICE void load_image(const struct images *images, int sample, float *image) {
@@ -717,36 +518,18 @@ DEVICE void load_image(const struct images *images, int sample, float *image) {
 
 #define S(place) (shared + (place))
 #define UNITS(place) ((struct unit *)(shared + (place)))
-#define WORDS(place) ((u32 *)(shared + (place)))
 
-// A layer's forward pass; `training`, `pruned`, `draw` and so on are those of the kernel around it.
-#define FORWARD_POOLED(l, height, width, channels, stride, kernel, outputs, group, dropout, weight, bias, input,       \
-                       output, output_stride, units, unit_stride, equal)                                               \
+// A layer's forward pass; `training`, `draw` and `in_batch` are those of the kernel around it.
+#define FORWARD_POOLED(height, width, channels, stride, kernel, outputs, group, dropout, weight, bias, input,          \
+                       output, output_stride, units, unit_stride)                                                      \
     {                                                                                                                  \
-        const int windows = (height + 1 - kernel) / 2 * ((width + 1 - kernel) / 2);                                    \
-        if (training) {                                                                                                \
-            find_equal_pixels(height, width, channels, stride, S(input), WORDS(equal), WORDS(equal) + height);         \
-            __syncthreads();                                                                                           \
-        }                                                                                                              \
         pooled_forward(height, width, channels, stride, kernel, outputs, group, training, S(weight), S(bias),          \
-                       S(input), S(output), output_stride, UNITS(units), unit_stride, WORDS(equal),                    \
-                       WORDS(equal) + height, pruned);                                                                 \
+                       S(input), S(output), output_stride, UNITS(units), unit_stride);                                 \
         __syncthreads();                                                                                               \
         if (DROPOUT && training && dropout >= 0 && draw.epoch) {                                                       \
-            drop(windows, outputs, dropout, sample.in_batch, draw, S(output), output_stride, 0, UNITS(units),          \
-                 unit_stride);                                                                                         \
+            drop((height + 1 - kernel) / 2 * ((width + 1 - kernel) / 2), outputs, dropout, in_batch, draw, S(output),  \
+                 output_stride, 0, UNITS(units), unit_stride);                                                         \
             __syncthreads();                                                                                           \
-        }                                                                                                              \
-        if (training) {                                                                                                \
-            list_open(UNITS(units), unit_stride, windows, outputs, open + l);                                          \
-            __syncthreads();                                                                                           \
-            const u32 count = open[l].count;                                                                           \
-            if (count > 0 && count <= MOST_OPEN)                                                                       \
-                for (u32 i = 0; i < count; i++) {                                                                      \
-                    const int o = open[l].unit[i] / windows, window = open[l].unit[i] % windows;                       \
-                    decide(l, window, o, models, model, shared, residuals, images, sample, draw,                       \
-                           UNITS(units) + o * unit_stride + window);                                                   \
-                }                                                                                                      \
         }                                                                                                              \
     }
 
@@ -757,7 +540,7 @@ DEVICE void load_image(const struct images *images, int sample, float *image) {
                       S(bias), S(input), S(output), S(gradient));                                                      \
         __syncthreads();                                                                                               \
         if (DROPOUT && training && dropout >= 0 && draw.epoch) {                                                       \
-            drop((height + 1 - kernel_rows) * (width + 1 - kernel_columns), outputs, dropout, sample.in_batch, draw,   \
+            drop((height + 1 - kernel_rows) * (width + 1 - kernel_columns), outputs, dropout, in_batch, draw,          \
                  S(output), outputs, S(gradient), 0, 0);                                                               \
             __syncthreads();                                                                                           \
         }                                                                                                              \
@@ -817,40 +600,38 @@ struct train {
     u32 epoch;                // 0: dropout is off
 };
 
+#define ADAM 0
+#define SGD 1
+
 // One optimiser step along the gradients in shared memory, which it clears.
 DEVICE void update(const struct train *a, int model, int step, float *shared) {
     const struct models *models = &a->models;
     const long long first = (long long)model * PARAMETERS;
-    float *residuals = models->residuals + first, *moments = models->moments + first * MOMENTS;
+    float *moments = models->moments + first * MOMENTS;
     const u8 *mask = models->masks ? models->masks + first : 0;
     const float weight_decay = models->weight_decays[model];
-#if MOMENTS == 2
+#if OPTIMIZER == ADAM
     const float step_size = (float)(models->learning_rates[model] / a->bias_corrections[step]);
     const float correction = a->corrections[step];
-#else
+#elif OPTIMIZER == SGD
     const float step_size = (float)models->learning_rates[model], momentum = models->momenta[model];
 #endif
 #pragma unroll 4
     for EACH (i, PARAMETERS) {
-        const float p = shared[i], g = fmaf(weight_decay, p, shared[GRADIENTS + i]), r = residuals[i];
+        const float p = shared[i], g = fmaf(weight_decay, p, shared[GRADIENTS + i]);
         shared[GRADIENTS + i] = 0.0f;
-#if MOMENTS == 2
+#if OPTIMIZER == ADAM
         float m = moments[i], v = moments[PARAMETERS + i];
-        m = fmaf(g - m, 0.1f, m);
-        v = fmaf(v, 0.999f, (g * g) * 0.001f);
+        m = fmaf(g - m, ADAM_RATE1, m);
+        v = fmaf(v, ADAM_BETA2, (g * g) * ADAM_RATE2);
         moments[PARAMETERS + i] = v;
-        const float change = r - step_size * __fdiv_rn(m, __fdiv_rn(__fsqrt_rn(v), correction) + 1e-8f);
-#else
+        const float change = step_size * __fdiv_rn(m, __fdiv_rn(__fsqrt_rn(v), correction) + ADAM_EPSILON);
+#elif OPTIMIZER == SGD
         const float m = fmaf(momentum, moments[i], g);
-        const float change = r - step_size * m;
+        const float change = step_size * m;
 #endif
         moments[i] = m;
-        // Knuth's two-sum: what rounding takes from the sum is kept.
-        const float sum = p + change, added = sum - p;
-        const float rest = (p - (sum - added)) + (change - added);
-        const int kept = !mask || mask[i];
-        shared[i] = kept ? sum : 0.0f;
-        residuals[i] = kept ? rest : 0.0f;
+        shared[i] = !mask || mask[i] ? p - change : 0.0f;
     }
 }
 
@@ -863,10 +644,7 @@ KERNEL(train, struct train) {
     const int model = blockIdx.x, training = 1;
     const long long first = (long long)model * PARAMETERS;
     float *parameters = models->parameters + first;
-    const float *residuals = models->residuals + first;
-    const int pruned = models->pruned[model];
     const u32 *order = a->orders + (long long)model * a->samples;
-    struct open_units *open = (struct open_units *)(shared + OPEN_UNITS);
     double *losses = (double *)(shared + LOSSES);
     struct draw draw = {models->seeds[model], a->epoch, 0, models->thresholds[model], models->kept[model]};
     double loss = models->losses[model];
@@ -881,11 +659,9 @@ KERNEL(train, struct train) {
         const int start = step * a->batch_size;
         const int batch = a->samples - start < a->batch_size ? a->samples - start : a->batch_size;
         draw.step = step;
-        for (int s = 0; s < batch; s++) {
-            const struct sample sample = {(int)order[start + s], s};
-            const int label = images->labels[sample.index];
-            load_image(images, sample.index, S(INPUT));
-            if (threadIdx.x < POOLED_COUNT) open[threadIdx.x].count = 0;
+        for (int in_batch = 0; in_batch < batch; in_batch++) {
+            const int sample = order[start + in_batch], label = images->labels[sample];
+            load_image(images, sample, S(INPUT));
             __syncthreads();
             FORWARD_LAYERS
             // Two warps: one for the gradient, one for the loss in double precision.
@@ -944,14 +720,11 @@ KERNEL(evaluate, struct evaluate) {
     const struct evaluate *a = &arguments;
     const struct images *images = &a->images;
     const struct models *models = &a->models;
-    const int model = blockIdx.x, training = 0, pruned = 0;
-    const float *residuals = models->residuals;
-    struct open_units *open = 0;
+    const int model = blockIdx.x, training = 0, in_batch = 0;
     struct draw draw = {0, 0, 0, 0, 0.0f};
     for EACH (i, PARAMETERS) shared[i] = models->parameters[(long long)model * PARAMETERS + i];
     for (int s = blockIdx.y; s < a->samples; s += gridDim.y) {
-        const struct sample sample = {a->first + s, 0};
-        load_image(images, sample.index, S(INPUT));
+        load_image(images, a->first + s, S(INPUT));
         __syncthreads();
         FORWARD_LAYERS
         for EACH (c, CLASSES) a->logits[((long long)model * a->samples + s) * CLASSES + c] = S(LOGITS)[c];
@@ -1029,8 +802,5 @@ struct prune {
 KERNEL(prune, struct prune) {
     const long long first = (long long)blockIdx.x * PARAMETERS;
     for EACH (i, PARAMETERS)
-        if (!arguments.models.masks[first + i]) {
-            arguments.models.parameters[first + i] = 0.0f;
-            arguments.models.residuals[first + i] = 0.0f;
-        }
+        if (!arguments.models.masks[first + i]) arguments.models.parameters[first + i] = 0.0f;
 }

@@ -274,7 +274,7 @@ mod tests {
             self.0.launch_seconds()
         }
         fn compile(&self, source: &Source) -> Result<Arc<dyn Program>, DeviceError> {
-            let text = source.text.replace("0.999f", "0.99899995f");
+            let text = source.text.replace("ADAM_BETA2 9.99e-1f", "ADAM_BETA2 9.9899995e-1f");
             assert!(text != source.text);
             self.0.compile(&Source { text, ..source.clone() })
         }

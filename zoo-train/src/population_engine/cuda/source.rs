@@ -5,10 +5,10 @@ use std::fmt::Write;
 
 use zoo_model::{Activation, Hyperparameters, Network, Optimizer};
 
-use super::super::exact::{CLOSE, MOST_OPEN, SIGNIFICANT};
 use super::super::kernels::{Block, OUTPUTS_AT_ONCE};
 use super::super::layers::{layers, Layer};
 use super::super::simd::ROW;
+use crate::optimizer::{moment_count, BETA1, BETA2, EPSILON};
 
 /// What the kernels are, but for the sizes of a network.
 const KERNELS: [&str; 2] = [include_str!("cuda.h"), include_str!("kernels.cu")];
@@ -34,10 +34,8 @@ pub struct Source {
     pub shared_bytes: usize,
     /// For each place in a model's vectors on the device its place in PyTorch's flat vector.
     pub places: Vec<u32>,
-    /// Vectors of moments, the residuals not counted.
+    /// Vectors of moments.
     pub moments: usize,
-    /// Doubles of scratch memory a model.
-    pub exact: usize,
 }
 
 /// Where a layer's arrays lie in shared memory, in floats.
@@ -47,8 +45,6 @@ struct Places {
     output: usize,
     /// Of a pooled layer its units, else the gradient of its sums.
     gradient: usize,
-    /// Of a pooled layer.
-    equal: usize,
 }
 
 /// Gives out room.
@@ -129,12 +125,10 @@ pub fn source(h: &Hyperparameters, network: &Network) -> Option<Source> {
             bias: biases[i],
             output: room.take(l.positions() * output_stride(l)),
             gradient: room.take(if l.pooled { 2 * l.outputs * unit_stride(l) } else { l.units() }),
-            equal: room.take(if l.pooled { 2 * l.height } else { 0 }),
         })
         .collect();
     let powers = room.take(last.outputs);
     let losses = room.take(2 * last.outputs);
-    let open_units = room.take(pooled.len() * (1 + MOST_OPEN));
     let shared_bytes = room.0 * size_of::<f32>();
 
     let items: Vec<usize> = pooled.iter().enumerate().map(|(i, l)| l.positions() * l.outputs / group(l, i)).collect();
@@ -142,8 +136,7 @@ pub fn source(h: &Hyperparameters, network: &Network) -> Option<Source> {
     let threads = (2..=MOST_THREADS / 32).map(|warps| warps * 32);
     let threads = threads.min_by_key(|t| (items[0].div_ceil(*t) * t, MOST_THREADS - t))?;
     let blocks = (MULTIPROCESSOR / (shared_bytes + RESERVED)).min(THREADS_AT_ONCE / threads).max(1);
-    let moments = if h.optimizer == Optimizer::Adam { 2 } else { 1 };
-    let (regions, exact) = exact_regions(&pooled);
+    let moments = moment_count(h.optimizer);
 
     let mut text = String::new();
     let mut define = |name: &str, value: String| writeln!(text, "#define {name} {value}").expect("a string takes all");
@@ -159,6 +152,7 @@ pub fn source(h: &Hyperparameters, network: &Network) -> Option<Source> {
         ("IMAGE", first.inputs()),
         ("PARAMETERS", places.len()),
         ("MOMENTS", moments),
+        ("OPTIMIZER", optimizer_number(h.optimizer)),
         ("ACTIVATION", activation_number(h.activation)),
         ("DROPOUT", usize::from(h.dropout > 0.0)),
         ("GRADIENTS", gradients),
@@ -167,28 +161,21 @@ pub fn source(h: &Hyperparameters, network: &Network) -> Option<Source> {
         ("LOGIT_GRADIENTS", arrays.last()?.gradient),
         ("POWERS", powers),
         ("LOSSES", losses),
-        ("OPEN_UNITS", open_units),
-        ("MOST_OPEN", MOST_OPEN),
         ("MOST_BLOCK", Block::MOST),
         ("OUTPUTS_AT_ONCE", OUTPUTS_AT_ONCE),
         ("MOST_GROUP", largest(&|(i, l)| group(l, i))),
         ("MOST_PATCH_ROW", first.tap_row() + first.channels),
         ("MOST_CHANNELS", largest(&|(_, l)| l.channels)),
-        ("POOLED_COUNT", pooled.len()),
-        ("EXACT", exact),
     ] {
         define(name, value.to_string());
     }
-    define("CLOSE", format!("{CLOSE:e}f"));
-    define("SIGNIFICANT", format!("{SIGNIFICANT:e}f"));
-    define("EXACT_REGIONS", comma(&regions));
+    for (name, value) in
+        [("ADAM_RATE1", 1.0 - BETA1), ("ADAM_BETA2", BETA2), ("ADAM_RATE2", 1.0 - BETA2), ("ADAM_EPSILON", EPSILON)]
+    {
+        define(name, format!("{:e}f", value as f32));
+    }
     let strides = |i: usize| if i == 0 { first.channels } else { output_stride(&layers[i - 1]) };
     let dropout = |l: &Layer| l.dropout.map_or("-1".into(), |module| module.to_string());
-    let geometry = pooled.iter().enumerate().map(|(i, l)| {
-        let sizes = comma(&[l.height, l.width, l.channels, strides(i), l.kernel[0], l.outputs, group(l, i)]);
-        format!("{{{sizes}, {}, {}, {}}}", dropout(l), weights[i], biases[i])
-    });
-    define("POOLED_LAYERS", geometry.collect::<Vec<String>>().join(", "));
     let mut forward = Vec::new();
     let mut backward = Vec::new();
     for (i, (l, at)) in layers.iter().zip(&arrays).enumerate() {
@@ -198,9 +185,8 @@ pub fn source(h: &Hyperparameters, network: &Network) -> Option<Source> {
         let map = comma(&[l.height, l.width, l.channels, strides(i)]);
         if l.pooled {
             let sizes = format!("{map}, {}", comma(&[l.kernel[0], l.outputs, group(l, i)]));
-            let arrays =
-                comma(&[at.weight, at.bias, from, at.output, output_stride(l), at.gradient, unit_stride(l), at.equal]);
-            forward.push(format!("FORWARD_POOLED({i}, {sizes}, {}, {arrays})", dropout(l)));
+            let arrays = comma(&[at.weight, at.bias, from, at.output, output_stride(l), at.gradient, unit_stride(l)]);
+            forward.push(format!("FORWARD_POOLED({sizes}, {}, {arrays})", dropout(l)));
             let arrays = comma(&[at.weight, at.bias, from, at.gradient, unit_stride(l), below[0], below[1]]);
             backward.push(format!("BACKWARD_POOLED({sizes}, {arrays})"));
         } else {
@@ -216,7 +202,7 @@ pub fn source(h: &Hyperparameters, network: &Network) -> Option<Source> {
     define("FORWARD_LAYERS", forward.join(" "));
     define("BACKWARD_LAYERS", backward.join(" "));
     text.extend(KERNELS);
-    Some(Source { text, threads: threads as u32, shared_bytes, places, moments, exact })
+    Some(Source { text, threads: threads as u32, shared_bytes, places, moments })
 }
 
 fn comma(numbers: &[usize]) -> String {
@@ -227,6 +213,14 @@ fn comma(numbers: &[usize]) -> String {
 fn activation_number(activation: Activation) -> usize {
     use Activation::*;
     [Tanh, Relu, Sigmoid, Gelu, LeakyRelu, Silu].iter().position(|&a| a == activation).expect("all are listed")
+}
+
+/// As the kernels number them.
+fn optimizer_number(optimizer: Optimizer) -> usize {
+    match optimizer {
+        Optimizer::Adam => 0,
+        Optimizer::Sgd => 1,
+    }
 }
 
 /// A layer's weights as the kernels want them, each as its place in PyTorch's flat vector.
@@ -242,23 +236,4 @@ fn weight_order(layer: &Layer, index: usize) -> Vec<u32> {
             |first: usize| (0..layer.taps()).flat_map(move |tap| (first..first + group).map(move |o| place(o, tap)));
         (0..layer.outputs).step_by(group).flat_map(of_group).collect()
     }
-}
-
-/// Where the regions of the pooled layers' inputs begin that a window of the last one sees, then the
-/// window's sums; and their size in all, in doubles.
-fn exact_regions(pooled: &[&Layer]) -> (Vec<usize>, usize) {
-    let mut sides = vec![0; pooled.len()];
-    let mut side = 0;
-    for (i, layer) in pooled.iter().enumerate().rev() {
-        side = if side == 0 { layer.kernel[0] + 1 } else { 2 * side + layer.kernel[0] - 1 };
-        sides[i] = side;
-    }
-    let mut places = vec![0];
-    let mut total = 0;
-    for (layer, side) in pooled.iter().zip(sides).skip(1) {
-        places.push(total);
-        total += side * side * layer.channels;
-    }
-    places.push(total);
-    (places, total + 4)
 }

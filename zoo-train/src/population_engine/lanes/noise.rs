@@ -1,7 +1,5 @@
 //! Variational dropout of the lanes' models: every layer computes means and variances of all its
 //! sums, adds noise, then pools; the backward pass goes through both.
-//!
-//! No window is decided in f64: noise leaves no ties.
 
 use super::super::dropout::{Draw, Drop};
 use super::super::kernels::{Activate, CrossEntropyGradient, DenseBackward, DenseForward, Scale};
@@ -21,7 +19,6 @@ pub struct Noise<S: Simd> {
     /// One a lane.
     tasks: Vec<Task>,
     log_sigma2: Vec<S::F>,
-    residuals: Vec<S::F>,
     moments: Vec<Vec<S::F>>,
     sigma2: Vec<S::F>,
     /// By sigma^2.
@@ -70,16 +67,12 @@ impl<S: Simd> Noise<S> {
             None => initial.clone(),
         });
         let zeros = vec![s.splat(0.0); log_sigma2.len()];
-        let mut moments: Vec<Vec<S::F>> = match from {
-            Some(from) => {
-                (own_moments..from[0].moments.len()).map(|k| vector(&|l| from[l].moments[k].clone())).collect()
-            }
+        let moments: Vec<Vec<S::F>> = match from {
+            Some(from) => (own_moments..2 * own_moments).map(|k| vector(&|l| from[l].moments[k].clone())).collect(),
             None => vec![zeros.clone(); own_moments],
         };
-        let residuals = moments.pop().expect("the residuals are the last");
         let mut noise = Self {
             tasks: tasks.iter().map(|&t| t.clone()).collect(),
-            residuals,
             moments,
             sigma2: zeros.clone(),
             gradients: zeros,
@@ -90,9 +83,9 @@ impl<S: Simd> Noise<S> {
         noise
     }
 
-    /// Moments of log sigma^2, the residuals last.
-    pub fn moments(&self) -> impl Iterator<Item = &Vec<S::F>> {
-        self.moments.iter().chain([&self.residuals])
+    /// Moments of log sigma^2.
+    pub fn moments(&self) -> &[Vec<S::F>] {
+        &self.moments
     }
 
     /// Log sigma^2.
@@ -134,7 +127,7 @@ impl<S: Simd> Noise<S> {
     /// One optimiser step of log sigma^2, without weight decay.
     pub fn step(&mut self, s: S, stepper: &Stepper<S>, layers: &[Layer], placements: &[Placement]) {
         let zero = s.splat(0.0);
-        stepper.step(s, &mut self.log_sigma2, &mut self.residuals, &self.gradients, &mut self.moments, zero);
+        stepper.step(s, &mut self.log_sigma2, &self.gradients, &mut self.moments, zero);
         self.load(s, layers, placements);
     }
 
