@@ -45,6 +45,26 @@ struct Constants {
     kept: Buffer,
 }
 
+impl Constants {
+    /// Uploads those of the tasks.
+    fn new(queue: &dyn Queue, tasks: &[Task]) -> Result<Self, DeviceError> {
+        let filled = |bytes: Vec<u8>| -> Result<Buffer, DeviceError> {
+            let mut buffer = queue.allocate(bytes.len())?;
+            queue.upload(&bytes, &mut buffer)?;
+            Ok(buffer)
+        };
+        let single = |f: &dyn Fn(&Task) -> f64| bytes_of(tasks, |t| (f(t) as f32).to_le_bytes());
+        Ok(Self {
+            seeds: filled(bytes_of(tasks, |t| t.hyperparameters.seed.to_le_bytes()))?,
+            learning_rates: filled(bytes_of(tasks, |t| t.hyperparameters.learning_rate.to_le_bytes()))?,
+            weight_decays: filled(single(&|t| t.hyperparameters.weight_decay))?,
+            momenta: filled(single(&|t| t.hyperparameters.momentum))?,
+            thresholds: filled(bytes_of(tasks, |t| dropout_threshold(t.hyperparameters.dropout).to_le_bytes()))?,
+            kept: filled(single(&|t| 1.0 / (1.0 - t.hyperparameters.dropout)))?,
+        })
+    }
+}
+
 /// An epoch under way.
 struct Epoch {
     number: u32,
@@ -120,20 +140,6 @@ impl<'d> DeviceCohort<'d> {
         let state = || -> Result<State, DeviceError> {
             Ok(State { parameters: queue.allocate(vector)?, moments: queue.allocate(vector * source.moments)? })
         };
-        let filled = |bytes: Vec<u8>| -> Result<Buffer, DeviceError> {
-            let mut buffer = queue.allocate(bytes.len())?;
-            queue.upload(&bytes, &mut buffer)?;
-            Ok(buffer)
-        };
-        let single = |f: &dyn Fn(&Task) -> f64| bytes_of(tasks, |t| (f(t) as f32).to_le_bytes());
-        let constants = Constants {
-            seeds: filled(bytes_of(tasks, |t| t.hyperparameters.seed.to_le_bytes()))?,
-            learning_rates: filled(bytes_of(tasks, |t| t.hyperparameters.learning_rate.to_le_bytes()))?,
-            weight_decays: filled(single(&|t| t.hyperparameters.weight_decay))?,
-            momenta: filled(single(&|t| t.hyperparameters.momentum))?,
-            thresholds: filled(bytes_of(tasks, |t| dropout_threshold(t.hyperparameters.dropout).to_le_bytes()))?,
-            kept: filled(single(&|t| 1.0 / (1.0 - t.hyperparameters.dropout)))?,
-        };
         let mut cohort = Self {
             images: device.images(queue.as_ref(), data)?,
             finished: state()?,
@@ -155,7 +161,7 @@ impl<'d> DeviceCohort<'d> {
             data,
             source,
             program,
-            constants,
+            constants: Constants::new(queue.as_ref(), tasks)?,
             queue,
             _lease: lease,
         };
@@ -278,20 +284,26 @@ impl<'d> DeviceCohort<'d> {
         self.queue.upload(&bytes, &mut self.orders)
     }
 
+    /// Uploads what Adam's moments are divided by in the next steps.
+    fn upload_corrections(&mut self, steps: usize) -> Result<(), DeviceError> {
+        let of_step = |step: usize| adam_corrections(BETA1, self.step + 1 + step as u64);
+        let (biases, corrections): (Vec<f64>, Vec<f64>) = (0..steps).map(of_step).unzip();
+        let biases = bytes_of(biases, f64::to_le_bytes);
+        let corrections = bytes_of(corrections, |c| (c as f32).to_le_bytes());
+        if biases.len() > self.bias_corrections.bytes {
+            self.bias_corrections = self.queue.allocate(biases.len())?;
+            self.corrections = self.queue.allocate(corrections.len())?;
+        }
+        self.queue.upload(&biases, &mut self.bias_corrections)?;
+        self.queue.upload(&corrections, &mut self.corrections)
+    }
+
     /// Begins an epoch on orders that are on the device.
     fn begin(&mut self, number: u32, samples: usize) -> Result<(), DeviceError> {
         let steps = self.steps(samples);
-        if self.tasks[0].hyperparameters.optimizer == Optimizer::Adam {
-            let of_step = |step: usize| adam_corrections(BETA1, self.step + 1 + step as u64);
-            let (biases, corrections): (Vec<f64>, Vec<f64>) = (0..steps).map(of_step).unzip();
-            let biases = bytes_of(biases, f64::to_le_bytes);
-            let corrections = bytes_of(corrections, |c| (c as f32).to_le_bytes());
-            if biases.len() > self.bias_corrections.bytes {
-                self.bias_corrections = self.queue.allocate(biases.len())?;
-                self.corrections = self.queue.allocate(corrections.len())?;
-            }
-            self.queue.upload(&biases, &mut self.bias_corrections)?;
-            self.queue.upload(&corrections, &mut self.corrections)?;
+        match self.tasks[0].hyperparameters.optimizer {
+            Optimizer::Adam => self.upload_corrections(steps)?,
+            Optimizer::Sgd => {}
         }
         self.queue.copy(&self.finished.parameters, &mut self.working.parameters)?;
         self.queue.copy(&self.finished.moments, &mut self.working.moments)?;

@@ -5,7 +5,7 @@
 //!
 //! | file | what it holds |
 //! | --- | --- |
-//! | `kernels.cu` | the kernels, in what C and CUDA have in common |
+//! | `kernels/` | the kernels, in what C and CUDA have in common |
 //! | [`mod@source`] | the sizes, places and layers that the kernels are compiled for |
 //! | [`driver`] | what is needed of a device |
 //! | [`gpu`] | a GPU, through libcuda and NVRTC, both found when the program runs |

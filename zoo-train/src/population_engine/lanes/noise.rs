@@ -163,6 +163,26 @@ impl<S: Simd> NoiseScratch<S> {
             convolution,
         }
     }
+
+    /// The backward pass of a pooled layer through means and variances, lane by lane, down to the
+    /// gradient of the layer before if there is one.
+    fn pooled_backward(&mut self, s: S, layer: &Layer, rows: &mut PooledRows, mut below: Option<&mut Rows>) {
+        let own_rows = self.rows.as_mut().expect("the layer is pooled");
+        for lane in 0..S::LANES {
+            let (gradient, by_variance) = (rows.gradient.lane(lane), self.by_variance_rows.lane(lane));
+            for ((v, g), d) in own_rows.gradient.lane_mut(lane).iter_mut().zip(gradient).zip(by_variance) {
+                *v = g * d;
+            }
+        }
+        pooled_backward(s, layer, rows, below.as_deref_mut());
+        pooled_backward(s, layer, own_rows, below.is_some().then_some(&mut self.by_square_rows));
+        if let Some(below) = below {
+            for lane in 0..S::LANES {
+                let sums = below.lane_mut(lane).iter_mut().zip(self.by_square_rows.lane(lane));
+                sums.take(layer.inputs()).for_each(|(sum, by_square)| *sum += by_square);
+            }
+        }
+    }
 }
 
 impl<S: Simd> Lanes<S> {
@@ -254,22 +274,9 @@ impl<S: Simd> Lanes<S> {
             let (before, here) = self.scratch.split_at_mut(i);
             let (here, before) = (&mut here[0], before.last_mut());
             let own = &mut noise.scratch[i];
-            if let (Some(rows), Some(own_rows)) = (&mut here.rows, &mut own.rows) {
-                for lane in 0..S::LANES {
-                    let (gradient, by_variance) = (rows.gradient.lane(lane), own.by_variance_rows.lane(lane));
-                    for ((v, g), d) in own_rows.gradient.lane_mut(lane).iter_mut().zip(gradient).zip(by_variance) {
-                        *v = g * d;
-                    }
-                }
-                let mut below = before.map(|b| &mut b.rows.as_mut().expect("only pooled layers come before").gradient);
-                pooled_backward(s, layer, rows, below.as_deref_mut());
-                pooled_backward(s, layer, own_rows, below.is_some().then_some(&mut own.by_square_rows));
-                if let Some(below) = below {
-                    for lane in 0..S::LANES {
-                        let sums = below.lane_mut(lane).iter_mut().zip(own.by_square_rows.lane(lane));
-                        sums.take(layer.inputs()).for_each(|(sum, by_square)| *sum += by_square);
-                    }
-                }
+            if let Some(rows) = &mut here.rows {
+                let below = before.map(|b| &mut b.rows.as_mut().expect("only pooled layers come before").gradient);
+                own.pooled_backward(s, layer, rows, below);
                 continue;
             }
             let before = before.expect("the first layer is pooled");

@@ -230,7 +230,8 @@ mod tests {
         values.into_iter().map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }).collect()
     }
 
-    /// Every operation on all pairs of values (and a third, for three operands), lane by lane.
+    /// Every operation on all pairs of values (and a third, for three operands), lane by lane. Long, as a
+    /// list of them all.
     fn all_operations<S: Simd>(s: S) -> Vec<Vec<u32>> {
         let lanes = |offset: usize, stride: usize| -> Vec<Vec<f32>> {
             let all: Vec<f32> = (0..400).map(|i| VALUES[(i / stride + offset * i) % 20]).collect();
