@@ -30,21 +30,32 @@ pub struct OptimizerState {
     weight_decay: f64,
     /// Steps taken.
     pub step: u64,
-    /// Adam: means of gradients and of their squares. SGD: momentum buffer.
+    /// See [`moment_count`].
     pub moments: Vec<Vec<f64>>,
 }
 
 /// Decay of Adam's mean of gradients.
 pub const BETA1: f64 = 0.9;
-const BETA2: f64 = 0.999;
-const EPSILON: f64 = 1e-8;
+/// Decay of Adam's mean of squared gradients.
+pub const BETA2: f64 = 0.999;
+/// What Adam adds to the root of the mean square.
+pub const EPSILON: f64 = 1e-8;
+
+/// Vectors of moments that an optimiser keeps, each with a value a parameter. Adam: means of
+/// gradients and of their squares. SGD: momentum buffer.
+pub fn moment_count(optimizer: Optimizer) -> usize {
+    match optimizer {
+        Optimizer::Adam => 2,
+        Optimizer::Sgd => 1,
+    }
+}
 
 impl OptimizerState {
     /// Fresh moments for so many parameters, to be trained on so many samples an epoch.
     pub fn new(h: &Hyperparameters, parameters: usize, samples: usize) -> Self {
-        let (moments, momentum) = match h.optimizer {
-            Optimizer::Adam => (2, BETA1),
-            Optimizer::Sgd => (1, h.momentum),
+        let momentum = match h.optimizer {
+            Optimizer::Adam => BETA1,
+            Optimizer::Sgd => h.momentum,
         };
         Self {
             kind: h.optimizer,
@@ -53,7 +64,7 @@ impl OptimizerState {
             total_steps: u64::from(h.epochs) * samples.div_ceil(h.batch_size) as u64,
             weight_decay: h.weight_decay,
             step: 0,
-            moments: vec![vec![0.0; parameters]; moments],
+            moments: vec![vec![0.0; parameters]; moment_count(h.optimizer)],
         }
     }
 
@@ -63,8 +74,9 @@ impl OptimizerState {
         self.step += 1;
         let weight_decay = self.weight_decay;
         let kept = |i: usize| mask.is_none_or(|m| m[i]);
-        match (self.kind, self.moments.as_mut_slice()) {
-            (Optimizer::Adam, [mean, square]) => {
+        match self.kind {
+            Optimizer::Adam => {
+                let [mean, square] = self.moments.as_mut_slice() else { unreachable!("Adam has two moments") };
                 let (step_size, correction) = adam_rates(learning_rate, momentum, self.step);
                 for i in 0..parameters.len() {
                     if !kept(i) {
@@ -77,7 +89,8 @@ impl OptimizerState {
                     parameters[i] -= step_size * (mean[i] / (square[i].sqrt() / correction + EPSILON));
                 }
             }
-            (Optimizer::Sgd, [buffer]) => {
+            Optimizer::Sgd => {
+                let [buffer] = self.moments.as_mut_slice() else { unreachable!("SGD has one moment") };
                 for i in 0..parameters.len() {
                     if !kept(i) {
                         parameters[i] = 0.0;
@@ -88,7 +101,6 @@ impl OptimizerState {
                     parameters[i] -= learning_rate * buffer[i];
                 }
             }
-            _ => unreachable!("the number of moments is fixed by the optimiser"),
         }
     }
 }

@@ -5,13 +5,13 @@
 //! are noise, but in `threads` those of the prepared dataset that `ZOO_DATA` names.
 
 use std::hint::black_box;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use zoo_engine::{Engine, Task};
 use zoo_engine_population::kernels::{
-    Activate, Adam, Below, Block, DenseBackward, DenseForward, EqualPatches, FindEqualPatches, FromRows,
-    PooledBackward, PooledForward,
+    Activate, Adam, Below, Block, DenseBackward, DenseForward, FromRows, PooledBackward, PooledForward,
 };
 use zoo_engine_population::layers::{layers, Layer};
 use zoo_engine_population::rows::Rows;
@@ -142,137 +142,197 @@ struct Row {
     nanoseconds: f64,
 }
 
-/// Every kernel of a layer, timed on numbers of ordinary size.
-fn layer_rows<S: Simd>(s: S, layer: &Layer, index: usize) -> Vec<Row> {
-    // Random, since a regular pattern would make most windows' maxima ties.
-    let mut noise = Stream::new(0, Purpose::Sample, 0, 0);
-    let mut next = move || noise.uniform() as f32 - 0.5;
-    let mut vectors = |n: usize| -> Vec<S::F> { (0..n).map(|_| s.splat(next())).collect() };
-    let row = |n: usize| {
-        let mut rows = Rows::new(1, n);
-        rows.values_mut().iter_mut().enumerate().for_each(|(i, x)| *x = (i * 7919 % 251) as f32 / 251.0 - 0.5);
+/// Numbers of ordinary size. Random, since a regular pattern would make most windows' maxima ties.
+struct Numbers(Stream);
+
+impl Numbers {
+    fn vectors<S: Simd>(&mut self, s: S, n: usize) -> Vec<S::F> {
+        (0..n).map(|_| s.splat(self.0.uniform() as f32 - 0.5)).collect()
+    }
+}
+
+fn row(n: usize) -> Rows {
+    let mut rows = Rows::new(1, n);
+    rows.values_mut().iter_mut().enumerate().for_each(|(i, x)| *x = (i * 7919 % 251) as f32 / 251.0 - 0.5);
+    rows
+}
+
+/// A layer whose kernels are timed, lanes.
+struct TimedLayer<'a, S: Simd> {
+    s: S,
+    layer: &'a Layer,
+    numbers: Numbers,
+    blocks: Vec<Block>,
+    weight: Vec<S::F>,
+    bias: Vec<S::F>,
+    input: Vec<S::F>,
+    output: Vec<S::F>,
+    winners: Vec<S::F>,
+    derivative: Vec<S::F>,
+}
+
+impl<'a, S: Simd> TimedLayer<'a, S> {
+    fn new(s: S, layer: &'a Layer) -> Self {
+        let mut numbers = Numbers(Stream::new(0, Purpose::Sample, 0, 0));
+        let most = if layer.pooled { S::BLOCK } else { Block::MOST };
+        Self {
+            s,
+            layer,
+            blocks: Block::split(layer.outputs, most).collect(),
+            weight: numbers.vectors(s, layer.outputs * layer.taps()),
+            bias: numbers.vectors(s, layer.outputs),
+            input: numbers.vectors(s, layer.inputs()),
+            output: numbers.vectors(s, layer.units()),
+            winners: numbers.vectors(s, layer.units()),
+            derivative: numbers.vectors(s, layer.units()),
+            numbers,
+        }
+    }
+
+    /// Where a block's weights and biases lie.
+    fn of(&self, b: Block) -> (Range<usize>, Range<usize>) {
+        let taps = self.layer.taps();
+        (b.first * taps..(b.first + b.size) * taps, b.first..b.first + b.size)
+    }
+
+    /// A row of the table, of seconds that all lanes took.
+    fn row(&self, name: &str, multiply_adds: usize, seconds: f64) -> Row {
+        Row { name: name.into(), multiply_adds, nanoseconds: seconds * 1e9 / S::LANES as f64 }
+    }
+
+    /// Every kernel of the layer.
+    fn rows(mut self, index: usize) -> Vec<Row> {
+        let mut rows = if self.layer.pooled { self.pooled(index) } else { self.dense() };
+        rows.extend(self.activation());
+        rows.push(self.adam());
         rows
-    };
-    let (input, mut output) = (vectors(layer.inputs()), vectors(layer.units()));
-    let (mut winners, mut derivative) = (vectors(layer.units()), vectors(layer.units()));
-    let blocks: Vec<Block> = Block::split(layer.outputs, if layer.pooled { S::BLOCK } else { Block::MOST }).collect();
-    let weight = vectors(layer.outputs * layer.taps());
-    let bias = vectors(layer.outputs);
-    let positions = layer.positions() * if layer.pooled { 4 } else { 1 };
-    let forward = positions * layer.outputs * layer.taps();
-    let sparse = layer.units() * layer.taps();
-    let name = |what: &str| format!("{} {what}", if layer.pooled { "pooled" } else { "dense" });
-    let per_sample = |seconds: f64| seconds * 1e9 / S::LANES as f64;
-    let of = |b: Block| (b.first * layer.taps()..(b.first + b.size) * layer.taps(), b.first..b.first + b.size);
-    let mut rows = Vec::new();
-    if layer.pooled {
-        let (mut equal, mut undecided) = (EqualPatches::new(layer), Vec::new());
-        let time = seconds(|| s.vectorize(FindEqualPatches { layer, input: &input, equal: &mut equal }));
-        rows.push(Row { name: "equal patches".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
+    }
+
+    fn pooled(&mut self, index: usize) -> Vec<Row> {
+        let (s, layer) = (self.s, self.layer);
+        let sparse = layer.units() * layer.taps();
         let time = seconds(|| {
-            undecided.clear();
-            for &block in &blocks {
-                let (w, b) = of(block);
+            for i in 0..self.blocks.len() {
+                let block = self.blocks[i];
+                let (w, b) = self.of(block);
                 s.vectorize(PooledForward::<S, true> {
                     layer,
                     block,
-                    weight: &weight[w],
-                    bias: &bias[b],
-                    input: &input,
-                    equal: &equal,
-                    output: &mut output,
-                    winners: &mut winners,
-                    undecided: &mut undecided,
+                    weight: &self.weight[w],
+                    bias: &self.bias[b],
+                    input: &self.input,
+                    output: &mut self.output,
+                    winners: &mut self.winners,
                 });
             }
         });
-        rows.push(Row { name: name("forward"), multiply_adds: forward, nanoseconds: per_sample(time) });
-        let (input, gradient) = (row(layer.inputs()), row(layer.units()));
         let mut picked = Rows::new(S::LANES, layer.units());
-        picked.load(s, &winners);
-        let mut weight_gradient = row(layer.outputs * layer.segments() * ROW);
-        let mut bias_gradient = row(layer.outputs);
-        let weight_row = row(layer.outputs * layer.framed_taps());
-        let mut below = row(layer.inputs());
-        for with_below in [false, true] {
-            if with_below && index == 0 {
-                continue;
-            }
-            let time = seconds(|| {
-                let below = with_below.then(|| Below {
-                    weight: weight_row.values(),
-                    derivative: input.values(),
-                    gradient: below.values_mut(),
-                });
-                let parameters = [weight_gradient.values_mut(), bias_gradient.values_mut()];
-                let units = [gradient.values(), picked.lane(0)];
-                // SAFETY: `picked` are winners of this layer's forward pass.
-                #[allow(unsafe_code)]
-                s.vectorize(unsafe { PooledBackward::new(layer, input.values(), units, parameters, below) });
-            });
-            let (what, times) = if with_below { ("backward, both", 2) } else { ("backward, weights", 1) };
-            rows.push(Row { name: name(what), multiply_adds: times * sparse, nanoseconds: time * 1e9 });
+        picked.load(s, &self.winners);
+        let mut rows = vec![self.row("pooled forward", 4 * sparse, time)];
+        rows.push(pooled_backward(s, layer, &picked, false));
+        if index > 0 {
+            rows.push(pooled_backward(s, layer, &picked, true));
         }
         if index == 0 && layer.kernel == [KERNEL; 2] && layer.channels == 1 {
             // In brackets: it does not count in the sum.
             let nanoseconds = blended_weights(s, layer);
             rows.push(Row { name: "(weights by blending)".into(), multiply_adds: sparse, nanoseconds });
         }
-        let time = seconds(|| picked.load(s, &output));
-        rows.push(Row { name: "to rows".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
+        let time = seconds(|| picked.load(s, &self.output));
+        rows.push(self.row("to rows", 0, time));
         let (turned, stride) = (picked.values(), picked.stride());
-        let time = seconds(|| s.vectorize(FromRows { rows: turned, stride, vectors: &mut output }));
-        rows.push(Row { name: "from rows".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
-    } else {
+        let time = seconds(|| s.vectorize(FromRows { rows: turned, stride, vectors: &mut self.output }));
+        rows.push(self.row("from rows", 0, time));
+        rows
+    }
+
+    fn dense(&mut self) -> Vec<Row> {
+        let (s, layer) = (self.s, self.layer);
+        let forward = layer.units() * layer.taps();
         let time = seconds(|| {
-            for &block in &blocks {
-                let (w, b) = of(block);
-                let (weight, bias) = (&weight[w], &bias[b]);
-                s.vectorize(DenseForward { layer, block, weight, bias, input: &input, output: &mut output });
+            for i in 0..self.blocks.len() {
+                let block = self.blocks[i];
+                let (w, b) = self.of(block);
+                let (weight, bias, input) = (&self.weight[w], &self.bias[b], &self.input);
+                s.vectorize(DenseForward { layer, block, weight, bias, input, output: &mut self.output });
             }
         });
-        rows.push(Row { name: name("forward"), multiply_adds: forward, nanoseconds: per_sample(time) });
-        let (mut wg, mut bg, mut below) = (vectors(weight.len()), vectors(bias.len()), vectors(layer.inputs()));
+        let mut rows = vec![self.row("dense forward", forward, time)];
+        let numbers = &mut self.numbers;
+        let mut weight_gradient = numbers.vectors(s, self.weight.len());
+        let mut bias_gradient = numbers.vectors(s, self.bias.len());
+        let mut below = numbers.vectors(s, layer.inputs());
         let time = seconds(|| {
-            for &block in &blocks {
-                let (w, b) = of(block);
+            for &block in &self.blocks {
+                let (w, b) = self.of(block);
                 s.vectorize(DenseBackward {
                     layer,
                     block,
-                    weight: &weight[w.clone()],
-                    input: &input,
-                    gradient: &output,
-                    weight_gradient: &mut wg[w],
-                    bias_gradient: &mut bg[b],
+                    weight: &self.weight[w.clone()],
+                    input: &self.input,
+                    gradient: &self.output,
+                    weight_gradient: &mut weight_gradient[w],
+                    bias_gradient: &mut bias_gradient[b],
                     input_gradient: &mut below,
                 });
             }
         });
-        rows.push(Row { name: name("backward, both"), multiply_adds: 2 * forward, nanoseconds: per_sample(time) });
+        rows.push(self.row("dense backward, both", 2 * forward, time));
+        rows
     }
-    if let Some(activation) = layer.activation {
+
+    fn activation(&mut self) -> Option<Row> {
+        let activation = self.layer.activation?;
         let time = seconds(|| {
-            s.vectorize(Activate::<S, true> { activation, output: &mut output, derivative: &mut derivative });
+            let (output, derivative) = (&mut self.output, &mut self.derivative);
+            self.s.vectorize(Activate::<S, true> { activation, output, derivative });
         });
-        rows.push(Row { name: "activation".into(), multiply_adds: 0, nanoseconds: per_sample(time) });
+        Some(self.row("activation", 0, time))
     }
-    let n = weight.len() + bias.len();
-    let (mut p, mut r, g) = (vectors(n), vec![s.splat(0.0); n], vectors(n));
-    let (mut m, mut v) = (vectors(n), vec![s.splat(0.5); n]);
+
+    fn adam(&mut self) -> Row {
+        let s = self.s;
+        let n = self.weight.len() + self.bias.len();
+        let numbers = &mut self.numbers;
+        let (mut p, g) = (numbers.vectors(s, n), numbers.vectors(s, n));
+        let (mut m, mut v) = (numbers.vectors(s, n), vec![s.splat(0.5); n]);
+        let time = seconds(|| {
+            s.vectorize(Adam {
+                parameters: &mut p,
+                gradients: &g,
+                mean: &mut m,
+                square: &mut v,
+                weight_decay: s.splat(0.0),
+                step_size: s.splat(1e-9),
+                correction: 1.0,
+            })
+        });
+        self.row("Adam, a tenth", 0, time / 10.0)
+    }
+}
+
+/// The backward pass of a pooled layer, of one model whose winners are given, with that of its input
+/// or without.
+fn pooled_backward<S: Simd>(s: S, layer: &Layer, winners: &Rows, with_below: bool) -> Row {
+    let (input, gradient) = (row(layer.inputs()), row(layer.units()));
+    let mut weight_gradient = row(layer.outputs * layer.segments() * ROW);
+    let mut bias_gradient = row(layer.outputs);
+    let weight_row = row(layer.outputs * layer.framed_taps());
+    let mut below = row(layer.inputs());
     let time = seconds(|| {
-        s.vectorize(Adam {
-            parameters: &mut p,
-            residuals: &mut r,
-            gradients: &g,
-            mean: &mut m,
-            square: &mut v,
-            weight_decay: s.splat(0.0),
-            step_size: s.splat(1e-9),
-            correction: 1.0,
-        })
+        let below = with_below.then(|| Below {
+            weight: weight_row.values(),
+            derivative: input.values(),
+            gradient: below.values_mut(),
+        });
+        let parameters = [weight_gradient.values_mut(), bias_gradient.values_mut()];
+        let units = [gradient.values(), winners.lane(0)];
+        // SAFETY: the winners are of this layer's forward pass.
+        #[allow(unsafe_code)]
+        s.vectorize(unsafe { PooledBackward::new(layer, input.values(), units, parameters, below) });
     });
-    rows.push(Row { name: "Adam, a tenth".into(), multiply_adds: 0, nanoseconds: per_sample(time) / 10.0 });
-    rows
+    let (name, times) = if with_below { ("pooled backward, both", 2) } else { ("pooled backward, weights", 1) };
+    Row { name: name.into(), multiply_adds: times * layer.units() * layer.taps(), nanoseconds: time * 1e9 }
 }
 
 fn layer_table<S: Simd>(s: S, architecture: Architecture, channels: usize) {
@@ -289,7 +349,7 @@ fn layer_table<S: Simd>(s: S, architecture: Architecture, channels: usize) {
     println!("| layer | kernel | multiply-adds | ns a model-sample | share of peak |\n| --- | --- | --- | --- | --- |");
     let mut total = 0.0;
     for (i, layer) in layers(&network).expect("of the engine's kind").iter().enumerate() {
-        let rows = layer_rows(s, layer, i);
+        let rows = TimedLayer::new(s, layer).rows(i);
         let both = rows.iter().any(|r| r.name.ends_with("both"));
         for row in rows {
             let counted_elsewhere = both && row.name.ends_with("weights");

@@ -164,8 +164,8 @@ fn multiply_adds(layers: &[Layer]) -> usize {
 
 /// Bytes of device memory that a sample costs: its image, and its share of the optimiser's step.
 fn bytes(layers: &[Layer], parameters: usize, batch_size: usize) -> usize {
-    // Residuals and two moments, read and written.
-    layers[0].inputs() + 3 * 2 * parameters * size_of::<f32>() / batch_size
+    // Two moments, read and written.
+    layers[0].inputs() + 2 * 2 * parameters * size_of::<f32>() / batch_size
 }
 
 fn rates(seconds: usize, populations: &[usize]) -> Result<(), Box<dyn Error>> {

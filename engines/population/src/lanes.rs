@@ -9,16 +9,15 @@ use std::ops::Range;
 use zoo_model::{Dataset, Hyperparameters, Optimizer, Split};
 
 use super::dropout::{Draw, Drop, Dropout};
-use super::exact::{is_open, Exact, MOST_OPEN, SIGNIFICANT, WINDOW};
 use super::kernels::{
-    Activate, Adam, ApplyMask, Below, Block, CrossEntropyGradient, DenseBackward, DenseForward, EqualPatches,
-    FindEqualPatches, FromRows, PooledBackward, PooledForward, Scale, Sgd, Undecided,
+    Activate, Adam, ApplyMask, Below, Block, CrossEntropyGradient, DenseBackward, DenseForward, FromRows,
+    PooledBackward, PooledForward, Scale, Sgd,
 };
 use super::layers::Layer;
 use super::rows::Rows;
 use super::simd::{Simd, ROW};
 use noise::Noise;
-use zoo_engine::optimizer::{adam_rates, BETA1};
+use zoo_engine::optimizer::{adam_rates, moment_count, BETA1};
 use zoo_engine::{Snapshot, Task};
 
 /// Where a layer's parameters lie in the lanes' parameter vector: block by block the weights as
@@ -89,9 +88,6 @@ struct Scratch<S: Simd> {
     /// Derivative of the output by the sum before the activation.
     derivative: Vec<S::F>,
     winners: Vec<S::F>,
-    /// Of the input, if pooled.
-    equal: EqualPatches,
-    undecided: Vec<Undecided<S>>,
     /// Gradient of the sums before the activation (positions, outputs).
     gradient: Vec<S::F>,
     rows: Option<PooledRows>,
@@ -111,96 +107,15 @@ struct PooledRows {
     bias_gradient: Rows,
 }
 
-/// One training sample a lane.
-#[derive(Clone, Copy)]
-struct Sample<'a> {
-    /// Images of the split.
-    images: &'a [u8],
-    /// One index a lane.
-    indices: &'a [usize],
-    /// Place in the random draws; `None`: dropout is off.
-    draw: Option<(Draw, usize)>,
-}
-
-/// What deciding windows exactly takes.
-struct Context {
-    /// Models; the winners of lanes to spare do not matter.
-    models: usize,
-    /// One a lane.
-    hyperparameters: Vec<Hyperparameters>,
-    /// One a lane: whether the model has a mask.
-    pruned: Vec<bool>,
-    /// For each value of the parameter vector its place in PyTorch's flat vector.
-    places: Vec<u32>,
-    /// The inverse.
-    indices: Vec<u32>,
-    /// The network's input for every pixel value, by channel.
-    normalization: Vec<[f64; 256]>,
-}
-
-impl Context {
-    /// Decides the open ones of a layer's undecided units, lane by lane. `parameters` are the
-    /// values and residuals of the parameter vector, with a value a lane.
-    #[cold]
-    fn decide<S: Simd>(
-        &self,
-        layers: &[Layer],
-        index: usize,
-        here: &mut Scratch<S>,
-        [values, residuals]: [&[f32]; 2],
-        sample: Sample,
-    ) {
-        let layer = &layers[index];
-        let Scratch { derivative, winners, equal, undecided, .. } = here;
-        let (derivative, winners) = (S::values(derivative), S::values_mut(winners));
-        for lane in 0..self.models {
-            let of_lane = |u: &&Undecided<S>| {
-                u.lanes >> lane & 1 == 1
-                    && derivative[u.unit * S::LANES + lane].abs() >= SIGNIFICANT
-                    && (!self.pruned[lane] || {
-                        let distinct = equal.distinct(layer.candidate(u.unit, WINDOW[0]) / layer.channels);
-                        let sums = u.candidates.map(|sum| S::values(&[sum])[lane]);
-                        is_open(sums, true, distinct.map(|lanes| lanes >> lane & 1 == 1))
-                    })
-            };
-            let open: Vec<usize> = undecided.iter().filter(of_lane).map(|u| u.unit).collect();
-            if open.is_empty() || open.len() > MOST_OPEN {
-                continue;
-            }
-            let parameter = |place: usize| {
-                let at = self.indices[place] as usize * S::LANES + lane;
-                f64::from(values[at]) + f64::from(residuals[at])
-            };
-            let length = layers[0].inputs();
-            let pixels = &sample.images[sample.indices[lane] * length..][..length];
-            let image = image_in_f64(&layers[0], pixels, &self.normalization);
-            let dropout = sample.draw.map(|(draw, sample)| (&self.hyperparameters[lane], draw, sample));
-            let mut exact = Exact::new(layers, parameter, image, dropout);
-            for unit in open {
-                let corner = layer.candidate(unit, WINDOW[exact.winner(index, unit)]);
-                winners[unit * S::LANES + lane] = f32::from_bits(corner as u32);
-            }
-        }
-        undecided.clear();
-    }
-}
-
-/// An image (channels, height, width) as the network sees it, (height, width, channels).
-pub fn image_in_f64(first: &Layer, pixels: &[u8], normalization: &[[f64; 256]]) -> Vec<f64> {
-    let plane = first.height * first.width;
-    let value = |i: usize| {
-        let (position, channel) = (i / first.channels, i % first.channels);
-        normalization[channel][usize::from(pixels[channel * plane + position])]
-    };
-    (0..first.inputs()).map(value).collect()
-}
-
 /// Up to `S::LANES` models in training.
 pub struct Lanes<S: Simd> {
     s: S,
     layers: Vec<Layer>,
     placements: Vec<Placement>,
-    context: Context,
+    /// Models; what the lanes to spare compute does not matter.
+    models: usize,
+    /// For each value of the parameter vector its place in PyTorch's flat vector.
+    places: Vec<u32>,
     optimizer: Optimizer,
     learning_rates: Vec<f64>,
     learning_rate: S::F,
@@ -209,8 +124,6 @@ pub struct Lanes<S: Simd> {
     dropout: Dropout<S>,
     step: u64,
     parameters: Vec<S::F>,
-    /// What rounding took from the parameters; in a snapshot, the last of the moments.
-    residuals: Vec<S::F>,
     moments: Vec<Vec<S::F>>,
     gradients: Vec<S::F>,
     /// 1 where a parameter may differ from zero, else 0.
@@ -244,12 +157,11 @@ impl<S: Simd> Lanes<S> {
             Some(from) => vector(&|l| from[l].parameters.clone()),
             None => vector(&|l| tasks[l].initial.iter().map(|&p| p.into()).collect()),
         };
-        let own_moments = if optimizer == Optimizer::Adam { 3 } else { 2 };
-        let mut moments: Vec<Vec<S::F>> = match from {
+        let own_moments = moment_count(optimizer);
+        let moments: Vec<Vec<S::F>> = match from {
             Some(from) => (0..own_moments).map(|k| vector(&|l| from[l].moments[k].clone())).collect(),
             None => vec![vec![s.splat(0.0); places.len()]; own_moments],
         };
-        let residuals = moments.pop().expect("the residuals are the last");
         let kept = |t: &Task| t.fixed_mask().map(|m| m.iter().map(|&k| f64::from(u8::from(k))).collect());
         let all = vec![1.0; places.len()];
         let masked = tasks.iter().any(|t| t.fixed_mask().is_some());
@@ -266,16 +178,9 @@ impl<S: Simd> Lanes<S> {
             dropout: Dropout::new(s, &hyperparameters),
             step: from.map_or(0, |f| f[0].step),
             gradients: vec![s.splat(0.0); parameters.len()],
-            context: Context {
-                models: tasks.len(),
-                hyperparameters: hyperparameters.iter().map(|&h| h.clone()).collect(),
-                pruned: lane_tasks.iter().map(|t| t.fixed_mask().is_some()).collect(),
-                indices: inverse(&places),
-                places,
-                normalization: data.normalization(),
-            },
+            models: tasks.len(),
+            places,
             parameters,
-            residuals,
             moments,
             mask,
             noise,
@@ -294,7 +199,7 @@ impl<S: Simd> Lanes<S> {
 
     /// Models, the lanes to spare left out.
     pub fn models(&self) -> usize {
-        self.context.models
+        self.models
     }
 
     /// One optimiser step on a mini-batch: of each model the samples `batches[model]` of the train
@@ -338,7 +243,7 @@ impl<S: Simd> Lanes<S> {
         let wide = |v: Vec<f32>| v.into_iter().map(|x| if x.is_nan() { f64::NAN } else { x.into() }).collect();
         let mut parameters = self.flat(&self.parameters).into_iter();
         let of_noise = self.noise.iter().flat_map(|noise| noise.moments());
-        let moments = self.moments.iter().chain([&self.residuals]).chain(of_noise);
+        let moments = self.moments.iter().chain(of_noise);
         let mut moments: Vec<_> = moments.map(|m| self.flat(m).into_iter()).collect();
         let mut log_sigma2 = self.noise.as_ref().map(|noise| self.flat(noise.log_sigma2()).into_iter());
         let mut next = |_| Snapshot {
@@ -347,13 +252,13 @@ impl<S: Simd> Lanes<S> {
             moments: moments.iter_mut().map(|m| wide(m.next().expect("one a model"))).collect(),
             log_sigma2: log_sigma2.as_mut().map(|l| wide(l.next().expect("one a model"))),
         };
-        (0..self.context.models).map(&mut next).collect()
+        (0..self.models).map(&mut next).collect()
     }
 
     /// PyTorch's flat vectors of the models.
     fn flat(&self, vector: &[S::F]) -> Vec<Vec<f32>> {
-        let mut flat = vec![vec![0.0; vector.len()]; self.context.models];
-        for (lanes, &place) in S::values(vector).chunks_exact(S::LANES).zip(&self.context.places) {
+        let mut flat = vec![vec![0.0; vector.len()]; self.models];
+        for (lanes, &place) in S::values(vector).chunks_exact(S::LANES).zip(&self.places) {
             for (flat, &value) in flat.iter_mut().zip(lanes) {
                 flat[place as usize] = value;
             }
@@ -394,11 +299,7 @@ impl<S: Simd> Lanes<S> {
             }
             match noisy_draw {
                 Some(draw) => self.noisy_forward(draw, sample),
-                None => self.forward::<true>(Some(Sample {
-                    images: &train.images,
-                    indices: &samples,
-                    draw: draw.map(|d| (d, sample)),
-                })),
+                None => self.forward::<true>(draw.map(|d| (d, sample))),
             }
             self.read_logits(&mut |model, logits| seen(model, logits, labels[model]));
             match noisy_draw {
@@ -426,32 +327,21 @@ impl<S: Simd> Lanes<S> {
         s.vectorize(FromRows { rows: rows.values(), stride: rows.stride(), vectors: &mut self.image });
     }
 
-    fn forward<const TRAINING: bool>(&mut self, sample: Option<Sample>) {
+    /// The forward pass of the loaded images; `draw` is their place in the random draws of dropout,
+    /// `None` if it is off.
+    fn forward<const TRAINING: bool>(&mut self, draw: Option<(Draw, usize)>) {
         let s = self.s;
         for (i, (layer, placement)) in self.layers.iter().zip(&self.placements).enumerate() {
             let (before, here) = self.scratch.split_at_mut(i);
             let here = &mut here[0];
-            let Scratch { output, derivative, winners, equal, undecided, .. } = &mut *here;
+            let Scratch { output, derivative, winners, .. } = &mut *here;
             let input = before.last().map_or(&self.image, |b| &b.output);
-            if TRAINING && layer.pooled {
-                s.vectorize(FindEqualPatches { layer, input, equal });
-            }
             for &block in &placement.blocks {
                 let weight = &self.parameters[placement.weight_of(layer, block)];
                 let bias = &self.parameters[placement.bias_of(block)];
                 if layer.pooled {
-                    let (output, winners, undecided) = (&mut *output, &mut *winners, &mut *undecided);
-                    s.vectorize(PooledForward::<S, TRAINING> {
-                        layer,
-                        block,
-                        weight,
-                        bias,
-                        input,
-                        equal,
-                        output,
-                        winners,
-                        undecided,
-                    });
+                    let (output, winners) = (&mut *output, &mut *winners);
+                    s.vectorize(PooledForward::<S, TRAINING> { layer, block, weight, bias, input, output, winners });
                 } else {
                     s.vectorize(DenseForward { layer, block, weight, bias, input, output });
                 }
@@ -459,15 +349,10 @@ impl<S: Simd> Lanes<S> {
             if let Some(activation) = layer.activation {
                 s.vectorize(Activate::<S, TRAINING> { activation, output, derivative });
             }
-            if let (Some(module), Some((draw, sample))) = (layer.dropout, sample.and_then(|s| s.draw)) {
+            if let (Some(module), Some((draw, sample))) = (layer.dropout, draw) {
                 s.vectorize(Drop { dropout: &self.dropout, layer, module, draw, sample, output, derivative });
             }
-            let Some(sample) = sample else { continue };
-            if !undecided.is_empty() {
-                let parameters = [S::values(&self.parameters), S::values(&self.residuals)];
-                self.context.decide(&self.layers, i, here, parameters, sample);
-            }
-            let Some(rows) = &mut here.rows else { continue };
+            let (true, Some(rows)) = (TRAINING, &mut here.rows) else { continue };
             rows.winners.load(s, &here.winners);
             if let Some(before) = before.last() {
                 rows.input.load(s, &before.output);
@@ -481,7 +366,7 @@ impl<S: Simd> Lanes<S> {
         let logits = &self.scratch.last().expect("there are layers").output;
         let lanes = S::values(logits);
         let mut row = vec![0.0; logits.len()];
-        for model in 0..self.context.models {
+        for model in 0..self.models {
             for (value, lanes) in row.iter_mut().zip(lanes.chunks_exact(S::LANES)) {
                 *value = f64::from(lanes[model]);
             }
@@ -559,8 +444,7 @@ impl<S: Simd> Lanes<S> {
             noise.add_divergence(s, epoch, &self.parameters, &mut self.gradients);
             noise.step(s, &stepper, &self.layers, &self.placements);
         }
-        let (parameters, residuals, moments) = (&mut self.parameters, &mut self.residuals, &mut self.moments);
-        stepper.step(s, parameters, residuals, &self.gradients, moments, self.weight_decay);
+        stepper.step(s, &mut self.parameters, &self.gradients, &mut self.moments, self.weight_decay);
         self.apply_mask();
         self.load_rows();
     }
@@ -568,23 +452,19 @@ impl<S: Simd> Lanes<S> {
     fn apply_mask(&mut self) {
         if let Some(mask) = &self.mask {
             self.s.vectorize(ApplyMask { values: &mut self.parameters, mask });
-            self.s.vectorize(ApplyMask { values: &mut self.residuals, mask });
         }
     }
 
     /// Gives each model its mask, if there is one for it.
     pub fn prune(&mut self, masks: &[Option<Vec<bool>>]) {
         let one = self.s.splat(1.0);
-        let mask = self.mask.get_or_insert_with(|| vec![one; self.context.places.len()]);
-        for (lanes, &place) in S::values_mut(mask).chunks_exact_mut(S::LANES).zip(&self.context.places) {
+        let mask = self.mask.get_or_insert_with(|| vec![one; self.places.len()]);
+        for (lanes, &place) in S::values_mut(mask).chunks_exact_mut(S::LANES).zip(&self.places) {
             for (value, mask) in lanes.iter_mut().zip(masks) {
                 if let Some(mask) = mask {
                     *value = f32::from(u8::from(mask[place as usize]));
                 }
             }
-        }
-        for (pruned, mask) in self.context.pruned.iter_mut().zip(masks) {
-            *pruned |= mask.is_some();
         }
         self.apply_mask();
         self.load_rows();
@@ -612,31 +492,17 @@ struct Stepper<S: Simd> {
 }
 
 impl<S: Simd> Stepper<S> {
-    fn step(
-        &self,
-        s: S,
-        parameters: &mut [S::F],
-        residuals: &mut [S::F],
-        gradients: &[S::F],
-        moments: &mut [Vec<S::F>],
-        weight_decay: S::F,
-    ) {
+    fn step(&self, s: S, parameters: &mut [S::F], gradients: &[S::F], moments: &mut [Vec<S::F>], weight_decay: S::F) {
         let Self { step_size, correction, learning_rate, momentum, .. } = *self;
-        match (self.optimizer, moments) {
-            (Optimizer::Adam, [mean, square]) => s.vectorize(Adam {
-                parameters,
-                residuals,
-                gradients,
-                mean,
-                square,
-                weight_decay,
-                step_size,
-                correction,
-            }),
-            (Optimizer::Sgd, [buffer]) => {
-                s.vectorize(Sgd { parameters, residuals, gradients, buffer, weight_decay, momentum, learning_rate })
+        match self.optimizer {
+            Optimizer::Adam => {
+                let [mean, square] = moments else { unreachable!("Adam has two moments") };
+                s.vectorize(Adam { parameters, gradients, mean, square, weight_decay, step_size, correction });
             }
-            _ => unreachable!("the number of moments is fixed by the optimiser"),
+            Optimizer::Sgd => {
+                let [buffer] = moments else { unreachable!("SGD has one moment") };
+                s.vectorize(Sgd { parameters, gradients, buffer, weight_decay, momentum, learning_rate });
+            }
         }
     }
 }
@@ -666,8 +532,6 @@ impl<S: Simd> Scratch<S> {
             // Stays 1 where no activation follows.
             derivative: vec![s.splat(1.0); layer.units()],
             winners: units(layer.pooled),
-            equal: if layer.pooled { EqualPatches::new(layer) } else { EqualPatches::default() },
-            undecided: Vec::new(),
             gradient: units(true),
             rows: PooledRows::new::<S>(layer, index == 0),
         }
@@ -707,12 +571,4 @@ fn place<S: Simd>(layers: &[Layer]) -> (Vec<Placement>, Vec<u32>) {
         Placement { blocks, weight, bias }
     });
     (placements.collect(), places)
-}
-
-fn inverse(places: &[u32]) -> Vec<u32> {
-    let mut indices = vec![0; places.len()];
-    for (index, &place) in places.iter().enumerate() {
-        indices[place as usize] = index as u32;
-    }
-    indices
 }

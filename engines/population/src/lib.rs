@@ -13,7 +13,6 @@
 //! | [`kernels`] | a layer's arithmetic |
 //! | [`dropout`] | masks |
 //! | [`noise`] | variational dropout |
-//! | [`exact`] | maxima that rounding must not decide |
 //! | [`rows`] | buffers with each model's values side by side |
 //! | [`lanes`] | models side by side: training step and evaluation |
 //! | [`reference`] | one model in plain scalar code: the oracle of all the others |
@@ -21,7 +20,6 @@
 
 pub mod cuda;
 pub mod dropout;
-pub mod exact;
 pub mod functions;
 pub mod kernels;
 pub mod lanes;
@@ -119,7 +117,7 @@ impl Engine for PopulationEngine {
     }
 
     fn version(&self) -> String {
-        "3".into()
+        "4".into()
     }
 
     fn trains(&self, model: &ModelSpec) -> bool {

@@ -11,14 +11,12 @@ use std::ops::Range;
 use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::{Hyperparameters, Optimizer};
 
-use super::dropout::Draw;
-use super::exact::{is_open, largest_of, Exact, MOST_OPEN, SIGNIFICANT, WINDOW};
 use super::functions::{activate, exp};
-use super::kernels::{take, Block, OUTPUTS_AT_ONCE};
+use super::kernels::{Block, OUTPUTS_AT_ONCE};
 use super::layers::{layers, Layer};
 use super::simd::{Portable, ROW};
 use noise::Noise;
-use zoo_engine::optimizer::{adam_rates, BETA1};
+use zoo_engine::optimizer::{adam_rates, moment_count, BETA1, BETA2, EPSILON};
 use zoo_engine::Task;
 
 /// One lane: the scalar arithmetic.
@@ -33,9 +31,10 @@ pub struct Pass {
     pub derivative: Vec<f32>,
     /// Where the winning patch of each output begins in the input.
     pub corners: Vec<usize>,
-    /// Pooled units whose winner rounding may have decided.
-    pub open: Vec<usize>,
 }
+
+/// The corners of a window, relative to its own, in the order in which equals win.
+const WINDOW: [(usize, usize); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 
 /// Where the patch of a position of the convolution, before pooling, begins in the input.
 fn corner(layer: &Layer, row: usize, column: usize) -> usize {
@@ -55,17 +54,8 @@ fn convolve(layer: &Layer, parameters: &[f32], input: &[f32], output: usize, cor
     })
 }
 
-/// Parameters, and what rounding took from them.
-#[derive(Debug, Clone)]
-pub struct Parameters {
-    /// PyTorch's flat vector.
-    pub values: Vec<f32>,
-    /// To be added to them.
-    pub residuals: Vec<f32>,
-}
-
 /// The forward pass of a layer.
-pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32], pruned: bool) -> Pass {
+pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32]) -> Pass {
     let [rows, columns] = layer.output_map();
     let mut pass = Pass::default();
     for row in 0..rows {
@@ -73,13 +63,13 @@ pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32], pruned: bool) -
             for output in 0..layer.outputs {
                 let (sum, winner) = if layer.pooled {
                     let unit = (row * columns + column) * layer.outputs + output;
-                    let corners = WINDOW.map(|candidate| layer.candidate(unit, candidate));
-                    let sums = corners.map(|corner| convolve(layer, parameters, input, output, corner));
-                    let largest = sums.iter().fold(sums[0], |m, &sum| if exceeds(sum, m) { sum } else { m });
-                    if is_open(sums, pruned, distinct_patches(layer, input, corners)) {
-                        pass.open.push(unit);
-                    }
-                    (largest, corners[largest_of(sums)])
+                    let candidates = WINDOW.map(|candidate| {
+                        let corner = layer.candidate(unit, candidate);
+                        (convolve(layer, parameters, input, output, corner), corner)
+                    });
+                    let larger =
+                        |best: (f32, usize), next: (f32, usize)| if exceeds(next.0, best.0) { next } else { best };
+                    candidates.into_iter().reduce(larger).expect("four candidates")
                 } else {
                     let corner = corner(layer, row, column);
                     (convolve(layer, parameters, input, output, corner), corner)
@@ -98,25 +88,6 @@ pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32], pruned: bool) -
         }
     }
     pass
-}
-
-/// Whether the patches of a window's second, third and fourth candidate equal none before them.
-fn distinct_patches(layer: &Layer, input: &[f32], corners: [usize; 4]) -> [bool; 3] {
-    let value = |candidate: usize, tap: usize| input[corners[candidate] + layer.tap_offsets[tap]];
-    let equal = |p: usize, q: usize| (0..layer.taps()).all(|tap| value(p, tap) == value(q, tap));
-    let (ab, ac, bd, cd) = (equal(0, 1), equal(0, 2), equal(1, 3), equal(2, 3));
-    // Diagonals by a third patch, which spares the engine two comparisons a pixel.
-    [!ab, !(ac || bd && cd), !(bd || cd)]
-}
-
-/// Lets `winner` tell which of the candidates wins where f32 leaves it open and it matters.
-pub fn decide(layer: &Layer, pass: &mut Pass, mut winner: impl FnMut(usize) -> usize) {
-    pass.open.retain(|&unit| pass.derivative[unit].abs() >= SIGNIFICANT);
-    if pass.open.len() <= MOST_OPEN {
-        for &unit in &pass.open {
-            pass.corners[unit] = layer.candidate(unit, WINDOW[winner(unit)]);
-        }
-    }
 }
 
 /// Drops units of the layer's output for sample `sample` of a mini-batch.
@@ -221,9 +192,9 @@ pub struct Model {
     pub layers: Vec<Layer>,
     /// Hyperparameters.
     pub hyperparameters: Hyperparameters,
-    /// Parameters.
-    pub parameters: Parameters,
-    /// Adam: means of gradients and of their squares. SGD: momentum buffer.
+    /// PyTorch's flat vector.
+    pub parameters: Vec<f32>,
+    /// See [`moment_count`].
     pub moments: Vec<Vec<f32>>,
     /// Which parameters may differ from zero; `None`: all.
     pub mask: Option<Vec<bool>>,
@@ -237,11 +208,11 @@ impl Model {
     /// A model before its first step.
     pub fn new(task: &Task) -> Option<Self> {
         let zeros = vec![0.0; task.initial.len()];
-        let moments = if task.hyperparameters.optimizer == Optimizer::Adam { 2 } else { 1 };
+        let moments = moment_count(task.hyperparameters.optimizer);
         Some(Self {
             layers: layers(&task.network)?,
             hyperparameters: task.hyperparameters.clone(),
-            parameters: Parameters { values: task.initial.clone(), residuals: zeros.clone() },
+            parameters: task.initial.clone(),
             moments: vec![zeros; moments],
             mask: task.fixed_mask().map(<[bool]>::to_vec),
             step: 0,
@@ -251,39 +222,31 @@ impl Model {
 
     /// Logits of an image (height, width, channels).
     pub fn logits(&self, image: &[f32]) -> Vec<f32> {
-        let mut values = self.parameters.values.clone();
+        let mut values = self.parameters.clone();
         if let Some(noise) = &self.noise {
             noise.remove_drowned(&mut values);
         }
-        self.layers.iter().fold(image.to_vec(), |x, layer| forward(layer, &values, &x, false).output)
+        self.layers.iter().fold(image.to_vec(), |x, layer| forward(layer, &values, &x).output)
     }
 
     /// Gives the model a mask.
     pub fn prune(&mut self, mask: Vec<bool>) {
-        for (i, _) in mask.iter().enumerate().filter(|(_, &kept)| !kept) {
-            (self.parameters.values[i], self.parameters.residuals[i]) = (0.0, 0.0);
-        }
         self.mask = Some(mask);
+        self.apply_mask();
     }
 
     /// One optimiser step on a mini-batch of images (height, width, channels) and labels.
-    pub fn train(&mut self, batch: &[(Vec<f64>, usize)], epoch: u32, step: u32) {
+    pub fn train(&mut self, batch: &[(Vec<f32>, usize)], epoch: u32, step: u32) {
         if self.noise.is_some() {
             return self.train_noisy(batch, epoch, step);
         }
-        let mut gradient = vec![0.0; self.parameters.values.len()];
+        let mut gradient = vec![0.0; self.parameters.len()];
         for (sample, (image, label)) in batch.iter().enumerate() {
-            let Parameters { values, residuals } = &self.parameters;
-            let parameter = |place: usize| f64::from(values[place]) + f64::from(residuals[place]);
-            let dropout = (&self.hyperparameters, Draw { epoch, step }, sample);
-            let mut exact = Exact::new(&self.layers, parameter, image.clone(), Some(dropout));
-            let mut inputs = vec![image.iter().map(|&x| x as f32).collect::<Vec<f32>>()];
+            let mut inputs = vec![image.clone()];
             let mut passes = Vec::new();
-            for (i, layer) in self.layers.iter().enumerate() {
-                let input = inputs.last().expect("the image");
-                let mut pass = forward(layer, values, input, self.mask.is_some());
+            for layer in &self.layers {
+                let mut pass = forward(layer, &self.parameters, inputs.last().expect("the image"));
                 drop_units(layer, &self.hyperparameters, epoch, step, sample, &mut pass);
-                decide(layer, &mut pass, |unit| exact.winner(i, unit));
                 inputs.push(pass.output.clone());
                 passes.push(pass);
             }
@@ -291,7 +254,7 @@ impl Model {
             let mut g = cross_entropy_gradient(&logits, *label, batch.len());
             for ((layer, pass), input) in self.layers.iter().zip(&passes).zip(&inputs).rev() {
                 let sums: Vec<f32> = g.iter().zip(&pass.derivative).map(|(g, d)| g * d).collect();
-                g = backward(layer, &self.parameters.values, input, pass, &sums, &mut gradient);
+                g = backward(layer, &self.parameters, input, pass, &sums, &mut gradient);
             }
         }
         self.update(&gradient);
@@ -302,8 +265,12 @@ impl Model {
         self.step += 1;
         let h = &self.hyperparameters;
         optimize(h, h.weight_decay as f32, self.step, gradient, &mut self.parameters, &mut self.moments);
-        for (i, _) in self.mask.iter().flatten().enumerate().filter(|(_, &kept)| !kept) {
-            (self.parameters.values[i], self.parameters.residuals[i]) = (0.0, 0.0);
+        self.apply_mask();
+    }
+
+    fn apply_mask(&mut self) {
+        for (parameter, _) in self.parameters.iter_mut().zip(self.mask.iter().flatten()).filter(|(_, &kept)| !kept) {
+            *parameter = 0.0;
         }
     }
 }
@@ -314,26 +281,26 @@ fn optimize(
     weight_decay: f32,
     step: u64,
     gradient: &[f32],
-    Parameters { values, residuals }: &mut Parameters,
+    parameters: &mut [f32],
     moments: &mut [Vec<f32>],
 ) {
-    for (i, (p, r)) in values.iter_mut().zip(residuals).enumerate() {
+    for (i, p) in parameters.iter_mut().enumerate() {
         let g = weight_decay.mul_add(*p, gradient[i]);
-        let step = match (h.optimizer, &mut *moments) {
-            (Optimizer::Adam, [mean, square]) => {
+        *p -= match h.optimizer {
+            Optimizer::Adam => {
+                let [mean, square] = &mut *moments else { unreachable!("Adam has two moments") };
                 let (step_size, correction) = adam_rates(h.learning_rate, BETA1, step);
-                mean[i] = (g - mean[i]).mul_add(0.1, mean[i]);
-                square[i] = square[i].mul_add(0.999, g * g * 0.001);
-                let denominator = square[i].sqrt() / correction as f32 + 1e-8;
+                mean[i] = (g - mean[i]).mul_add((1.0 - BETA1) as f32, mean[i]);
+                square[i] = square[i].mul_add(BETA2 as f32, g * g * (1.0 - BETA2) as f32);
+                let denominator = square[i].sqrt() / correction as f32 + EPSILON as f32;
                 step_size as f32 * (mean[i] / denominator)
             }
-            (Optimizer::Sgd, [buffer]) => {
+            Optimizer::Sgd => {
+                let [buffer] = &mut *moments else { unreachable!("SGD has one moment") };
                 buffer[i] = (h.momentum as f32).mul_add(buffer[i], g);
                 h.learning_rate as f32 * buffer[i]
             }
-            _ => unreachable!("the number of moments is fixed by the optimiser"),
         };
-        ([*p], [*r]) = take(ONE, [*p], [*r], [step]);
     }
 }
 
@@ -341,7 +308,6 @@ fn optimize(
 mod tests {
     use super::super::cuda::device::Device;
     use super::super::cuda::emulated::{Emulated, Turns};
-    use super::super::lanes::image_in_f64;
     use super::super::simd::InstructionSet;
     use super::super::PopulationEngine;
     use super::*;
@@ -355,9 +321,12 @@ mod tests {
     const BATCH: usize = 3;
 
     /// Image `sample` of a split as the networks see it, channels last.
-    fn image(layers: &[Layer], data: &Dataset, split: Split, sample: usize) -> Vec<f64> {
+    fn image(layers: &[Layer], data: &Dataset, split: Split, sample: usize) -> Vec<f32> {
+        let (channels, plane) = (layers[0].channels, layers[0].height * layers[0].width);
         let pixels = &data.split(split).images[sample * data.image_len()..][..data.image_len()];
-        image_in_f64(&layers[0], pixels, &data.normalization())
+        let tables = data.normalization();
+        let value = |i: usize| tables[i % channels][usize::from(pixels[i % channels * plane + i / channels])] as f32;
+        (0..pixels.len()).map(value).collect()
     }
 
     fn bits(values: impl IntoIterator<Item = f64>) -> Vec<u64> {
@@ -379,8 +348,7 @@ mod tests {
             let batch: Vec<_> = batch.iter().map(of).collect();
             model.train(&batch, 1, step as u32);
         }
-        let test: Vec<f32> = image(&model.layers, data, Split::Test, 1).iter().map(|&x| x as f32).collect();
-        let logits = model.logits(&test);
+        let logits = model.logits(&image(&model.layers, data, Split::Test, 1));
         (model, logits)
     }
 
@@ -427,16 +395,13 @@ mod tests {
                     let Snapshot { step, parameters, moments, log_sigma2 } = found;
                     let what = format!("engine {e}, model {m}: {:?}", tasks[m].hyperparameters);
                     assert_eq!(*step, 3, "{what}");
-                    assert!(bits(parameters.iter().copied()) == wide(&model.parameters.values), "parameters, {what}");
+                    assert!(bits(parameters.iter().copied()) == wide(&model.parameters), "parameters, {what}");
                     let noise = model.noise.as_ref();
-                    let of_noise = noise.map(|n| n.moments.iter().chain([&n.log_sigma2.residuals]));
-                    let expected_moments = model.moments.iter().chain([&model.parameters.residuals]);
-                    for (found, expected) in moments.iter().zip(expected_moments.chain(of_noise.into_iter().flatten()))
-                    {
-                        assert!(bits(found.iter().copied()) == wide(expected), "moments, {what}");
-                    }
+                    let found_moments: Vec<_> = moments.iter().map(|m| bits(m.iter().copied())).collect();
+                    let expected_moments = model.moments.iter().chain(noise.iter().flat_map(|n| &n.moments));
+                    assert!(found_moments == expected_moments.map(|m| wide(m)).collect::<Vec<_>>(), "moments, {what}");
                     let log_sigma2 = log_sigma2.as_ref().map(|l| bits(l.iter().copied()));
-                    assert!(log_sigma2 == noise.map(|n| wide(&n.log_sigma2.values)), "noise, {what}");
+                    assert!(log_sigma2 == noise.map(|n| wide(&n.log_sigma2)), "noise, {what}");
                     assert_eq!(bits(logits.iter().copied()), wide(expected), "logits, {what}");
                 }
             }
@@ -541,7 +506,7 @@ mod tests {
             cohort.train(1, &[vec![0, 1, 2]], &Interrupt::default()).unwrap();
             cohort.prune(&[Some(mask.clone())]).unwrap();
             cohort.train(2, &[vec![3, 4, 5]], &Interrupt::default()).unwrap();
-            assert!(bits(cohort.snapshots().unwrap()[0].parameters.iter().copied()) == wide(&model.parameters.values));
+            assert!(bits(cohort.snapshots().unwrap()[0].parameters.iter().copied()) == wide(&model.parameters));
         }
     }
 
@@ -553,56 +518,33 @@ mod tests {
     }
 
     #[test]
-    fn ties_that_rounding_breaks_are_decided_alike() {
-        let noise = noise_dataset([1, 28, 28], 10, 9);
-        let mut split = noise.split(Split::Train).clone();
-        for (i, pixel) in split.images.iter_mut().enumerate() {
-            let (y, x) = (i / 28 % 28, i % 28);
-            // Two colours, so that sums of the same pixels in another order are frequent.
-            *pixel = if (12..17).contains(&y) && (12..17).contains(&x) { *pixel / 128 * 255 } else { 0 };
-        }
-        let data = Dataset::new(noise.info.clone(), noise.shape, [split.clone(), split.clone(), split]).unwrap();
+    fn of_equal_candidates_the_first_wins() {
+        let data = noise_dataset([1, 28, 28], 10, 9);
         let mut tasks = tasks(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, 10);
+        let layers = layers(&tasks[0].network).unwrap();
         for task in &mut tasks {
-            task.initial[..25].fill(0.1);
-            // Open as well, but so saturated that it does not matter.
-            task.initial[25..50].fill(10.0);
+            // Kernels of zeros, as in a pruned model.
+            task.initial[layers[0].weight.start..][..25].fill(0.0);
+            task.initial[layers[1].weight.start..][..200].fill(0.0);
         }
-        let first = &layers(&tasks[0].network).unwrap()[0];
-        let open = |sample| {
-            let image = image(std::slice::from_ref(first), &data, Split::Train, sample);
-            let image: Vec<f32> = image.iter().map(|&x| x as f32).collect();
-            let pass = forward(first, &tasks[0].initial, &image, false);
-            let matters = |unit: &&usize| pass.derivative[**unit].abs() >= SIGNIFICANT;
-            [pass.open.iter().filter(matters).count(), pass.open.len()]
-        };
-        assert!((0..9).map(open).any(|[matter, all]| (1..=MOST_OPEN).contains(&matter) && all > MOST_OPEN));
-        check_tasks(&tasks, &data, &[on(&InstructionSet::ALL[..2]), emulated()].concat());
+        let image = image(&layers, &data, Split::Train, 0);
+        let pass = forward(&layers[0], &tasks[0].initial, &image);
+        let of_zeros = (0..layers[0].units()).step_by(layers[0].outputs);
+        assert!(of_zeros.into_iter().all(|unit| pass.corners[unit] == layers[0].candidate(unit, (0, 0))));
+        check_tasks(&tasks, &data, &[on(&InstructionSet::ALL), emulated()].concat());
     }
 
     #[test]
-    fn ties_of_the_second_layer_are_decided_alike() {
-        let noise = noise_dataset([1, 28, 28], 10, 9);
-        let mut split = noise.split(Split::Train).clone();
-        // Two bright pixels at the edge, which some patches of the second layer see in other places.
-        for (i, pixel) in split.images.iter_mut().enumerate() {
-            *pixel = if matches!(i % (28 * 28), 394 | 395) { 90 + (i % 167) as u8 } else { 0 };
-        }
-        let data = Dataset::new(noise.info.clone(), noise.shape, [split.clone(), split.clone(), split]).unwrap();
-        let mut tasks = tasks(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, 10);
-        for task in &mut tasks {
-            // All weights of one output.
-            let start = layers(&task.network).unwrap()[1].weight.start;
-            task.initial[start..start + 200].fill(0.05);
-        }
-        let layers = layers(&tasks[0].network).unwrap();
-        let open = |sample| {
-            let image: Vec<f32> = image(&layers, &data, Split::Train, sample).iter().map(|&x| x as f32).collect();
-            let below = forward(&layers[0], &tasks[0].initial, &image, false).output;
-            let pass = forward(&layers[1], &tasks[0].initial, &below, false);
-            pass.open.iter().filter(|&&unit| pass.derivative[unit].abs() >= SIGNIFICANT).count()
-        };
-        assert!((0..9).any(|sample| (1..=MOST_OPEN).contains(&open(sample))));
-        check_tasks(&tasks, &data, &[on(&InstructionSet::ALL[..2]), emulated()].concat());
+    fn the_first_nan_wins() {
+        let data = noise_dataset([1, 28, 28], 10, 1);
+        let task = tasks(&hyperparameters(Architecture::CnnS, Activation::Relu), &data, 1).remove(0);
+        let layer = &layers(&task.network).unwrap()[0];
+        let mut image = image(std::slice::from_ref(layer), &data, Split::Train, 0);
+        // Seen by the second and the fourth candidate of the first window alone.
+        image[layer.kernel[1]] = f32::NAN;
+        image[layer.kernel[0] * layer.input_row() + layer.kernel[1]] = f32::NAN;
+        let pass = forward(layer, &task.initial, &image);
+        assert_eq!(pass.corners[0], layer.candidate(0, (0, 1)));
+        assert!(pass.output[0].is_nan());
     }
 }

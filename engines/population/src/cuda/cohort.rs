@@ -33,7 +33,6 @@ const AIM: f64 = 0.5;
 /// The models' vectors, each (models, PARAMETERS) in the kernels' order.
 struct State {
     parameters: Buffer,
-    residuals: Buffer,
     /// (models, moments, PARAMETERS).
     moments: Buffer,
 }
@@ -46,8 +45,26 @@ struct Constants {
     momenta: Buffer,
     thresholds: Buffer,
     kept: Buffer,
-    exact_kept: Buffer,
-    pruned: Buffer,
+}
+
+impl Constants {
+    /// Uploads those of the tasks.
+    fn new(queue: &dyn Queue, tasks: &[Task]) -> Result<Self, DeviceError> {
+        let filled = |bytes: Vec<u8>| -> Result<Buffer, DeviceError> {
+            let mut buffer = queue.allocate(bytes.len())?;
+            queue.upload(&bytes, &mut buffer)?;
+            Ok(buffer)
+        };
+        let single = |f: &dyn Fn(&Task) -> f64| bytes_of(tasks, |t| (f(t) as f32).to_le_bytes());
+        Ok(Self {
+            seeds: filled(bytes_of(tasks, |t| t.hyperparameters.seed.to_le_bytes()))?,
+            learning_rates: filled(bytes_of(tasks, |t| t.hyperparameters.learning_rate.to_le_bytes()))?,
+            weight_decays: filled(single(&|t| t.hyperparameters.weight_decay))?,
+            momenta: filled(single(&|t| t.hyperparameters.momentum))?,
+            thresholds: filled(bytes_of(tasks, |t| dropout_threshold(t.hyperparameters.dropout).to_le_bytes()))?,
+            kept: filled(single(&|t| 1.0 / (1.0 - t.hyperparameters.dropout)))?,
+        })
+    }
 }
 
 /// An epoch under way.
@@ -73,7 +90,6 @@ pub struct DeviceCohort<'d> {
     finished: State,
     working: State,
     masks: Option<Buffer>,
-    scratch: Buffer,
     losses: Buffer,
     hits: Buffer,
     orders: Buffer,
@@ -103,10 +119,10 @@ fn bytes_of<const N: usize, T>(values: impl IntoIterator<Item = T>, to_bytes: im
 /// Bytes of device memory that a model takes.
 pub fn bytes_per_model(source: &Source, train_samples: usize, classes: usize) -> usize {
     let vector = source.places.len() * size_of::<f32>();
-    let states = 2 * (2 + source.moments) * vector;
-    let constants = 7 * size_of::<f64>() + 2 * size_of::<f64>();
+    let states = 2 * (1 + source.moments) * vector;
+    let constants = 6 * size_of::<f64>() + 2 * size_of::<f64>();
     let evaluation = PIECE * (classes * size_of::<f32>() + size_of::<u16>());
-    states + source.places.len() + constants + evaluation + source.exact * 8 + train_samples * size_of::<u32>()
+    states + source.places.len() + constants + evaluation + train_samples * size_of::<u32>()
 }
 
 impl<'d> DeviceCohort<'d> {
@@ -124,36 +140,13 @@ impl<'d> DeviceCohort<'d> {
         let models = tasks.len();
         let vector = models * source.places.len() * size_of::<f32>();
         let state = || -> Result<State, DeviceError> {
-            Ok(State {
-                parameters: queue.allocate(vector)?,
-                residuals: queue.allocate(vector)?,
-                moments: queue.allocate(vector * source.moments)?,
-            })
-        };
-        let filled = |bytes: Vec<u8>| -> Result<Buffer, DeviceError> {
-            let mut buffer = queue.allocate(bytes.len())?;
-            queue.upload(&bytes, &mut buffer)?;
-            Ok(buffer)
-        };
-        let of = |f: &dyn Fn(&Task) -> f64| bytes_of(tasks, |t| f(t).to_le_bytes());
-        let single = |f: &dyn Fn(&Task) -> f64| bytes_of(tasks, |t| (f(t) as f32).to_le_bytes());
-        let exact_kept = |t: &Task| 1.0 / (1.0 - t.hyperparameters.dropout);
-        let constants = Constants {
-            seeds: filled(bytes_of(tasks, |t| t.hyperparameters.seed.to_le_bytes()))?,
-            learning_rates: filled(of(&|t| t.hyperparameters.learning_rate))?,
-            weight_decays: filled(single(&|t| t.hyperparameters.weight_decay))?,
-            momenta: filled(single(&|t| t.hyperparameters.momentum))?,
-            thresholds: filled(bytes_of(tasks, |t| dropout_threshold(t.hyperparameters.dropout).to_le_bytes()))?,
-            kept: filled(single(&exact_kept))?,
-            exact_kept: filled(of(&exact_kept))?,
-            pruned: filled(tasks.iter().map(|t| u8::from(t.fixed_mask().is_some())).collect())?,
+            Ok(State { parameters: queue.allocate(vector)?, moments: queue.allocate(vector * source.moments)? })
         };
         let mut cohort = Self {
             images: device.images(queue.as_ref(), data)?,
             finished: state()?,
             working: state()?,
             masks: None,
-            scratch: queue.allocate(models * source.exact * size_of::<f64>())?,
             losses: queue.allocate(models * size_of::<f64>())?,
             hits: queue.allocate(models * size_of::<u32>())?,
             orders: queue.allocate(models * data.len(Split::Train).max(1) * size_of::<u32>())?,
@@ -170,7 +163,7 @@ impl<'d> DeviceCohort<'d> {
             data,
             source,
             program,
-            constants,
+            constants: Constants::new(queue.as_ref(), tasks)?,
             queue,
             _lease: lease,
         };
@@ -198,8 +191,6 @@ impl<'d> DeviceCohort<'d> {
         let vector = |m: usize, k: usize| {
             places.iter().flat_map(move |&p| (from[m].moments[k][p as usize] as f32).to_le_bytes())
         };
-        let residuals: Vec<u8> = (0..from.len()).flat_map(|m| vector(m, own)).collect();
-        self.queue.upload(&residuals, &mut self.finished.residuals)?;
         let moments: Vec<u8> = (0..from.len()).flat_map(|m| (0..own).flat_map(move |k| vector(m, k))).collect();
         self.queue.upload(&moments, &mut self.finished.moments)
     }
@@ -215,17 +206,13 @@ impl<'d> DeviceCohort<'d> {
             }
             None => self.queue.allocate(size)?,
         };
-        let mut pruned = vec![0; masks.len()];
-        self.queue.download(&self.constants.pruned, &mut pruned)?;
-        for ((of_model, mask), pruned) in bytes.chunks_exact_mut(places.len()).zip(masks).zip(&mut pruned) {
+        for (of_model, mask) in bytes.chunks_exact_mut(places.len()).zip(masks) {
             let Some(mask) = mask else { continue };
             for (kept, &place) in of_model.iter_mut().zip(places) {
                 *kept = u8::from(mask[place as usize]);
             }
-            *pruned = 1;
         }
         self.queue.upload(&bytes, &mut buffer)?;
-        self.queue.upload(&pruned, &mut self.constants.pruned)?;
         self.masks = Some(buffer);
         Ok(())
     }
@@ -235,28 +222,24 @@ impl<'d> DeviceCohort<'d> {
         let c = &self.constants;
         vec![
             state.parameters.address,
-            state.residuals.address,
             state.moments.address,
             self.masks.as_ref().map_or(0, |m| m.address),
-            c.pruned.address,
             c.seeds.address,
             c.learning_rates.address,
             c.weight_decays.address,
             c.momenta.address,
             c.thresholds.address,
             c.kept.address,
-            c.exact_kept.address,
             self.losses.address,
             self.hits.address,
-            self.scratch.address,
             pair(self.tasks.len() as u32, 0),
         ]
     }
 
     /// `struct images` of a split.
-    fn split(&self, split: Split) -> [u64; 4] {
+    fn split(&self, split: Split) -> [u64; 3] {
         let images = &self.images[Split::ALL.iter().position(|&s| s == split).expect("all are listed")];
-        [images.pixels.address, images.labels.address, images.values.address, images.exact.address]
+        [images.pixels.address, images.labels.address, images.values.address]
     }
 
     fn launch(&self, kernel: KernelName, grid: [usize; 2], arguments: &[u64]) -> Result<(), DeviceError> {
@@ -303,23 +286,28 @@ impl<'d> DeviceCohort<'d> {
         self.queue.upload(&bytes, &mut self.orders)
     }
 
+    /// Uploads what Adam's moments are divided by in the next steps.
+    fn upload_corrections(&mut self, steps: usize) -> Result<(), DeviceError> {
+        let of_step = |step: usize| adam_corrections(BETA1, self.step + 1 + step as u64);
+        let (biases, corrections): (Vec<f64>, Vec<f64>) = (0..steps).map(of_step).unzip();
+        let biases = bytes_of(biases, f64::to_le_bytes);
+        let corrections = bytes_of(corrections, |c| (c as f32).to_le_bytes());
+        if biases.len() > self.bias_corrections.bytes {
+            self.bias_corrections = self.queue.allocate(biases.len())?;
+            self.corrections = self.queue.allocate(corrections.len())?;
+        }
+        self.queue.upload(&biases, &mut self.bias_corrections)?;
+        self.queue.upload(&corrections, &mut self.corrections)
+    }
+
     /// Begins an epoch on orders that are on the device.
     fn begin(&mut self, number: u32, samples: usize) -> Result<(), DeviceError> {
         let steps = self.steps(samples);
-        if self.tasks[0].hyperparameters.optimizer == Optimizer::Adam {
-            let of_step = |step: usize| adam_corrections(BETA1, self.step + 1 + step as u64);
-            let (biases, corrections): (Vec<f64>, Vec<f64>) = (0..steps).map(of_step).unzip();
-            let biases = bytes_of(biases, f64::to_le_bytes);
-            let corrections = bytes_of(corrections, |c| (c as f32).to_le_bytes());
-            if biases.len() > self.bias_corrections.bytes {
-                self.bias_corrections = self.queue.allocate(biases.len())?;
-                self.corrections = self.queue.allocate(corrections.len())?;
-            }
-            self.queue.upload(&biases, &mut self.bias_corrections)?;
-            self.queue.upload(&corrections, &mut self.corrections)?;
+        match self.tasks[0].hyperparameters.optimizer {
+            Optimizer::Adam => self.upload_corrections(steps)?,
+            Optimizer::Sgd => {}
         }
         self.queue.copy(&self.finished.parameters, &mut self.working.parameters)?;
-        self.queue.copy(&self.finished.residuals, &mut self.working.residuals)?;
         self.queue.copy(&self.finished.moments, &mut self.working.moments)?;
         self.queue.clear(&mut self.losses)?;
         self.queue.clear(&mut self.hits)?;
@@ -530,12 +518,11 @@ impl Cohort for DeviceCohort<'_> {
 
     fn snapshots(&self) -> Result<Vec<Snapshot>, EngineError> {
         let parameters = self.flat(&self.finished.parameters, 1)?;
-        let residuals = self.flat(&self.finished.residuals, 1)?;
         let mut moments = self.flat(&self.finished.moments, self.source.moments)?.into_iter();
-        let each = parameters.into_iter().zip(residuals).map(|(parameters, residuals)| Snapshot {
+        let each = parameters.into_iter().map(|parameters| Snapshot {
             step: self.step,
             parameters,
-            moments: moments.by_ref().take(self.source.moments).chain([residuals]).collect(),
+            moments: moments.by_ref().take(self.source.moments).collect(),
             log_sigma2: None,
         });
         Ok(each.collect())

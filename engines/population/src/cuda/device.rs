@@ -20,8 +20,6 @@ pub struct Images {
     pub labels: Buffer,
     /// (channels, 256), f32.
     pub values: Buffer,
-    /// (channels, 256), f64.
-    pub exact: Buffer,
 }
 
 /// Kernels, or why there are none.
@@ -165,7 +163,6 @@ impl Device {
         };
         let tables = data.normalization();
         let values: Vec<u8> = tables.iter().flatten().flat_map(|&x| (x as f32).to_le_bytes()).collect();
-        let exact: Vec<u8> = tables.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
         let split = |split: Split| -> Result<Arc<Images>, DeviceError> {
             let samples = data.split(split);
             let labels: Vec<u8> = samples.labels.iter().flat_map(|l| l.to_le_bytes()).collect();
@@ -173,7 +170,6 @@ impl Device {
                 pixels: upload(&samples.images)?,
                 labels: upload(&labels)?,
                 values: upload(&values)?,
-                exact: upload(&exact)?,
             }))
         };
         let [train, val, test] = Split::ALL.map(split);

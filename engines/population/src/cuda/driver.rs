@@ -101,7 +101,7 @@ pub trait Queue: Send {
     /// Runs a kernel on `grid` blocks.
     ///
     /// # Safety
-    /// `arguments` must be the bytes of the kernel's argument as `kernels.cu` declares it, with addresses
+    /// `arguments` must be the bytes of the kernel's argument as `kernels/` declares it, with addresses
     /// of buffers that are large enough and live until the kernel has run.
     unsafe fn launch(
         &self,

@@ -36,25 +36,11 @@ static float __fsqrt_rn(float a) { return sqrtf(a); }
 static _Thread_local struct shim_index threadIdx;
 static struct shim_index blockIdx, gridDim;
 static float4 *shim_shared;
-static pthread_barrier_t shim_block, shim_warps[THREADS / 32];
-static int shim_votes[THREADS];
+static pthread_barrier_t shim_block;
 static void (*shim_kernel)(const void *);
 static const void *shim_arguments;
 
 static void __syncthreads(void) { pthread_barrier_wait(&shim_block); }
-
-static unsigned __ballot_sync(unsigned mask, int vote) {
-    pthread_barrier_t *warp = &shim_warps[threadIdx.x / 32];
-    (void)mask;
-    shim_votes[threadIdx.x] = vote;
-    pthread_barrier_wait(warp);
-    unsigned ballot = 0;
-    for (unsigned lane = 0; lane < 32; lane++) ballot |= (unsigned)(shim_votes[threadIdx.x / 32 * 32 + lane] != 0) << lane;
-    pthread_barrier_wait(warp);
-    return ballot;
-}
-
-static unsigned atomicAdd(unsigned *at, unsigned added) { return __atomic_fetch_add(at, added, __ATOMIC_RELAXED); }
 
 static void *shim_enter(void *number) {
     threadIdx = (struct shim_index){(unsigned)(size_t)number, 0};
@@ -70,7 +56,6 @@ static void shim_launch(void (*kernel)(const void *), const void *arguments, uns
     shim_arguments = arguments;
     gridDim = (struct shim_index){x, y};
     pthread_barrier_init(&shim_block, 0, THREADS);
-    for (int w = 0; w < THREADS / 32; w++) pthread_barrier_init(&shim_warps[w], 0, 32);
     for (unsigned block = 0; block < x * y; block++) {
         blockIdx = (struct shim_index){block % x, block / x};
         memset(shim_shared, 0xff, sizeof(float) * SHARED_FLOATS);
@@ -84,14 +69,12 @@ static void shim_launch(void (*kernel)(const void *), const void *arguments, uns
 #else
 
 enum { SHIM_STACK = 1 << 16 };
-enum shim_state { SHIM_READY, SHIM_AT_BARRIER, SHIM_AT_BALLOT, SHIM_DONE };
+enum shim_state { SHIM_READY, SHIM_AT_BARRIER, SHIM_DONE };
 
 static _Thread_local struct shim_index threadIdx, blockIdx, gridDim;
 static _Thread_local float4 *shim_shared;
 static _Thread_local struct shim_thread {
     enum shim_state state;
-    int vote;
-    unsigned ballot;
     jmp_buf place;
 } shim_threads[THREADS];
 static _Thread_local jmp_buf shim_scheduler;
@@ -106,19 +89,6 @@ static void shim_yield(enum shim_state state) {
 
 static void __syncthreads(void) { shim_yield(SHIM_AT_BARRIER); }
 
-static unsigned __ballot_sync(unsigned mask, int vote) {
-    (void)mask;
-    shim_threads[threadIdx.x].vote = vote;
-    shim_yield(SHIM_AT_BALLOT);
-    return shim_threads[threadIdx.x].ballot;
-}
-
-static unsigned atomicAdd(unsigned *at, unsigned added) {
-    const unsigned before = *at;
-    *at += added;
-    return before;
-}
-
 static void shim_enter(void) {
     shim_kernel(shim_arguments);
     shim_yield(SHIM_DONE);
@@ -126,7 +96,7 @@ static void shim_enter(void) {
 
 // Lets threads go on that have reached what they wait for; 0 if there are none.
 static int shim_release(void) {
-    int waiting = 0, done = 0, released = 0;
+    int waiting = 0, done = 0;
     for (int t = 0; t < THREADS; t++) {
         waiting += shim_threads[t].state == SHIM_AT_BARRIER;
         done += shim_threads[t].state == SHIM_DONE;
@@ -135,24 +105,11 @@ static int shim_release(void) {
         for (int t = 0; t < THREADS; t++) shim_threads[t].state = SHIM_READY;
         return 1;
     }
-    for (int warp = 0; warp < THREADS; warp += 32) {
-        unsigned ballot = 0;
-        int there = 0;
-        for (int t = warp; t < warp + 32; t++) {
-            there += shim_threads[t].state == SHIM_AT_BALLOT;
-            ballot |= (unsigned)(shim_threads[t].vote != 0) << (t - warp);
-        }
-        for (int t = warp; there == 32 && t < warp + 32; t++) {
-            shim_threads[t].ballot = ballot;
-            shim_threads[t].state = SHIM_READY;
-            released = 1;
-        }
-    }
-    if (!released && done < THREADS) {
+    if (done < THREADS) {
         fprintf(stderr, "deadlock: %d threads wait at a barrier, %d have ended\n", waiting, done);
         abort();
     }
-    return released;
+    return 0;
 }
 
 // Order 0: threads take turns ascending, 1: descending, 2: mixed.

@@ -1,17 +1,30 @@
-//! The kernels' source for one kind of model: `kernels.cu` behind the sizes of a network, the places
-//! of its arrays in shared memory, and its layers in order.
+//! The kernels' source for one kind of model: the files of `kernels/`, behind the sizes of a network
+//! and the places of its arrays in shared memory, and among them its layers.
 
 use std::fmt::Write;
 
 use zoo_model::{Activation, Hyperparameters, Network, Optimizer};
 
-use super::super::exact::{CLOSE, MOST_OPEN, SIGNIFICANT};
 use super::super::kernels::{Block, OUTPUTS_AT_ONCE};
 use super::super::layers::{layers, Layer};
 use super::super::simd::ROW;
+use zoo_engine::optimizer::{moment_count, BETA1, BETA2, EPSILON};
 
-/// What the kernels are, but for the sizes of a network.
-const KERNELS: [&str; 2] = [include_str!("cuda.h"), include_str!("kernels.cu")];
+/// What the kernels are but for a network's layers: before them, and after them.
+const BEFORE_LAYERS: [&str; 10] = [
+    include_str!("cuda.h"),
+    include_str!("kernels/types.cu"),
+    include_str!("kernels/functions.cu"),
+    include_str!("kernels/random.cu"),
+    include_str!("kernels/layer.cu"),
+    include_str!("kernels/pooled.cu"),
+    include_str!("kernels/dense.cu"),
+    include_str!("kernels/dropout.cu"),
+    include_str!("kernels/loss.cu"),
+    include_str!("kernels/network.cu"),
+];
+const AFTER_LAYERS: [&str; 3] =
+    [include_str!("kernels/arguments.cu"), include_str!("kernels/optimizer.cu"), include_str!("kernels/entry.cu")];
 
 /// Shared memory of a multiprocessor that has the most, and what each block takes besides its own.
 const MULTIPROCESSOR: usize = 228 << 10;
@@ -34,10 +47,8 @@ pub struct Source {
     pub shared_bytes: usize,
     /// For each place in a model's vectors on the device its place in PyTorch's flat vector.
     pub places: Vec<u32>,
-    /// Vectors of moments, the residuals not counted.
+    /// Vectors of moments.
     pub moments: usize,
-    /// Doubles of scratch memory a model.
-    pub exact: usize,
 }
 
 /// Where a layer's arrays lie in shared memory, in floats.
@@ -47,8 +58,53 @@ struct Places {
     output: usize,
     /// Of a pooled layer its units, else the gradient of its sums.
     gradient: usize,
-    /// Of a pooled layer.
-    equal: usize,
+}
+
+/// Where everything lies in shared memory, in floats; parameters begin at 0.
+struct Memory {
+    /// For each parameter its place in PyTorch's flat vector.
+    parameters: Vec<u32>,
+    gradients: usize,
+    input: usize,
+    layers: Vec<Places>,
+    /// Powers of e of the logits, and in double precision.
+    powers: usize,
+    losses: usize,
+    /// Floats in all.
+    size: usize,
+}
+
+impl Memory {
+    /// `None` if a pooled layer's weights do not begin at a multiple of four.
+    fn plan(layers: &[Layer]) -> Option<Self> {
+        let mut room = Room::default();
+        let mut parameters = Vec::new();
+        let begin = |parameters: &mut Vec<u32>, of_layer: Vec<u32>| {
+            let place = parameters.len();
+            parameters.extend(of_layer);
+            place
+        };
+        let weights: Vec<usize> =
+            layers.iter().enumerate().map(|(i, l)| begin(&mut parameters, weight_order(l, i))).collect();
+        let biases: Vec<usize> =
+            layers.iter().map(|l| begin(&mut parameters, l.bias.clone().map(|p| p as u32).collect())).collect();
+        if layers.iter().zip(&weights).any(|(l, w)| l.pooled && !w.is_multiple_of(4)) {
+            return None;
+        }
+        room.take(parameters.len());
+        let gradients = room.take(parameters.len());
+        let input = room.take(layers[0].inputs());
+        let of_layer = |(i, l): (usize, &Layer)| Places {
+            weight: weights[i],
+            bias: biases[i],
+            output: room.take(l.positions() * output_stride(l)),
+            gradient: room.take(if l.pooled { 2 * l.outputs * unit_stride(l) } else { l.units() }),
+        };
+        let of_layers = layers.iter().enumerate().map(of_layer).collect();
+        let classes = layers.last()?.outputs;
+        let (powers, losses) = (room.take(classes), room.take(2 * classes));
+        Some(Self { parameters, gradients, input, layers: of_layers, powers, losses, size: room.0 })
+    }
 }
 
 /// Gives out room.
@@ -56,7 +112,7 @@ struct Places {
 struct Room(usize);
 
 impl Room {
-    /// The place of so many floats, a multiple of four.
+    /// The place of the given number of floats, a multiple of four.
     fn take(&mut self, floats: usize) -> usize {
         let place = self.0;
         self.0 += floats.next_multiple_of(4);
@@ -106,127 +162,143 @@ fn fits(layers: &[Layer]) -> bool {
 /// The kernels for models with these hyperparameters; `None` if they are not made for such a network.
 pub fn source(h: &Hyperparameters, network: &Network) -> Option<Source> {
     let layers = layers(network).filter(|layers| fits(layers))?;
-    let pooled: Vec<&Layer> = layers.iter().take_while(|l| l.pooled).collect();
-    let [first, last] = [&layers[0], layers.last()?];
-
-    let mut room = Room::default();
-    let mut places = Vec::new();
-    let weights: Vec<usize> =
-        layers.iter().enumerate().map(|(i, l)| (places.len(), places.extend(weight_order(l, i))).0).collect();
-    let biases: Vec<usize> =
-        layers.iter().map(|l| (places.len(), places.extend(l.bias.clone().map(|p| p as u32))).0).collect();
-    if layers.iter().zip(&weights).any(|(l, w)| l.pooled && !w.is_multiple_of(4)) {
-        return None;
-    }
-    room.take(places.len());
-    let gradients = room.take(places.len());
-    let input = room.take(first.inputs());
-    let arrays: Vec<Places> = layers
-        .iter()
-        .enumerate()
-        .map(|(i, l)| Places {
-            weight: weights[i],
-            bias: biases[i],
-            output: room.take(l.positions() * output_stride(l)),
-            gradient: room.take(if l.pooled { 2 * l.outputs * unit_stride(l) } else { l.units() }),
-            equal: room.take(if l.pooled { 2 * l.height } else { 0 }),
-        })
-        .collect();
-    let powers = room.take(last.outputs);
-    let losses = room.take(2 * last.outputs);
-    let open_units = room.take(pooled.len() * (1 + MOST_OPEN));
-    let shared_bytes = room.0 * size_of::<f32>();
-
-    let items: Vec<usize> = pooled.iter().enumerate().map(|(i, l)| l.positions() * l.outputs / group(l, i)).collect();
+    let memory = Memory::plan(&layers)?;
+    let shared_bytes = memory.size * size_of::<f32>();
     // As many threads as leave the fewest idle in the first layer.
+    let items = layers[0].positions() * layers[0].outputs / group(&layers[0], 0);
     let threads = (2..=MOST_THREADS / 32).map(|warps| warps * 32);
-    let threads = threads.min_by_key(|t| (items[0].div_ceil(*t) * t, MOST_THREADS - t))?;
+    let threads = threads.min_by_key(|t| (items.div_ceil(*t) * t, MOST_THREADS - t))?;
     let blocks = (MULTIPROCESSOR / (shared_bytes + RESERVED)).min(THREADS_AT_ONCE / threads).max(1);
-    let moments = if h.optimizer == Optimizer::Adam { 2 } else { 1 };
-    let (regions, exact) = exact_regions(&pooled);
 
     let mut text = String::new();
-    let mut define = |name: &str, value: String| writeln!(text, "#define {name} {value}").expect("a string takes all");
-    let largest = |of: &dyn Fn((usize, &&Layer)) -> usize| pooled.iter().enumerate().map(of).max().unwrap_or(1);
+    define(&mut text, "THREADS", threads);
+    define(&mut text, "BLOCKS", blocks);
+    define_model(&mut text, h, &layers);
+    define_memory(&mut text, &memory);
+    text.extend(BEFORE_LAYERS);
+    write_layers(&mut text, &layers, &memory);
+    text.extend(AFTER_LAYERS);
+    let moments = moment_count(h.optimizer);
+    Some(Source { text, threads: threads as u32, shared_bytes, places: memory.parameters, moments })
+}
+
+fn define(text: &mut String, name: &str, value: impl std::fmt::Display) {
+    writeln!(text, "#define {name} {value}").expect("a string takes all");
+}
+
+/// Defines what is computed.
+fn define_model(text: &mut String, h: &Hyperparameters, layers: &[Layer]) {
+    let pooled = || layers.iter().take_while(|l| l.pooled).enumerate();
+    let [first, last] = [&layers[0], &layers[layers.len() - 1]];
     for (name, value) in [
-        ("THREADS", threads),
-        ("BLOCKS", blocks),
-        ("SHARED_FLOATS", room.0),
         ("CLASSES", last.outputs),
         ("CHANNELS", first.channels),
         ("HEIGHT", first.height),
         ("WIDTH", first.width),
         ("IMAGE", first.inputs()),
-        ("PARAMETERS", places.len()),
-        ("MOMENTS", moments),
-        ("ACTIVATION", activation_number(h.activation)),
+        ("MOMENTS", moment_count(h.optimizer)),
         ("DROPOUT", usize::from(h.dropout > 0.0)),
-        ("GRADIENTS", gradients),
-        ("INPUT", input),
-        ("LOGITS", arrays.last()?.output),
-        ("LOGIT_GRADIENTS", arrays.last()?.gradient),
-        ("POWERS", powers),
-        ("LOSSES", losses),
-        ("OPEN_UNITS", open_units),
-        ("MOST_OPEN", MOST_OPEN),
         ("MOST_BLOCK", Block::MOST),
         ("OUTPUTS_AT_ONCE", OUTPUTS_AT_ONCE),
-        ("MOST_GROUP", largest(&|(i, l)| group(l, i))),
+        ("MOST_GROUP", pooled().map(|(i, l)| group(l, i)).max().unwrap_or(1)),
         ("MOST_PATCH_ROW", first.tap_row() + first.channels),
-        ("MOST_CHANNELS", largest(&|(_, l)| l.channels)),
-        ("POOLED_COUNT", pooled.len()),
-        ("EXACT", exact),
+        ("MOST_CHANNELS", pooled().map(|(_, l)| l.channels).max().unwrap_or(1)),
     ] {
-        define(name, value.to_string());
+        define(text, name, value);
     }
-    define("CLOSE", format!("{CLOSE:e}f"));
-    define("SIGNIFICANT", format!("{SIGNIFICANT:e}f"));
-    define("EXACT_REGIONS", comma(&regions));
-    let strides = |i: usize| if i == 0 { first.channels } else { output_stride(&layers[i - 1]) };
-    let dropout = |l: &Layer| l.dropout.map_or("-1".into(), |module| module.to_string());
-    let geometry = pooled.iter().enumerate().map(|(i, l)| {
-        let sizes = comma(&[l.height, l.width, l.channels, strides(i), l.kernel[0], l.outputs, group(l, i)]);
-        format!("{{{sizes}, {}, {}, {}}}", dropout(l), weights[i], biases[i])
-    });
-    define("POOLED_LAYERS", geometry.collect::<Vec<String>>().join(", "));
-    let mut forward = Vec::new();
-    let mut backward = Vec::new();
-    for (i, (l, at)) in layers.iter().zip(&arrays).enumerate() {
-        let below = if i == 0 { None } else { Some((&layers[i - 1], &arrays[i - 1])) };
-        let from = below.map_or(input, |(_, at)| at.output);
-        let below = below.map_or([0, 0], |(l, at)| [at.gradient, if l.pooled { unit_stride(l) } else { 0 }]);
-        let map = comma(&[l.height, l.width, l.channels, strides(i)]);
-        if l.pooled {
-            let sizes = format!("{map}, {}", comma(&[l.kernel[0], l.outputs, group(l, i)]));
-            let arrays =
-                comma(&[at.weight, at.bias, from, at.output, output_stride(l), at.gradient, unit_stride(l), at.equal]);
-            forward.push(format!("FORWARD_POOLED({i}, {sizes}, {}, {arrays})", dropout(l)));
-            let arrays = comma(&[at.weight, at.bias, from, at.gradient, unit_stride(l), below[0], below[1]]);
-            backward.push(format!("BACKWARD_POOLED({sizes}, {arrays})"));
-        } else {
-            let sizes = format!("{map}, {}", comma(&[l.kernel[0], l.kernel[1], l.outputs]));
-            let activated = u8::from(l.activation.is_some());
-            let arrays = comma(&[at.weight, at.bias, from, at.output, at.gradient]);
-            forward.push(format!("FORWARD_DENSE({sizes}, {activated}, {}, {arrays})", dropout(l)));
-            let arrays = comma(&[at.weight, at.bias, from, at.gradient, below[0], below[1]]);
-            backward.push(format!("BACKWARD_DENSE({sizes}, {arrays})"));
+    define(text, "ACTIVATION", activation_name(h.activation));
+    define(text, "OPTIMIZER", optimizer_name(h.optimizer));
+    for (name, value) in
+        [("ADAM_RATE1", 1.0 - BETA1), ("ADAM_BETA2", BETA2), ("ADAM_RATE2", 1.0 - BETA2), ("ADAM_EPSILON", EPSILON)]
+    {
+        define(text, name, format_args!("{:e}f", value as f32));
+    }
+}
+
+/// Defines where what is of no layer lies in shared memory.
+fn define_memory(text: &mut String, memory: &Memory) {
+    let Places { output, gradient, .. } = memory.layers[memory.layers.len() - 1];
+    for (name, value) in [
+        ("SHARED_FLOATS", memory.size),
+        ("PARAMETERS", memory.parameters.len()),
+        ("GRADIENTS", memory.gradients),
+        ("INPUT", memory.input),
+        ("LOGITS", output),
+        ("LOGIT_GRADIENTS", gradient),
+        ("POWERS", memory.powers),
+        ("LOSSES", memory.losses),
+    ] {
+        define(text, name, value);
+    }
+}
+
+/// Writes a function for each layer, which returns its `struct layer`, and the two that go through all
+/// of them.
+fn write_layers(text: &mut String, layers: &[Layer], memory: &Memory) {
+    let mut forward = String::new();
+    let mut backward = vec!["    backward_first_layer(layer_0(), shared);\n".to_owned()];
+    for (i, (l, at)) in layers.iter().zip(&memory.layers).enumerate() {
+        let (input, input_stride) = match i.checked_sub(1) {
+            Some(before) => (memory.layers[before].output, output_stride(&layers[before])),
+            None => (memory.input, l.channels),
+        };
+        write!(text, "\nDEVICE struct layer layer_{i}(void) {{\n    struct layer l;\n").expect("a string takes all");
+        for (field, value) in [
+            ("height", l.height),
+            ("width", l.width),
+            ("channels", l.channels),
+            ("kernel_rows", l.kernel[0]),
+            ("kernel_columns", l.kernel[1]),
+            ("outputs", l.outputs),
+            ("is_pooled", l.pooled.into()),
+            ("is_activated", l.activation.is_some().into()),
+            ("group", group(l, i)),
+            ("weight", at.weight),
+            ("bias", at.bias),
+            ("input", input),
+            ("input_stride", input_stride),
+            ("output", at.output),
+            ("output_stride", output_stride(l)),
+            ("gradient", at.gradient),
+            ("unit_stride", unit_stride(l)),
+        ] {
+            writeln!(text, "    l.{field} = {value};").expect("a string takes all");
+        }
+        let dropout = l.dropout.map_or(-1, i32::from);
+        write!(text, "    l.dropout = {dropout};\n    return l;\n}}\n").expect("a string takes all");
+        forward += &format!("    forward_layer(layer_{i}(), training, draw, shared);\n");
+        if i > 0 {
+            backward.push(format!("    backward_layer(layer_{i}(), layer_{}(), shared);\n", i - 1));
         }
     }
     backward.reverse();
-    define("FORWARD_LAYERS", forward.join(" "));
-    define("BACKWARD_LAYERS", backward.join(" "));
-    text.extend(KERNELS);
-    Some(Source { text, threads: threads as u32, shared_bytes, places, moments, exact })
+    let backward = backward.concat();
+    write!(
+        text,
+        "\nDEVICE void forward(int training, struct draw draw, float *shared) {{\n{forward}}}\n\n\
+         DEVICE void backward(float *shared) {{\n{backward}}}\n\n"
+    )
+    .expect("a string takes all");
 }
 
-fn comma(numbers: &[usize]) -> String {
-    numbers.iter().map(usize::to_string).collect::<Vec<String>>().join(", ")
+/// As the kernels name them.
+fn activation_name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Tanh => "TANH",
+        Activation::Relu => "RELU",
+        Activation::Sigmoid => "SIGMOID",
+        Activation::Gelu => "GELU",
+        Activation::LeakyRelu => "LEAKY_RELU",
+        Activation::Silu => "SILU",
+    }
 }
 
-/// As the kernels number them.
-fn activation_number(activation: Activation) -> usize {
-    use Activation::*;
-    [Tanh, Relu, Sigmoid, Gelu, LeakyRelu, Silu].iter().position(|&a| a == activation).expect("all are listed")
+/// As the kernels name them.
+fn optimizer_name(optimizer: Optimizer) -> &'static str {
+    match optimizer {
+        Optimizer::Adam => "ADAM",
+        Optimizer::Sgd => "SGD",
+    }
 }
 
 /// A layer's weights as the kernels want them, each as its place in PyTorch's flat vector.
@@ -242,23 +314,4 @@ fn weight_order(layer: &Layer, index: usize) -> Vec<u32> {
             |first: usize| (0..layer.taps()).flat_map(move |tap| (first..first + group).map(move |o| place(o, tap)));
         (0..layer.outputs).step_by(group).flat_map(of_group).collect()
     }
-}
-
-/// Where the regions of the pooled layers' inputs begin that a window of the last one sees, then the
-/// window's sums; and their size in all, in doubles.
-fn exact_regions(pooled: &[&Layer]) -> (Vec<usize>, usize) {
-    let mut sides = vec![0; pooled.len()];
-    let mut side = 0;
-    for (i, layer) in pooled.iter().enumerate().rev() {
-        side = if side == 0 { layer.kernel[0] + 1 } else { 2 * side + layer.kernel[0] - 1 };
-        sides[i] = side;
-    }
-    let mut places = vec![0];
-    let mut total = 0;
-    for (layer, side) in pooled.iter().zip(sides).skip(1) {
-        places.push(total);
-        total += side * side * layer.channels;
-    }
-    places.push(total);
-    (places, total + 4)
 }

@@ -1,7 +1,5 @@
 //! Variational dropout of the lanes' models: every layer computes means and variances of all its
 //! sums, adds noise, then pools; the backward pass goes through both.
-//!
-//! No window is decided in f64: noise leaves no ties.
 
 use super::super::dropout::{Draw, Drop};
 use super::super::kernels::{Activate, CrossEntropyGradient, DenseBackward, DenseForward, Scale};
@@ -21,7 +19,6 @@ pub struct Noise<S: Simd> {
     /// One a lane.
     tasks: Vec<Task>,
     log_sigma2: Vec<S::F>,
-    residuals: Vec<S::F>,
     moments: Vec<Vec<S::F>>,
     sigma2: Vec<S::F>,
     /// By sigma^2.
@@ -70,16 +67,12 @@ impl<S: Simd> Noise<S> {
             None => initial.clone(),
         });
         let zeros = vec![s.splat(0.0); log_sigma2.len()];
-        let mut moments: Vec<Vec<S::F>> = match from {
-            Some(from) => {
-                (own_moments..from[0].moments.len()).map(|k| vector(&|l| from[l].moments[k].clone())).collect()
-            }
+        let moments: Vec<Vec<S::F>> = match from {
+            Some(from) => (own_moments..2 * own_moments).map(|k| vector(&|l| from[l].moments[k].clone())).collect(),
             None => vec![zeros.clone(); own_moments],
         };
-        let residuals = moments.pop().expect("the residuals are the last");
         let mut noise = Self {
             tasks: tasks.iter().map(|&t| t.clone()).collect(),
-            residuals,
             moments,
             sigma2: zeros.clone(),
             gradients: zeros,
@@ -90,9 +83,9 @@ impl<S: Simd> Noise<S> {
         noise
     }
 
-    /// Moments of log sigma^2, the residuals last.
-    pub fn moments(&self) -> impl Iterator<Item = &Vec<S::F>> {
-        self.moments.iter().chain([&self.residuals])
+    /// Moments of log sigma^2.
+    pub fn moments(&self) -> &[Vec<S::F>] {
+        &self.moments
     }
 
     /// Log sigma^2.
@@ -134,7 +127,7 @@ impl<S: Simd> Noise<S> {
     /// One optimiser step of log sigma^2, without weight decay.
     pub fn step(&mut self, s: S, stepper: &Stepper<S>, layers: &[Layer], placements: &[Placement]) {
         let zero = s.splat(0.0);
-        stepper.step(s, &mut self.log_sigma2, &mut self.residuals, &self.gradients, &mut self.moments, zero);
+        stepper.step(s, &mut self.log_sigma2, &self.gradients, &mut self.moments, zero);
         self.load(s, layers, placements);
     }
 
@@ -168,6 +161,26 @@ impl<S: Simd> NoiseScratch<S> {
             by_variance_rows: Rows::new(S::LANES, if pooled { layer.units() } else { 0 }),
             by_square_rows: Rows::new(S::LANES, if pooled && index > 0 { layer.inputs() } else { 0 }),
             convolution,
+        }
+    }
+
+    /// The backward pass of a pooled layer through means and variances, lane by lane, down to the
+    /// gradient of the layer before if there is one.
+    fn pooled_backward(&mut self, s: S, layer: &Layer, rows: &mut PooledRows, mut below: Option<&mut Rows>) {
+        let own_rows = self.rows.as_mut().expect("the layer is pooled");
+        for lane in 0..S::LANES {
+            let (gradient, by_variance) = (rows.gradient.lane(lane), self.by_variance_rows.lane(lane));
+            for ((v, g), d) in own_rows.gradient.lane_mut(lane).iter_mut().zip(gradient).zip(by_variance) {
+                *v = g * d;
+            }
+        }
+        pooled_backward(s, layer, rows, below.as_deref_mut());
+        pooled_backward(s, layer, own_rows, below.is_some().then_some(&mut self.by_square_rows));
+        if let Some(below) = below {
+            for lane in 0..S::LANES {
+                let sums = below.lane_mut(lane).iter_mut().zip(self.by_square_rows.lane(lane));
+                sums.take(layer.inputs()).for_each(|(sum, by_square)| *sum += by_square);
+            }
         }
     }
 }
@@ -261,22 +274,9 @@ impl<S: Simd> Lanes<S> {
             let (before, here) = self.scratch.split_at_mut(i);
             let (here, before) = (&mut here[0], before.last_mut());
             let own = &mut noise.scratch[i];
-            if let (Some(rows), Some(own_rows)) = (&mut here.rows, &mut own.rows) {
-                for lane in 0..S::LANES {
-                    let (gradient, by_variance) = (rows.gradient.lane(lane), own.by_variance_rows.lane(lane));
-                    for ((v, g), d) in own_rows.gradient.lane_mut(lane).iter_mut().zip(gradient).zip(by_variance) {
-                        *v = g * d;
-                    }
-                }
-                let mut below = before.map(|b| &mut b.rows.as_mut().expect("only pooled layers come before").gradient);
-                pooled_backward(s, layer, rows, below.as_deref_mut());
-                pooled_backward(s, layer, own_rows, below.is_some().then_some(&mut own.by_square_rows));
-                if let Some(below) = below {
-                    for lane in 0..S::LANES {
-                        let sums = below.lane_mut(lane).iter_mut().zip(own.by_square_rows.lane(lane));
-                        sums.take(layer.inputs()).for_each(|(sum, by_square)| *sum += by_square);
-                    }
-                }
+            if let Some(rows) = &mut here.rows {
+                let below = before.map(|b| &mut b.rows.as_mut().expect("only pooled layers come before").gradient);
+                own.pooled_backward(s, layer, rows, below);
                 continue;
             }
             let before = before.expect("the first layer is pooled");

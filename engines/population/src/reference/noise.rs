@@ -6,7 +6,7 @@ use super::super::functions::{activate, exp, normals};
 use super::super::layers::Layer;
 use super::super::noise::{add_noise, kl_gradient};
 use super::{backward, convolve, corner, cross_entropy_gradient, drop_units, exceeds, optimize};
-use super::{Model, Parameters, Pass, ONE, WINDOW};
+use super::{Model, Pass, ONE, WINDOW};
 use zoo_engine::variational::{initial_log_sigma2, is_kept};
 use zoo_engine::Task;
 
@@ -16,7 +16,7 @@ pub struct Noise {
     /// The model's task.
     pub task: Task,
     /// Log sigma^2, flat.
-    pub log_sigma2: Parameters,
+    pub log_sigma2: Vec<f32>,
     /// Its moments.
     pub moments: Vec<Vec<f32>>,
 }
@@ -24,15 +24,14 @@ pub struct Noise {
 impl Noise {
     /// Before the first step, with so many moments.
     pub fn new(task: &Task, moments: usize) -> Self {
-        let values: Vec<f32> = initial_log_sigma2(&task.network).iter().map(|&l| l as f32).collect();
-        let zeros = vec![0.0; values.len()];
-        let log_sigma2 = Parameters { values, residuals: zeros.clone() };
-        Self { task: task.clone(), log_sigma2, moments: vec![zeros; moments] }
+        let log_sigma2: Vec<f32> = initial_log_sigma2(&task.network).iter().map(|&l| l as f32).collect();
+        let moments = vec![vec![0.0; log_sigma2.len()]; moments];
+        Self { task: task.clone(), log_sigma2, moments }
     }
 
     /// Sets to zero the parameters that are removed in evaluation.
     pub fn remove_drowned(&self, parameters: &mut [f32]) {
-        for (p, &log_sigma2) in parameters.iter_mut().zip(&self.log_sigma2.values) {
+        for (p, &log_sigma2) in parameters.iter_mut().zip(&self.log_sigma2) {
             if !is_kept((*p).into(), log_sigma2.into()) {
                 *p = 0.0;
             }
@@ -97,14 +96,14 @@ fn forward(
 
 impl Model {
     /// [`train`](Self::train) with noise.
-    pub(super) fn train_noisy(&mut self, batch: &[(Vec<f64>, usize)], epoch: u32, step: u32) {
+    pub(super) fn train_noisy(&mut self, batch: &[(Vec<f32>, usize)], epoch: u32, step: u32) {
         let h = self.hyperparameters.clone();
         let noise = self.noise.as_ref().expect("a model with noise");
-        let values = &self.parameters.values;
-        let sigma2: Vec<f32> = noise.log_sigma2.values.iter().map(|&l| exp(ONE, [l])[0]).collect();
+        let values = &self.parameters;
+        let sigma2: Vec<f32> = noise.log_sigma2.iter().map(|&l| exp(ONE, [l])[0]).collect();
         let (mut gradient, mut by_sigma2) = (vec![0.0; values.len()], vec![0.0; values.len()]);
         for (sample, (image, label)) in batch.iter().enumerate() {
-            let mut inputs = vec![image.iter().map(|&x| x as f32).collect::<Vec<f32>>()];
+            let mut inputs = vec![image.clone()];
             let mut passes = Vec::new();
             for layer in self.layers.iter().enumerate() {
                 let input = inputs.last().expect("the image");
@@ -135,7 +134,7 @@ impl Model {
         }
         let kl_weight = noise.task.kl_weight(epoch) as f32;
         for i in 0..values.len() {
-            let [[by_weight], [by_noise]] = kl_gradient(ONE, [values[i]], [noise.log_sigma2.values[i]]);
+            let [[by_weight], [by_noise]] = kl_gradient(ONE, [values[i]], [noise.log_sigma2[i]]);
             gradient[i] = kl_weight.mul_add(by_weight, gradient[i]);
             by_sigma2[i] = kl_weight.mul_add(by_noise, by_sigma2[i] * sigma2[i]);
         }

@@ -171,22 +171,8 @@ impl Simd for Avx2 {
         intrinsic!(_mm256_and_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(a, b), _mm256_cmp_ps::<_CMP_ORD_Q>(b, b)))
     }
     #[inline(always)]
-    fn and(self, a: __m256, b: __m256) -> __m256 {
-        intrinsic!(_mm256_and_ps(a, b))
-    }
-    #[inline(always)]
     fn or(self, a: __m256, b: __m256) -> __m256 {
         intrinsic!(_mm256_or_ps(a, b))
-    }
-    #[inline(always)]
-    fn mask(self, bits: u32) -> __m256 {
-        let lane = intrinsic!(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128));
-        let of_lane = intrinsic!(_mm256_and_si256(_mm256_set1_epi32(bits as i32), lane));
-        intrinsic!(_mm256_castsi256_ps(_mm256_cmpeq_epi32(of_lane, lane)))
-    }
-    #[inline(always)]
-    fn bits(self, mask: __m256) -> u32 {
-        intrinsic!(_mm256_movemask_ps(mask)) as u32
     }
     #[inline(always)]
     fn select(self, mask: __m256, a: __m256, b: __m256) -> __m256 {

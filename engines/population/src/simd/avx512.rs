@@ -138,20 +138,8 @@ impl Simd for Avx512 {
         intrinsic!(_mm512_mask_cmp_ps_mask::<_CMP_ORD_Q>(larger, b, b))
     }
     #[inline(always)]
-    fn and(self, a: __mmask16, b: __mmask16) -> __mmask16 {
-        a & b
-    }
-    #[inline(always)]
     fn or(self, a: __mmask16, b: __mmask16) -> __mmask16 {
         a | b
-    }
-    #[inline(always)]
-    fn mask(self, bits: u32) -> __mmask16 {
-        bits as __mmask16
-    }
-    #[inline(always)]
-    fn bits(self, mask: __mmask16) -> u32 {
-        mask.into()
     }
     #[inline(always)]
     fn select(self, mask: __mmask16, a: __m512, b: __m512) -> __m512 {

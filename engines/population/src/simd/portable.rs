@@ -103,20 +103,8 @@ impl<const N: usize> Simd for Portable<N> {
         zip(a, b, |a, b| a > b || (a.is_nan() && !b.is_nan()))
     }
     #[inline(always)]
-    fn and(self, a: Self::M, b: Self::M) -> Self::M {
-        zip(a, b, |a, b| a && b)
-    }
-    #[inline(always)]
     fn or(self, a: Self::M, b: Self::M) -> Self::M {
         zip(a, b, |a, b| a || b)
-    }
-    #[inline(always)]
-    fn mask(self, bits: u32) -> Self::M {
-        std::array::from_fn(|lane| bits >> lane & 1 == 1)
-    }
-    #[inline(always)]
-    fn bits(self, mask: Self::M) -> u32 {
-        mask.iter().enumerate().map(|(lane, &on)| u32::from(on) << lane).sum()
     }
     #[inline(always)]
     fn select(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F {
