@@ -6,7 +6,7 @@ use serde::Serialize;
 use zoo_model::text::counted;
 use zoo_model::{states, Manifest, Plan};
 use zoo_pack::PackSection;
-use zoo_sparsify::{twins, Method};
+use zoo_sparsify::twins;
 use zoo_train::estimate::Calibration;
 use zoo_train::{check_engine, engine_for, EngineName, Settings};
 
@@ -159,8 +159,8 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
             let mut tuned = plan.clone();
             tuned.train.epochs = twin.epochs;
             tuned.train.checkpoint_every = 1;
-            let variational = twin.method == Method::VariationalDropout;
-            tuned.train.keep_initial = !variational;
+            tuned.train.keep_initial = twin.pruning.keeps_initial();
+            let variational = twin.pruning.is_variational();
             zoo.seconds += calibration.seconds(engine.as_ref(), &tuned, shape, classes, samples, threads, variational);
         }
         let total = &mut summary.total;
