@@ -20,7 +20,7 @@ use crate::{SparsifyError, Twin};
 /// The parent's configuration names no network.
 pub fn task(parent: &Params, last_state: &[f32], twin: &Twin) -> Result<Task, zoo_train::Error> {
     let network = parent.network()?;
-    let Start { state: initial, mask } = twin.pruning.start(parent, &network, last_state, twin.epochs);
+    let Start { state: initial, mask } = twin.pruning.start(&parent.hyperparameters, &network, last_state, twin.epochs);
     let mut hyperparameters = parent.hyperparameters.clone();
     let epochs_before = hyperparameters.epochs;
     hyperparameters.epochs = twin.epochs;

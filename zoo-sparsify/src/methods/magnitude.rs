@@ -9,7 +9,7 @@ use zoo_model::hyperparameters::name_of;
 use zoo_model::manifest::Entry;
 use zoo_model::plan::{count, fractions, name};
 use zoo_model::text::counted;
-use zoo_model::{ManifestError, Network, Params};
+use zoo_model::{Hyperparameters, ManifestError, Network};
 use zoo_train::magnitude::{apply, mask, Ramp, Scope};
 use zoo_train::Mask;
 
@@ -144,7 +144,7 @@ impl Pruning for Magnitude {
         params
     }
 
-    fn start(&self, _: &Params, network: &Network, state: &[f32], _: u32) -> Start {
+    fn start(&self, _: &Hyperparameters, network: &Network, state: &[f32], _: u32) -> Start {
         let mut state = state.to_vec();
         let Self { sparsity, scope, ramp_epochs } = *self;
         let mask = match ramp_epochs {

@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::{Map, Value};
 use zoo_model::manifest::Entry;
-use zoo_model::{ManifestError, Network, Params};
+use zoo_model::{Hyperparameters, ManifestError, Network};
 use zoo_train::Mask;
 
 use crate::error::RegistrationError;
@@ -102,9 +102,9 @@ pub trait Pruning: fmt::Debug + Send + Sync {
     }
 
     /// Where the fine-tuning of a twin starts, from the last state of its parent: a flat vector of
-    /// `network`'s parameters. It must depend on nothing but its arguments; draw random numbers from
-    /// the parent's seed.
-    fn start(&self, parent: &Params, network: &Network, state: &[f32], epochs: u32) -> Start;
+    /// `network`'s parameters. It must depend on nothing but its arguments, so that a twin can be made
+    /// again bit for bit: random numbers come from the parent's seed.
+    fn start(&self, parent: &Hyperparameters, network: &Network, state: &[f32], epochs: u32) -> Start;
 }
 
 /// Where the fine-tuning of a twin starts.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use zoo_model::manifest::Entry;
 use zoo_model::text::counted;
-use zoo_model::{ManifestError, Network, Params};
+use zoo_model::{Hyperparameters, ManifestError, Network};
 use zoo_train::variational::Variational;
 use zoo_train::Mask;
 
@@ -75,7 +75,7 @@ impl Pruning for VariationalDropout {
         true
     }
 
-    fn start(&self, _: &Params, _: &Network, state: &[f32], epochs: u32) -> Start {
+    fn start(&self, _: &Hyperparameters, _: &Network, state: &[f32], epochs: u32) -> Start {
         Start { state: state.to_vec(), mask: Some(Mask::Variational(Variational { epochs })) }
     }
 }
