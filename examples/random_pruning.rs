@@ -43,7 +43,7 @@ impl PruningMethod for RandomMethod {
         15
     }
 
-    fn from_entry(&self, entry: &Entry, _: u32) -> Result<Vec<Arc<dyn Pruning>>, ManifestError> {
+    fn read_entry(&self, entry: &Entry, _: u32) -> Result<Vec<Arc<dyn Pruning>>, ManifestError> {
         #[derive(Deserialize)]
         struct Keys {
             #[serde(deserialize_with = "fractions")]
@@ -53,7 +53,7 @@ impl PruningMethod for RandomMethod {
         Ok(sparsity.into_iter().map(|sparsity| Arc::new(Random { sparsity }) as Arc<dyn Pruning>).collect())
     }
 
-    fn from_settings(&self, settings: Map<String, Value>) -> Result<Arc<dyn Pruning>, serde_json::Error> {
+    fn read_settings(&self, settings: Map<String, Value>) -> Result<Arc<dyn Pruning>, serde_json::Error> {
         Ok(Arc::new(Random::deserialize(Value::Object(settings))?))
     }
 }

@@ -1,6 +1,6 @@
 //! A pruning method from outside this repository's crates, through all stages.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 
 use clap::Parser;
@@ -48,9 +48,9 @@ struct Cli {
     args: zoo::Args,
 }
 
-fn run<A: AsRef<OsStr>>(args: &[A]) -> Summary {
-    let args = std::iter::once(OsStr::new("zoo")).chain(args.iter().map(AsRef::as_ref));
-    zoo::run(&Cli::parse_from(args).args, &Stage::silent()).unwrap()
+fn run(args: &[OsString]) -> anyhow::Result<Summary> {
+    let args = std::iter::once(OsStr::new("zoo")).chain(args.iter().map(OsString::as_os_str));
+    zoo::run(&Cli::parse_from(args).args, &Stage::silent())
 }
 
 #[test]
@@ -69,10 +69,10 @@ fn a_method_of_ones_own_goes_through_all_stages() {
 
     let here = [path("m.toml"), "--root".into(), root.path().into()];
     let with = |command: &str| [&[command.into()], &here[..]].concat();
-    let Summary::Plan(plan) = run(&with("plan")) else { panic!("no plan") };
+    let Summary::Plan(plan) = run(&with("plan")).unwrap() else { panic!("no plan") };
     assert_eq!((plan.total.models, plan.total.states, plan.total.twin_states), (2, 6, 12));
-    run(&with("run"));
-    let Summary::Run(again) = run(&with("run")) else { panic!("no run") };
+    run(&with("run")).unwrap();
+    let Summary::Run(again) = run(&with("run")).unwrap() else { panic!("no run") };
     assert!(again.steps.iter().all(|step| step.up_to_date || step.stage == "verify"), "{again}");
 
     let [few, most] = ["tiny-random-25", "tiny-random-75"].map(|name| ZooDir::new(root.path().join("zoos").join(name)));
@@ -92,8 +92,14 @@ fn a_method_of_ones_own_goes_through_all_stages() {
 
     let data = path("data/tiny.safetensors");
     let verify = |zoo: &ZooDir| {
-        run(&["verify".into(), zoo.path().into(), "--retrain".into(), "1".into(), "--data".into(), data.clone()])
+        let flags = ["--retrain".into(), "1".into(), "--data".into(), data.clone()];
+        run(&[&["verify".into(), zoo.path().into()], &flags[..]].concat())
     };
-    let Summary::Verify(verdict) = verify(&most) else { panic!("no verdict") };
+    let Summary::Verify(verdict) = verify(&most).unwrap() else { panic!("no verdict") };
     assert!(verdict.ok && verdict.reports[0].retrained.len() == 1, "{verdict}");
+    let mut otherwise = record;
+    otherwise.manifest["sparsify"]["sparsity"] = 0.5.into();
+    most.finish(&otherwise).unwrap();
+    let error = verify(&most).unwrap_err().to_string();
+    assert!(error.contains("verification failed"), "{error}");
 }

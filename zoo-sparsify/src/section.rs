@@ -1,12 +1,15 @@
 //! `[[sparsify]]` and the twins that it asks for.
 
+use std::iter::once;
+use std::sync::Arc;
+
 use serde::{Deserialize, Deserializer};
 use zoo_model::manifest::Entry;
 use zoo_model::plan::{check_zoo_name, name, ZooSection};
 use zoo_model::text::alternatives;
 use zoo_model::{Manifest, ManifestError};
 
-use crate::methods::{method, methods, names, PruningMethod};
+use crate::methods::{method, methods, names, Pruning, PruningMethod};
 use crate::Twin;
 
 /// Keys that come after the methods' own.
@@ -61,26 +64,17 @@ pub fn twins(manifest: &Manifest) -> Result<Vec<Twin>, ManifestError> {
 
 /// The twins that one entry asks for.
 fn twins_of(entry: &Entry) -> Result<Vec<Twin>, ManifestError> {
-    let methods = methods();
-    let own_keys = methods.iter().flat_map(|method| method.keys().iter().copied());
-    let mut keys = vec!["method"];
-    for key in own_keys.chain(COMMON_KEYS) {
-        if !keys.contains(&key) {
-            keys.push(key);
-        }
-    }
-    entry.check_keys(&keys)?;
-    let mut common_keys = vec!["method"];
-    common_keys.extend(COMMON_KEYS);
+    entry.check_keys(&known_keys())?;
+    let common_keys: Vec<&str> = once("method").chain(COMMON_KEYS).collect();
     let Common { method: MethodKey(method), epochs, learning_rate, suffix } = entry.read(&common_keys)?;
-    for other in &methods {
+    for other in methods() {
         let foreign = other.keys().iter().find(|key| entry.has(key) && !method.keys().contains(key));
         if let Some(key) = foreign {
             return Err(entry.error(key, format!("is of {}; {}", other.title(), method.why_no_other_keys())));
         }
     }
     let epochs = epochs.unwrap_or(method.default_epochs());
-    let twin = |pruning: std::sync::Arc<dyn crate::Pruning>| {
+    let twin = |pruning: Arc<dyn Pruning>| {
         let name = pruning.suffix();
         Twin {
             suffix: suffix.as_ref().map_or(name.clone(), |more| format!("{name}-{more}")),
@@ -89,7 +83,20 @@ fn twins_of(entry: &Entry) -> Result<Vec<Twin>, ManifestError> {
             learning_rate,
         }
     };
-    Ok(method.from_entry(entry, epochs)?.into_iter().map(twin).collect())
+    Ok(method.read_entry(entry, epochs)?.into_iter().map(twin).collect())
+}
+
+/// Every key that an entry of some method may have.
+fn known_keys() -> Vec<&'static str> {
+    let methods = methods();
+    let own = methods.iter().flat_map(|method| method.keys().iter().copied());
+    let mut keys = Vec::new();
+    for key in once("method").chain(own).chain(COMMON_KEYS) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
 }
 
 fn epochs<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
@@ -124,7 +131,7 @@ mod tests {
         let names: Vec<String> = twins.iter().map(|t| t.zoo_name("z")).collect();
         assert_eq!(names, ["z-magnitude-50", "z-magnitude-82.5", "z-magnitude-50-layer"]);
         assert_eq!(twins[0].kept_epochs(), [0, 1, 2, 3]);
-        let pruning = std::sync::Arc::new(Magnitude { sparsity: 0.5, scope: Scope::Layer, ramp_epochs: None });
+        let pruning = Arc::new(Magnitude { sparsity: 0.5, scope: Scope::Layer, ramp_epochs: None });
         assert_eq!(twins[2], Twin { suffix: "magnitude-50-layer".into(), pruning, epochs: 15, learning_rate: None });
         assert!(of("").unwrap().is_empty());
     }

@@ -78,7 +78,7 @@ impl<'de> Deserialize<'de> for Twin {
         }
         let Recorded { method: name, epochs, learning_rate, settings } = Recorded::deserialize(deserializer)?;
         let unknown = || D::Error::custom(format!("unknown variant `{name}`, expected {}", alternatives(&names())));
-        let pruning = method(&name).ok_or_else(unknown)?.from_settings(settings).map_err(D::Error::custom)?;
+        let pruning = method(&name).ok_or_else(unknown)?.read_settings(settings).map_err(D::Error::custom)?;
         Ok(Self { suffix: String::new(), pruning, epochs, learning_rate })
     }
 }

@@ -80,7 +80,7 @@ impl PruningMethod for MagnitudeMethod {
         15
     }
 
-    fn from_entry(&self, entry: &Entry, epochs: u32) -> Result<Vec<Arc<dyn Pruning>>, ManifestError> {
+    fn read_entry(&self, entry: &Entry, epochs: u32) -> Result<Vec<Arc<dyn Pruning>>, ManifestError> {
         let keys: Keys = entry.read(self.keys())?;
         let cubic = keys.schedule == Schedule::Cubic;
         if keys.sparsity.is_empty() {
@@ -103,7 +103,7 @@ impl PruningMethod for MagnitudeMethod {
         Ok(keys.sparsity.iter().map(pruning).collect())
     }
 
-    fn from_settings(&self, settings: Map<String, Value>) -> Result<Arc<dyn Pruning>, serde_json::Error> {
+    fn read_settings(&self, settings: Map<String, Value>) -> Result<Arc<dyn Pruning>, serde_json::Error> {
         Ok(Arc::new(Magnitude::deserialize(Value::Object(settings))?))
     }
 

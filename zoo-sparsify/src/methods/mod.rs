@@ -54,13 +54,13 @@ pub trait PruningMethod: Send + Sync {
     ///
     /// # Errors
     /// A mistake in the entry.
-    fn from_entry(&self, entry: &Entry, epochs: u32) -> Result<Vec<Arc<dyn Pruning>>, ManifestError>;
+    fn read_entry(&self, entry: &Entry, epochs: u32) -> Result<Vec<Arc<dyn Pruning>>, ManifestError>;
 
     /// Reads back what [`Pruning::settings`] gave, from a `zoo.json`. Other keys may be there too.
     ///
     /// # Errors
     /// A setting is missing, or something else.
-    fn from_settings(&self, settings: Map<String, Value>) -> Result<Arc<dyn Pruning>, serde_json::Error>;
+    fn read_settings(&self, settings: Map<String, Value>) -> Result<Arc<dyn Pruning>, serde_json::Error>;
 
     /// Whether a folder is named after a twin of this method, of whatever settings: if so, no other twin
     /// is written there unless the command line says so.
@@ -184,10 +184,10 @@ mod tests {
         fn default_epochs(&self) -> u32 {
             1
         }
-        fn from_entry(&self, _: &Entry, _: u32) -> Result<Vec<Arc<dyn Pruning>>, ManifestError> {
+        fn read_entry(&self, _: &Entry, _: u32) -> Result<Vec<Arc<dyn Pruning>>, ManifestError> {
             Ok(Vec::new())
         }
-        fn from_settings(&self, _: Map<String, Value>) -> Result<Arc<dyn Pruning>, serde_json::Error> {
+        fn read_settings(&self, _: Map<String, Value>) -> Result<Arc<dyn Pruning>, serde_json::Error> {
             Err(serde::de::Error::custom("is odd"))
         }
     }

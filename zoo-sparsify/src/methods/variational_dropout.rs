@@ -37,14 +37,14 @@ impl PruningMethod for VariationalDropoutMethod {
         25
     }
 
-    fn from_entry(&self, entry: &Entry, epochs: u32) -> Result<Vec<Arc<dyn Pruning>>, ManifestError> {
+    fn read_entry(&self, entry: &Entry, epochs: u32) -> Result<Vec<Arc<dyn Pruning>>, ManifestError> {
         if epochs == 0 {
             return Err(entry.error("epochs", "must be at least 1 with variational dropout"));
         }
         Ok(vec![Arc::new(VariationalDropout)])
     }
 
-    fn from_settings(&self, _: Map<String, Value>) -> Result<Arc<dyn Pruning>, serde_json::Error> {
+    fn read_settings(&self, _: Map<String, Value>) -> Result<Arc<dyn Pruning>, serde_json::Error> {
         Ok(Arc::new(VariationalDropout))
     }
 }
