@@ -65,7 +65,10 @@ fn a_method_of_ones_own_goes_through_all_stages() {
     assert_eq!(register(&random_pruning::RandomMethod), Err(RegistrationError::Name("random")));
     let scope = MANIFEST.replace("epochs = 2\nlearning", "scope = \"layer\"\nlearning");
     let foreign = twins(&Manifest::parse("m.toml", scope).unwrap()).unwrap_err().to_string();
-    assert!(foreign.contains("sparsify.scope: is of magnitude pruning; random pruning has no such key"), "{foreign}");
+    assert!(
+        foreign.contains("sparsify.scope: applies to magnitude pruning only; random pruning has no such key"),
+        "{foreign}"
+    );
 
     let here = [path("m.toml"), "--root".into(), root.path().into()];
     let with = |command: &str| [&[command.into()], &here[..]].concat();

@@ -71,6 +71,6 @@ fn choose(twins: &[Twin], args: &Args) -> Result<Twin, UsageError> {
         ([], _) => Err(UsageError(format!("{} has no [[sparsify]] entry", args.manifest.manifest.display()))),
         (_, Some(twin)) => Ok(twin.clone()),
         ([only], None) if args.twin.is_none() && !is_named_after_a_twin(&output) => Ok(only.clone()),
-        _ => Err(UsageError(format!("which twin? Name one with --twin: {}", all()))),
+        _ => Err(UsageError(format!("the twin is ambiguous; choose one with --twin: {}", all()))),
     }
 }

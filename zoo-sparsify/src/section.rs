@@ -51,7 +51,7 @@ pub fn twins(manifest: &Manifest) -> Result<Vec<Twin>, ManifestError> {
             check_zoo_name(&twin.zoo_name(&zoo.name)).map_err(|m| entry.error("suffix", m))?;
             if twins.iter().any(|t| t.suffix == twin.suffix) {
                 let message = format!(
-                    "two entries make a twin `{}`: give one of them a `suffix` of its own",
+                    "two entries define the twin `{}`: give one of them its own `suffix`",
                     twin.zoo_name(&zoo.name)
                 );
                 return Err(manifest.error("sparsify", message));
@@ -67,11 +67,11 @@ fn twins_of(entry: &Entry) -> Result<Vec<Twin>, ManifestError> {
     entry.check_keys(&known_keys())?;
     let common_keys: Vec<&str> = once("method").chain(COMMON_KEYS).collect();
     let Common { method: MethodKey(method), epochs, learning_rate, suffix } = entry.read(&common_keys)?;
-    for other in methods() {
-        let foreign = other.keys().iter().find(|key| entry.has(key) && !method.keys().contains(key));
-        if let Some(key) = foreign {
-            return Err(entry.error(key, format!("is of {}; {}", other.title(), method.why_no_other_keys())));
-        }
+    let is_foreign = |key: &&str| entry.has(key) && !method.keys().contains(key) && !common_keys.contains(key);
+    if let Some(key) = known_keys().into_iter().find(is_foreign) {
+        let owners = methods().into_iter().filter(|other| other.keys().contains(&key));
+        let owners = owners.map(|other| other.title()).collect::<Vec<_>>().join(" and ");
+        return Err(entry.error(key, format!("applies to {owners} only; {}", method.why_no_other_keys())));
     }
     let epochs = epochs.unwrap_or(method.default_epochs());
     let twin = |pruning: Arc<dyn Pruning>| {
@@ -179,9 +179,11 @@ mod tests {
         assert!(error(entry.replace("sparsity = 0.5\n", "")).contains("sparsify.sparsity: is missing"));
         assert!(error(format!("{entry}ramp-epochs = 3\n")).contains("needs schedule = \"cubic\""));
         assert!(error(format!("{entry}schedule = \"cubic\"\nepochs = 0\n")).contains("at least 1"));
-        assert!(error(format!("{entry}schedule = \"cubic\"\nepochs = 2\nramp-epochs = 3\n")).contains("above `epochs`"));
+        assert!(
+            error(format!("{entry}schedule = \"cubic\"\nepochs = 2\nramp-epochs = 3\n")).contains("exceed `epochs`")
+        );
         let variational = entry.replace("magnitude", "variational-dropout");
-        assert!(error(variational.clone()).contains("sparsify.sparsity: is of magnitude pruning"));
+        assert!(error(variational.clone()).contains("sparsify.sparsity: applies to magnitude pruning only"));
         assert!(error(variational.replace("sparsity = 0.5", "epochs = 0")).contains("at least 1"));
         assert!(error(entry.replace("[[sparsify]]", "[sparsify]"))
             .contains("sparsify: is a list of tables: write [[sparsify]]"));

@@ -76,9 +76,9 @@ fn check_data(parent: &ZooDir, record: &ZooRecord, dataset: &Dataset, any_data: 
                 dataset.classes()
             )
         }
-        ("", false) => format!("zoo.json of {path} does not say on which dataset file it was trained; take the given one with --any-data"),
+        ("", false) => format!("zoo.json of {path} does not record the dataset file; use the given one with --any-data"),
         (known, false) => format!(
-            "{path} was trained on another dataset file than the one given (SHA-256 {known}, not {given}); take the given one all the same with --any-data"
+            "{path} was trained on another dataset file than the one given (SHA-256 {known}, not {given}); use the given one anyway with --any-data"
         ),
     };
     Err(UsageError(fault))

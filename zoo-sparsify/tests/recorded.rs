@@ -1,6 +1,7 @@
 //! What twins are recorded as must never change: a twin zoo is up to date by its fingerprint.
 //!
-//! `recorded/twins.txt` was written by the program before pruning methods were open to additions.
+//! `recorded/twins.txt` was written by the program before pruning methods were open to additions; the
+//! words of messages have changed since.
 
 use std::fmt::Write;
 use std::path::Path;

@@ -84,7 +84,7 @@ impl PruningMethod for MagnitudeMethod {
         let keys: Keys = entry.read(self.keys())?;
         let cubic = keys.schedule == Schedule::Cubic;
         if keys.sparsity.is_empty() {
-            return Err(entry.error("sparsity", "is missing: the share of the weights to remove, such as 0.8"));
+            return Err(entry.error("sparsity", "is missing: the fraction of the weights to remove, such as 0.8"));
         }
         if keys.ramp_epochs.is_some() && !cubic {
             return Err(entry.error("ramp-epochs", "needs schedule = \"cubic\""));
@@ -93,7 +93,7 @@ impl PruningMethod for MagnitudeMethod {
             return Err(entry.error("epochs", "must be at least 1 with the cubic schedule"));
         }
         if keys.ramp_epochs.is_some_and(|ramp| ramp > epochs) {
-            return Err(entry.error("ramp-epochs", "must not be above `epochs`"));
+            return Err(entry.error("ramp-epochs", "must not exceed `epochs`"));
         }
         // A plan that is cut reaches its sparsity nevertheless.
         let left = entry.reduction().epochs(epochs);

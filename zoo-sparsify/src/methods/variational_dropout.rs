@@ -29,7 +29,7 @@ impl PruningMethod for VariationalDropoutMethod {
     }
 
     fn why_no_other_keys(&self) -> String {
-        "variational dropout finds by itself what to remove".into()
+        "variational dropout determines the sparsity itself".into()
     }
 
     /// Those of the published twins.
