@@ -1,4 +1,4 @@
-//! `zoo` with a pruning method of one's own: weights are removed at random, which tells how much of
+//! `zoo` with a custom pruning method: weights are removed at random, which shows how much of
 //! another method's success is its choice of weights.
 //!
 //! ```toml

@@ -54,7 +54,7 @@ fn run(args: &[OsString]) -> anyhow::Result<Summary> {
 }
 
 #[test]
-fn a_method_of_ones_own_goes_through_all_stages() {
+fn a_custom_method_goes_through_all_stages() {
     let root = tempfile::tempdir().unwrap();
     let path = |path: &str| root.path().join(path).into_os_string();
     fs::write(path("m.toml"), MANIFEST).unwrap();

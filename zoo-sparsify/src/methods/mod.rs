@@ -2,7 +2,7 @@
 //!
 //! A method is a [`PruningMethod`], which reads its settings from a manifest or a `zoo.json`; with
 //! settings it is a [`Pruning`], which says how the twins of one zoo are made. To add one here, write
-//! its file and name it in [`BUILT_IN`]; a program of one's own calls [`register`] instead, as
+//! its file and name it in [`BUILT_IN`]; another program calls [`register`] instead, as
 //! `examples/random_pruning.rs` does.
 
 pub mod magnitude;
@@ -81,7 +81,7 @@ pub trait Pruning: fmt::Debug + Send + Sync {
     /// What follows the parent's name in the twin zoo's, without the entry's own `suffix`.
     fn suffix(&self) -> String;
 
-    /// How twins are made in so many epochs of fine-tuning, as part of a sentence.
+    /// How twins are made with the given number of epochs of fine-tuning, as part of a sentence.
     fn describe(&self, epochs: u32) -> String;
 
     /// What `params.json` records as `sparsify::KEY`, besides method, epochs and learning rate. A target
