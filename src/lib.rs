@@ -44,7 +44,7 @@ enum Command {
     /// Train a zoo (zoo-train)
     Train(zoo_train::cli::Args),
     /// Make a zoo's sparse twin (zoo-sparsify)
-    Sparsify(zoo_sparsify::Args),
+    Sparsify(zoo_sparsify::cli::Args),
     /// Pack a zoo into an archive (zoo-pack)
     Pack(zoo_pack::Args),
     /// Verify archives or zoo directories (zoo-verify)
@@ -153,9 +153,9 @@ pub enum Summary {
     #[allow(missing_docs)]
     Data(zoo_data::Summary),
     #[allow(missing_docs)]
-    Train(zoo_train::Summary),
+    Train(zoo_train::TrainSummary),
     #[allow(missing_docs)]
-    Sparsify(zoo_train::Summary),
+    Sparsify(zoo_train::TrainSummary),
     #[allow(missing_docs)]
     Pack(zoo_pack::Summary),
     #[allow(missing_docs)]
@@ -191,7 +191,7 @@ pub fn run(args: &Args, stage: &Stage) -> anyhow::Result<Summary> {
         Command::Status(args) => Summary::Status(status::status(args)?),
         Command::Data(args) => Summary::Data(zoo_data::run(args, stage)?),
         Command::Train(args) => Summary::Train(zoo_train::cli::run(args, stage)?),
-        Command::Sparsify(args) => Summary::Sparsify(zoo_sparsify::run(args, stage)?),
+        Command::Sparsify(args) => Summary::Sparsify(zoo_sparsify::cli::run(args, stage)?),
         Command::Pack(args) => Summary::Pack(zoo_pack::run(args, stage)?),
         Command::Verify(args) => Summary::Verify(zoo_verify::run(args, stage)?),
         Command::Analyze(args) => Summary::Analyze(zoo_analyze::run(args, stage)?),
