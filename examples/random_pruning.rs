@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Map, Value};
+use zoo_engine::{magnitude, Mask};
 use zoo_model::manifest::Entry;
 use zoo_model::plan::fractions;
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::text::counted;
 use zoo_model::{Hyperparameters, ManifestError, Network};
 use zoo_sparsify::{Pruning, PruningMethod, Start};
-use zoo_train::{magnitude, Mask};
 
 /// The method: how it is called, and how it is read.
 pub struct RandomMethod;
