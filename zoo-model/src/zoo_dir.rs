@@ -13,8 +13,9 @@ use crate::dataset::{Dataset, Split};
 use crate::files::{
     is_system_file, persist_dir, read_if_exists, sha256, sha256_file, temporary_dir_in, write_bytes, FileError,
 };
-use crate::hyperparameters::Params;
-use crate::plan::{check_zoo_name, ModelId};
+use crate::model_id::ModelId;
+use crate::params::Params;
+use crate::plan::check_zoo_name;
 use crate::result::{self, ResultLine};
 use crate::states;
 use crate::text::{counted, json_fault};
