@@ -31,7 +31,7 @@
 //! | [`result`] | `result.json` |
 //! | [`zoo_dir`] | the zoo directory and its `zoo.json` |
 //! | [`synthetic`] | zoos of noise, for tests and benchmarks |
-//! | [`files`] | atomic writes and checksums |
+//! | [`files`] | atomic writes, locks and checksums |
 //! | [`text`] | text that strangers wrote, made fit to be shown |
 
 pub mod activation;
@@ -43,7 +43,6 @@ pub mod deserialize;
 pub mod files;
 pub mod hyperparameters;
 pub mod init;
-pub mod lock;
 pub mod manifest;
 pub mod model_id;
 pub mod optimizer;
@@ -63,6 +62,7 @@ pub use activation::Activation;
 pub use architecture::{Architecture, GeometryError, Network};
 pub use augmentation::Augmentation;
 pub use dataset::{Dataset, Split};
+pub use files::lock;
 pub use hyperparameters::Hyperparameters;
 pub use init::Init;
 pub use manifest::{Manifest, ManifestError};

@@ -65,8 +65,8 @@ pub fn check_header(header: &Header, network: &Network) -> Result<usize, String>
             ));
         }
     }
-    if let Some(stray) = header.tensors.iter().find(|t| expected.iter().all(|e| e.name != t.spec.name)) {
-        return Err(format!("has a tensor `{}` that the network does not have", stray.spec.name));
+    if let Some(unexpected) = header.tensors.iter().find(|t| expected.iter().all(|e| e.name != t.spec.name)) {
+        return Err(format!("has a tensor `{}` that the network does not have", unexpected.spec.name));
     }
     Ok(count)
 }
