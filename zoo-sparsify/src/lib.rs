@@ -28,7 +28,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use zoo_cli::ManifestArgs;
 use zoo_model::files::{fingerprint, sha256_file, FileError};
-use zoo_model::hyperparameters::{name_of, Parent};
+use zoo_model::hyperparameters::name_of;
+use zoo_model::params::Parent;
 use zoo_model::stage::{Interrupt, Stage, UsageError};
 use zoo_model::states::StatesFile;
 use zoo_model::text::counted;
@@ -209,7 +210,7 @@ fn check_data(parent: &ZooDir, record: &ZooRecord, dataset: &Dataset, any_data: 
 /// The fingerprint that stands for a parent zoo: its own, or that of its record if another program made it.
 fn fingerprint_of(parent: &ZooDir, record: &ZooRecord) -> Result<String, FileError> {
     match record.fingerprint.as_str() {
-        "" => sha256_file(&parent.record_path()),
+        "" => Ok(sha256_file(&parent.record_path())?.to_string()),
         known => Ok(known.to_owned()),
     }
 }
@@ -357,7 +358,7 @@ impl Source for Twins<'_> {
             let damaged = |e| self.parent.damaged(e);
             let (_, last_state) =
                 StatesFile::open(&path, &parent.network()?).and_then(|mut f| f.last()).map_err(damaged)?;
-            Ok(((parent, last_state), twin_params(parent, self.zoo_name, sha256_file(&path)?, self.twin)))
+            Ok(((parent, last_state), twin_params(parent, self.zoo_name, sha256_file(&path)?.to_string(), self.twin)))
         };
         let read = indices.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let (parents, params): (Vec<_>, Vec<Params>) = read.into_iter().unzip();

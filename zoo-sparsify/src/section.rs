@@ -1,7 +1,8 @@
 //! `[[sparsify]]` and the twins that it asks for.
 
 use serde::{Deserialize, Deserializer, Serialize};
-use zoo_model::plan::{check_zoo_name, count, fractions, name, ZooSection};
+use zoo_model::deserialize::{count, fractions, name};
+use zoo_model::plan::{check_zoo_name, ZooSection};
 use zoo_model::{Manifest, ManifestError};
 
 use zoo_train::magnitude::Scope;
