@@ -149,7 +149,7 @@ impl Dataset {
         for (split, samples) in Split::ALL.into_iter().zip(&mut splits) {
             let images = format!("{}_images", split.name());
             let labels = format!("{}_labels", split.name());
-            let &[_, c, h, w] = file.place(&images, Dtype::U8)?.spec.shape.as_slice() else {
+            let &[_, c, h, w] = file.tensor(&images, Dtype::U8)?.spec.shape.as_slice() else {
                 return Err(wrong(format!("`{images}` must have shape (N, C, H, W)")));
             };
             if *shape.get_or_insert([c, h, w]) != [c, h, w] {
@@ -224,6 +224,11 @@ impl Dataset {
     pub fn normalization(&self) -> Vec<[f64; 256]> {
         let table = |(mean, std): (&f64, &f64)| std::array::from_fn(|p| (p as f64 / 255.0 - mean) / std);
         self.info.mean.iter().zip(&self.info.std).map(table).collect()
+    }
+
+    /// [`normalization`](Self::normalization) rounded to f32, the input of networks in f32.
+    pub fn normalization_f32(&self) -> Vec<[f32; 256]> {
+        self.normalization().iter().map(|table| table.map(|x| x as f32)).collect()
     }
 }
 
@@ -335,7 +340,7 @@ mod tests {
         assert_eq!((&back.info, back.shape, &back.splits), (&dataset.info, dataset.shape, &dataset.splits));
         assert_eq!(back.sha256(), sha256_file(&path).unwrap().to_string());
         assert_eq!(read_info(&path).unwrap(), dataset.info);
-        assert_eq!(back.normalization()[0][255], 2.0);
+        assert_eq!((back.normalization()[0][255], back.normalization_f32()[0][255]), (2.0, 2.0));
     }
 
     #[test]
