@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use zoo_engine::magnitude::sparsity_ratio;
 use zoo_engine::{Engine, ModelSpec, Task};
 use zoo_model::files::sha256_file;
-use zoo_model::hyperparameters::Parent;
+use zoo_model::params::Parent;
 use zoo_model::stage::Interrupt;
 use zoo_model::states::StatesFile;
 use zoo_model::{Dataset, ModelId, Params, Split, ZooDir};
@@ -100,7 +100,7 @@ impl ModelSource for Twins<'_> {
             let damaged = |e| self.parent.damaged(e);
             let (_, last_state) =
                 StatesFile::open(&path, &parent.network()?).and_then(|mut f| f.last()).map_err(damaged)?;
-            Ok(((parent, last_state), twin_params(parent, self.zoo_name, sha256_file(&path)?, self.twin)))
+            Ok(((parent, last_state), twin_params(parent, self.zoo_name, sha256_file(&path)?.to_string(), self.twin)))
         };
         let read = indices.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let (parents, params): (Vec<_>, Vec<Params>) = read.into_iter().unzip();

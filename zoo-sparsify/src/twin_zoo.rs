@@ -85,7 +85,7 @@ fn check_data(parent: &ZooDir, record: &ZooRecord, dataset: &Dataset, any_data: 
 /// The fingerprint that stands for a parent zoo: its own, or that of its record if another program made it.
 fn fingerprint_of(parent: &ZooDir, record: &ZooRecord) -> Result<String, FileError> {
     match record.fingerprint.as_str() {
-        "" => sha256_file(&parent.record_path()),
+        "" => Ok(sha256_file(&parent.record_path())?.to_string()),
         known => Ok(known.to_owned()),
     }
 }

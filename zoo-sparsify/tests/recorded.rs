@@ -6,7 +6,6 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use zoo_engine::Engine;
 use zoo_model::files::fingerprint;
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::zoo_dir::EngineRecord;
@@ -156,5 +155,5 @@ fn the_fingerprint_of_a_recorded_twin_is_still_its_own() {
     let recorded = ZooRecord::from_json(json.as_bytes()).unwrap();
     let twin: Twin = serde_json::from_value(recorded.manifest["sparsify"].clone()).unwrap();
     let (parent, engine) = (recorded.parent.unwrap().fingerprint, recorded.engine.unwrap());
-    assert_eq!(recorded.fingerprint, fingerprint_of(&parent, &twin, &recorded.dataset.sha256, engine.as_ref()));
+    assert_eq!(recorded.fingerprint, fingerprint_of(&parent, &twin, &recorded.dataset.sha256, &engine));
 }

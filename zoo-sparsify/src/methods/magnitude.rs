@@ -7,9 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use zoo_engine::magnitude::{apply, mask, Ramp, Scope};
 use zoo_engine::Mask;
+use zoo_model::deserialize::{count, fractions, name};
 use zoo_model::hyperparameters::name_of;
 use zoo_model::manifest::Entry;
-use zoo_model::plan::{count, fractions, name};
 use zoo_model::text::counted;
 use zoo_model::{Hyperparameters, ManifestError, Network};
 
