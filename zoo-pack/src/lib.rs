@@ -15,6 +15,7 @@
 
 mod card;
 pub mod entries;
+pub mod head;
 pub mod index;
 pub mod members;
 mod section;
