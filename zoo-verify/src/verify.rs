@@ -6,10 +6,10 @@ use zoo_model::random::{Purpose, Stream};
 use zoo_model::stage::{Stage, UsageError};
 use zoo_model::{Dataset, ModelId};
 
-use crate::checker::{Checker, Whole};
+use crate::checker::{Checker, Totals};
 use crate::volumes::{files_at, in_order};
 use crate::{archive, directory, parents, rerun};
-use crate::{Error, Level, Options, Report, VerifySummary};
+use crate::{Error, Level, Options, Report, VerifySummary, VolumesHere};
 
 /// Verifies archives and zoo directories, the volumes of a zoo together; `complete` demands all of them.
 ///
@@ -18,13 +18,13 @@ use crate::{Error, Level, Options, Report, VerifySummary};
 pub fn verify_all(paths: &[PathBuf], complete: bool, options: &Options, stage: &Stage) -> Result<VerifySummary, Error> {
     let data = options.data.as_deref().map(Dataset::read).transpose()?;
     let (mut reports, mut errors) = (Vec::new(), Vec::new());
-    let mut before = Whole::default();
+    let mut before = Totals::default();
     let paths: Vec<PathBuf> = paths.iter().flat_map(|path| files_at(path)).collect();
     for path in in_order(&paths) {
         match verify_after(std::mem::take(&mut before), path, options, data.as_ref(), stage) {
-            Ok((report, whole)) => {
+            Ok((report, totals)) => {
                 reports.push(report);
-                before = whole;
+                before = totals;
             }
             Err(interrupted @ Error::Interrupted(_)) => return Err(interrupted),
             Err(error) => errors.push(error),
@@ -39,17 +39,17 @@ pub fn verify_all(paths: &[PathBuf], complete: bool, options: &Options, stage: &
 /// It cannot be read at all. Whatever is wrong with its content is in the report.
 pub fn verify(path: &Path, options: &Options, stage: &Stage) -> Result<Report, Error> {
     let data = options.data.as_deref().map(Dataset::read).transpose()?;
-    verify_after(Whole::default(), path, options, data.as_ref(), stage).map(|(report, _)| report)
+    verify_after(Totals::default(), path, options, data.as_ref(), stage).map(|(report, _)| report)
 }
 
 /// [`verify`], continuing what was read of the zoo's volumes before this one.
 fn verify_after(
-    before: Whole,
+    before: Totals,
     path: &Path,
     options: &Options,
     data: Option<&Dataset>,
     stage: &Stage,
-) -> Result<(Report, Whole), Error> {
+) -> Result<(Report, Totals), Error> {
     let data = match (data, options.replay > 0 || options.retrain > 0) {
         (None, true) => {
             return Err(UsageError("--replay and --retrain need the prepared dataset: --data FILE".into()).into())
@@ -61,7 +61,7 @@ fn verify_after(
         rerun::check_engine(path, data, options)?;
     }
     let is_directory = path.is_dir();
-    let mut checker = Checker::new(!options.quick, if is_directory { Whole::default() } else { before });
+    let mut checker = Checker::new(!options.quick, if is_directory { Totals::default() } else { before });
     let mut notes = Vec::new();
     let mut levels = Vec::new();
     if is_directory {
@@ -74,7 +74,30 @@ fn verify_after(
     if checker.listed.is_some() {
         levels.push(Level::Checksums);
     }
-    let mut report = Report {
+    let mut report = report_so_far(path, &checker, levels, volumes, notes);
+    if !options.quick {
+        report.levels.push(Level::Meaning);
+        parents::check(path, &mut checker, &mut report, options)?;
+    }
+    if let Some(data) = data {
+        rerun::rerun(&mut checker, &mut report, data, options, stage)?;
+    }
+    report.more_failures = checker.failures.not_kept();
+    report.failures = checker.failures.kept;
+    report.failures.sort_by_key(|f| f.level);
+    report.ok = report.failures.is_empty();
+    Ok((report, checker.totals))
+}
+
+/// The report on what was read, without failures.
+fn report_so_far(
+    path: &Path,
+    checker: &Checker,
+    levels: Vec<Level>,
+    volumes: Option<VolumesHere>,
+    notes: Vec<String>,
+) -> Report {
+    Report {
         path: path.to_owned(),
         ok: false,
         levels,
@@ -89,19 +112,7 @@ fn verify_after(
         notes,
         failures: Vec::new(),
         more_failures: 0,
-    };
-    if !options.quick {
-        report.levels.push(Level::Meaning);
-        parents::check(path, &mut checker, &mut report, options)?;
     }
-    if let Some(data) = data {
-        rerun::rerun(&mut checker, &mut report, data, options, stage)?;
-    }
-    report.more_failures = checker.failures.not_kept();
-    report.failures = checker.failures.kept;
-    report.failures.sort_by_key(|f| f.level);
-    report.ok = report.failures.is_empty();
-    Ok((report, checker.whole))
 }
 
 /// Chooses the models to rerun; `ids` ascend, and name a model once for each of its files.

@@ -3,12 +3,13 @@
 
 mod failures;
 mod hashed;
+mod index;
 mod limits;
 mod model;
 mod seen;
 mod states;
+mod totals;
 mod volumes;
-mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -22,12 +23,12 @@ use zoo_pack::{Volume, Volumes, INDEX, VOLUMES};
 use crate::report::{Failure, Level, VolumesHere};
 pub use failures::Failures;
 use hashed::Hashed;
+use index::Tail;
 use limits::{size_limit, SMALL_LIMIT};
 use model::Current;
 use seen::Seen;
 pub use states::Sampled;
-use whole::Tail;
-pub use whole::Whole;
+pub use totals::Totals;
 
 /// Faults in an archive's structure after which the rest is not worth reading.
 const FAULT_LIMIT: usize = 10_000;
@@ -63,8 +64,8 @@ pub struct Checker {
     pub volumes: Option<Volumes>,
     /// The archive could not be read to its end.
     pub cut_short: bool,
-    /// The zoo as a whole, with the volumes read before.
-    pub whole: Whole,
+    /// Of the zoo, with the volumes read before.
+    pub totals: Totals,
     current: Option<Current>,
 }
 
@@ -75,7 +76,7 @@ pub struct StopReading;
 impl Checker {
     /// A checker up to level 4 if `meaning`, else up to level 3; `before` is what was read of the zoo's
     /// volumes before this one.
-    pub fn new(meaning: bool, before: Whole) -> Self {
+    pub fn new(meaning: bool, before: Totals) -> Self {
         Self {
             meaning,
             wanted: Wanted::default(),
@@ -91,7 +92,7 @@ impl Checker {
             parents: BTreeMap::new(),
             volumes: None,
             cut_short: false,
-            whole: before,
+            totals: before,
             current: None,
         }
     }
@@ -151,10 +152,10 @@ impl Checker {
         }
         let found = content.finish();
         match path {
-            names::CHECKSUMS if self.whole.sums != Some(found) => {
-                self.whole = Whole { sums: Some(found), ..Whole::default() };
+            names::CHECKSUMS if self.totals.sums != Some(found) => {
+                self.totals = Totals { sums: Some(found), ..Totals::default() };
             }
-            INDEX => self.whole.index.found = Some(found),
+            INDEX => self.totals.index.found = Some(found),
             _ => {}
         }
         if let (Ok(()), Some(Some(expected))) = (outcome, expected) {
@@ -182,7 +183,7 @@ impl Checker {
                 let mut tail = Tail::default();
                 let _ = io::copy(content, &mut tail);
                 match Columns::of_footer(tail.bytes()) {
-                    Ok(columns) => self.whole.index.columns = Some(columns),
+                    Ok(columns) => self.totals.index.columns = Some(columns),
                     Err(message) => self.fail(Level::Meaning, path, message),
                 }
             }
@@ -239,22 +240,22 @@ impl Checker {
         let here = self.volumes.is_some().then(|| self.volumes_here(archive));
         let volumes = self.volumes.take().map_or_else(Vec::new, |v| v.volumes);
         self.check_missing(here.as_deref(), &volumes);
-        self.whole.models += self.models.len();
-        self.whole.states += self.states;
-        self.whole.volumes += here.as_ref().map_or(1, Vec::len);
+        self.totals.models += self.models.len();
+        self.totals.states += self.states;
+        self.totals.volumes += here.as_ref().map_or(1, Vec::len);
         // The volumes in a directory need not follow each other.
-        self.whole.partial |= !archive && here.iter().flatten().zip(0..).any(|(&volume, i)| volume != i);
+        self.totals.partial |= !archive && here.iter().flatten().zip(0..).any(|(&volume, i)| volume != i);
         if self.record.is_none() && !self.cut_short && !self.seen.contains(names::ZOO) {
             self.fail(Level::Structure, names::ZOO, "is missing");
         }
-        if !self.cut_short && !self.whole.partial && self.whole.volumes == volumes.len().max(1) {
+        if !self.cut_short && !self.totals.partial && self.totals.volumes == volumes.len().max(1) {
             self.check_totals();
         }
         here.map(|here| VolumesHere {
             numbers: here.iter().map(|i| i + 1).collect(),
             of: volumes.len(),
             files: volumes.into_iter().map(|v| v.file).collect(),
-            sums: self.whole.sums,
+            sums: self.totals.sums,
         })
     }
 

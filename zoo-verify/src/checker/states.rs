@@ -123,7 +123,7 @@ impl Checker {
             Ok(epochs) => self.check_states_fit_results(path, &network, &epochs, &content.tally, lines.as_deref()),
         }
         let Some(lines) = lines else { return Ok(()) };
-        if let Err(message) = self.whole.index.add(&params, &lines) {
+        if let Err(message) = self.totals.index.add(&params, &lines) {
             self.fail(Level::Meaning, &format!("{}/{id}/{}", names::MODELS, names::PARAMS), message);
         }
         if first_kept < count {
@@ -155,7 +155,7 @@ impl Checker {
                 self.fail(Level::Meaning, path, format!("epoch {}: {fault}", line.training_iteration));
             }
         }
-        self.whole.diverged += usize::from(lines.iter().any(|l| l.diverged));
+        self.totals.diverged += usize::from(lines.iter().any(|l| l.diverged));
     }
 }
 

@@ -7,7 +7,7 @@ use zoo_model::zoo_dir::{model_file, names};
 use zoo_model::ModelId;
 use zoo_pack::{Volume, Volumes, VOLUMES};
 
-use super::whole::Whole;
+use super::totals::Totals;
 use super::Checker;
 use crate::report::Level;
 
@@ -18,11 +18,11 @@ impl Checker {
         let first = model_file(first).map(|(id, _)| id);
         let volume = self.volumes.as_ref().and_then(|v| v.volumes.iter().position(|v| Some(v.first) == first));
         let number = volume.unwrap_or(0);
-        if number != self.whole.volumes {
-            let Whole { sums, index, .. } = std::mem::take(&mut self.whole);
+        if number != self.totals.volumes {
+            let Totals { sums, index, .. } = std::mem::take(&mut self.totals);
             // The index of a zoo whose first volumes were not read cannot be rebuilt.
             let index = index.without_models(number == 0);
-            self.whole = Whole { sums, partial: number != 0, index, ..Whole::default() };
+            self.totals = Totals { sums, partial: number != 0, index, ..Totals::default() };
         }
         let range = self.volumes.as_ref().and_then(|v| v.volumes.get(volume?));
         let offered = |id: &ModelId| range.is_none_or(|v| (v.first..=v.last).contains(id));

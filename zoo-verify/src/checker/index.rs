@@ -1,31 +1,10 @@
-//! What is counted and compared over a whole zoo: over all of its volumes, if they are read in order.
+//! The index of a zoo, compared with the one that its models make.
 
 use std::io;
 
 use zoo_model::files::Hashing;
-use zoo_model::text::counted;
-use zoo_model::zoo_dir::names;
 use zoo_model::{Params, ResultLine};
 use zoo_pack::index::{Columns, IndexWriter, ParquetError, Schema, FOOTER_LIMIT, MODELS_PER_GROUP};
-use zoo_pack::INDEX;
-
-use super::Checker;
-use crate::report::Level;
-
-/// What is counted and compared over a whole zoo.
-#[derive(Default)]
-pub struct Whole {
-    /// SHA-256 of the zoo's `SHA256SUMS`, which its volumes share.
-    pub(super) sums: Option<[u8; 32]>,
-    /// Volumes read one after the other.
-    pub(super) volumes: usize,
-    /// The first of these is not the zoo's first.
-    pub(super) partial: bool,
-    pub(super) models: usize,
-    pub(super) states: usize,
-    pub(super) diverged: usize,
-    pub(super) index: Index,
-}
 
 /// The index found, and the one that the models so far make. The latter takes its columns from the
 /// former, since they depend on all models; whether they are right is known at the end.
@@ -68,6 +47,11 @@ impl Index {
         added
     }
 
+    /// Models added so far.
+    pub fn models(&self) -> usize {
+        self.models
+    }
+
     fn flush(&mut self) -> Result<(), ParquetError> {
         let group = std::mem::take(&mut self.group);
         let Some(columns) = self.columns.as_ref().filter(|_| !group.is_empty()) else { return Ok(()) };
@@ -79,7 +63,7 @@ impl Index {
     }
 
     /// What is wrong with the index found, after the last model.
-    fn fault(&mut self) -> Option<String> {
+    pub fn fault(&mut self) -> Option<String> {
         let different = self.columns.as_ref()?.differences(&self.schema.columns());
         let made = self.flush().and_then(|()| self.writer.take().map(IndexWriter::finish).transpose());
         let made = made.map(|made| made.map(|made| made.finish().2));
@@ -112,30 +96,5 @@ impl io::Write for Tail {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl Checker {
-    /// Checks what `zoo.json` and the index say of all models.
-    pub(super) fn check_totals(&mut self) {
-        let Some(record) = self.record.clone() else { return };
-        let Whole { models, states, diverged, .. } = self.whole;
-        let mut counts = vec![("model", record.models, models)];
-        if self.meaning {
-            counts.push(("state", record.states, states));
-            counts.push(("diverged model", record.diverged, diverged));
-        }
-        for (what, expected, found) in counts {
-            if expected != found {
-                let message = format!("records {}, found {found}", counted(expected, what));
-                self.fail(Level::Meaning, names::ZOO, message);
-            }
-        }
-        // Only all models together make an index; a model that was not understood has failed.
-        if self.whole.index.models == models {
-            if let Some(message) = self.whole.index.fault() {
-                self.fail(Level::Meaning, INDEX, message);
-            }
-        }
     }
 }
