@@ -30,7 +30,7 @@ pub struct SummaryError {
     /// The summary as text.
     pub text: String,
     /// The summary as JSON.
-    pub json: serde_json::Value,
+    pub json: Box<serde_json::Value>,
     /// What is wrong, in one sentence.
     pub message: String,
     /// The error that decides the exit code; `None`: verification found something wrong.
@@ -47,7 +47,7 @@ impl SummaryError {
         message: String,
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        let json = serde_json::to_value(summary).expect("plain data serialises");
+        let json = Box::new(serde_json::to_value(summary).expect("plain data serialises"));
         Self { text: summary.to_string(), json, message, source }
     }
 }
