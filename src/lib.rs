@@ -48,11 +48,11 @@ enum Command {
     /// Pack a zoo into an archive (zoo-pack)
     Pack(zoo_pack::cli::Args),
     /// Verify archives or zoo directories (zoo-verify)
-    Verify(zoo_verify::Args),
+    Verify(zoo_verify::cli::Args),
     /// Report what is in a zoo (zoo-analyze)
-    Analyze(zoo_analyze::Args),
+    Analyze(zoo_analyze::cli::Args),
     /// Predict properties of models from their weights, and tell how well that goes
-    Benchmark(zoo_analyze::BenchmarkArgs),
+    Benchmark(zoo_analyze::cli::BenchmarkArgs),
 }
 
 /// Examples for `--help`.
@@ -159,9 +159,9 @@ pub enum Summary {
     #[allow(missing_docs)]
     Pack(zoo_pack::PackSummary),
     #[allow(missing_docs)]
-    Verify(zoo_verify::Summary),
+    Verify(zoo_verify::VerifySummary),
     #[allow(missing_docs)]
-    Analyze(zoo_analyze::Summary),
+    Analyze(zoo_analyze::cli::AnalyzeSummary),
 }
 
 impl fmt::Display for Summary {
@@ -193,11 +193,11 @@ pub fn run(args: &Args, stage: &Stage) -> anyhow::Result<Summary> {
         Command::Train(args) => Summary::Train(zoo_train::cli::run(args, stage)?),
         Command::Sparsify(args) => Summary::Sparsify(zoo_sparsify::cli::run(args, stage)?),
         Command::Pack(args) => Summary::Pack(zoo_pack::cli::run(args, stage)?),
-        Command::Verify(args) => Summary::Verify(zoo_verify::run(args, stage)?),
-        Command::Analyze(args) => Summary::Analyze(zoo_analyze::run(args, stage)?),
+        Command::Verify(args) => Summary::Verify(zoo_verify::cli::run(args, stage)?),
+        Command::Analyze(args) => Summary::Analyze(zoo_analyze::cli::run(args, stage)?),
         Command::Benchmark(args) => {
-            let benchmark = zoo_analyze::run_benchmark(args, stage)?;
-            Summary::Analyze(zoo_analyze::Summary::Benchmark(benchmark))
+            let benchmark = zoo_analyze::cli::run_benchmark(args, stage)?;
+            Summary::Analyze(zoo_analyze::cli::AnalyzeSummary::Benchmark(benchmark))
         }
     })
 }

@@ -6,31 +6,31 @@ use rayon::prelude::*;
 use zoo_engine::{Batches, EngineError, Evaluation, ModelSpec, Task};
 use zoo_model::stage::{Progress, Stage, UsageError};
 use zoo_model::zoo_dir::DatasetRecord;
-use zoo_model::{Dataset, ModelId, Params, Split};
+use zoo_model::{Dataset, ModelId, Params, ResultLine, Split};
 use zoo_train::registry;
 
-use crate::source::{Model, Skipped, Source};
-use crate::Error;
+use crate::zoo_reader::{Model, Skipped, ZooReader};
+use crate::AnalyzeError;
 
 /// Bytes of states of models that are evaluated together.
-const AT_ONCE: usize = 64 << 20;
+const BYTES_PER_BATCH: usize = 64 << 20;
 
 /// Checks that a zoo was trained on this dataset.
 ///
 /// # Errors
 /// It was not, or does not say.
-pub fn check_dataset(source: &Source, data: &Dataset) -> Result<(), UsageError> {
-    let DatasetRecord { sha256: expected, .. } = &source.record().dataset;
-    let (zoo, found) = (source.path().display(), data.sha256());
+pub fn check_dataset(zoo: &ZooReader, data: &Dataset) -> Result<(), UsageError> {
+    let DatasetRecord { sha256: expected, .. } = &zoo.record().dataset;
+    let (zoo, found) = (zoo.path().display(), data.sha256());
     let message = match expected.as_str() {
         expected if expected == found => return Ok(()),
-        "" => format!("{zoo} does not record the dataset file that it was trained on: leave --data out"),
+        "" => format!("{zoo} does not record the dataset file that it was trained on: omit --data"),
         _ => format!("{zoo} was trained on another dataset file than the one given (SHA-256 {expected}, not {found})"),
     };
     Err(UsageError(message))
 }
 
-/// The task of evaluating a state; `None` if the network does not take the dataset's images.
+/// The task of evaluating a state; `None` if the network does not fit the dataset.
 pub fn task(params: &Params, state: &[f32], data: &Dataset) -> Option<Task> {
     let network = params.network().ok()?;
     let fits = network.input() == data.shape && network.classes() == data.classes();
@@ -38,7 +38,7 @@ pub fn task(params: &Params, state: &[f32], data: &Dataset) -> Option<Task> {
     fits.then(|| Task::from_state(network, hyperparameters, initial))
 }
 
-/// Evaluates states on a split; one answer a task, in their order.
+/// Evaluates states on a split: one evaluation per task, in their order.
 ///
 /// # Errors
 /// The stage is interrupted.
@@ -48,7 +48,7 @@ pub fn evaluate(
     split: Split,
     progress: &dyn Progress,
     stage: &Stage,
-) -> Result<Vec<Evaluation>, Error> {
+) -> Result<Vec<Evaluation>, AnalyzeError> {
     let Some(first) = tasks.first() else { return Ok(Vec::new()) };
     let engine = registry::on_processor(None, &first.spec())?;
     let specs: Vec<ModelSpec> = tasks.iter().map(Task::spec).collect();
@@ -65,7 +65,7 @@ pub fn evaluate(
             progress.advance(cohort.len() as u64);
             Ok(cohort.iter().copied().zip(evaluations).collect())
         })
-        .collect::<Result<_, Error>>()?;
+        .collect::<Result<_, AnalyzeError>>()?;
     let mut evaluated: Vec<(usize, Evaluation)> = evaluated.into_iter().flatten().collect();
     evaluated.sort_by_key(|(i, _)| *i);
     Ok(evaluated.into_iter().map(|(_, evaluation)| evaluation).collect())
@@ -73,7 +73,7 @@ pub fn evaluate(
 
 /// Which states of a model are evaluated where metrics are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
+pub enum StatesToEvaluate {
     /// All, for training and test accuracy.
     All,
     /// The last, for test accuracy and, in a twin, the agreement with its parent.
@@ -83,75 +83,75 @@ pub enum Which {
 /// The classes that a model's last state predicts of the test images, if it was evaluated.
 pub type Classes = Option<Vec<u16>>;
 
-/// What [`for_each`] passed over, and what it evaluated.
+/// What [`for_each`] skipped, and what it evaluated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Passed {
+pub struct Outcome {
     /// Models that could not be read.
     pub skipped: Vec<Skipped>,
     /// States that were evaluated because metrics were missing.
     pub evaluated: usize,
 }
 
-/// [`Source::for_each`] of models whose missing metrics are filled in where `data`, which must be
-/// the zoo's dataset, is at hand. With [`Which::Last`], `visit` sees what the last state
+/// [`ZooReader::for_each`] of models whose missing metrics are filled in where `data`, which must be
+/// the zoo's dataset, is at hand. With [`StatesToEvaluate::Last`], `visit` sees what the last state
 /// predicts.
 ///
 /// # Errors
-/// As [`Source::for_each`].
+/// As [`ZooReader::for_each`].
 pub fn for_each(
-    source: &Source,
+    zoo: &ZooReader,
     data: Option<&Dataset>,
     wanted: &(impl Fn(ModelId) -> bool + Sync),
-    which: Which,
+    which: StatesToEvaluate,
     stage: &Stage,
-    mut visit: impl FnMut(Model, Classes) -> Result<(), Error> + Send,
-) -> Result<Passed, Error> {
+    mut visit: impl FnMut(Model, Classes) -> Result<(), AnalyzeError> + Send,
+) -> Result<Outcome, AnalyzeError> {
     let Some(data) = data else {
-        let skipped = source.for_each(stage, wanted, |model| visit(model, None))?;
-        return Ok(Passed { skipped, evaluated: 0 });
+        let skipped = zoo.for_each(stage, wanted, |model| visit(model, None))?;
+        return Ok(Outcome { skipped, evaluated: 0 });
     };
     let mut waiting = Vec::new();
     let (mut bytes, mut evaluated) = (0, 0);
-    let mut evaluate_waiting = |waiting: &mut Vec<Model>| -> Result<(), Error> {
+    let mut evaluate_waiting = |waiting: &mut Vec<Model>| -> Result<(), AnalyzeError> {
         let (predictions, states) = complete(waiting, data, which, stage)?;
         evaluated += states;
         waiting.drain(..).zip(predictions).try_for_each(|(model, predictions)| visit(model, predictions))
     };
-    let skipped = source.for_each(stage, wanted, |model| {
+    let skipped = zoo.for_each(stage, wanted, |model| {
         bytes += model.states.iter().map(|state| 4 * state.len()).sum::<usize>();
         waiting.push(model);
-        if bytes < AT_ONCE {
+        if bytes < BYTES_PER_BATCH {
             return Ok(());
         }
         bytes = 0;
         evaluate_waiting(&mut waiting)
     })?;
     evaluate_waiting(&mut waiting)?;
-    Ok(Passed { skipped, evaluated })
+    Ok(Outcome { skipped, evaluated })
 }
 
-/// Fills in the accuracies that are missing: with [`Which::Last`] what each model's last state
+/// Fills in the accuracies that are missing: with [`StatesToEvaluate::Last`] what each model's last state
 /// predicts, and the number of states that were evaluated.
-fn complete(models: &mut [Model], data: &Dataset, which: Which, stage: &Stage) -> Result<(Vec<Classes>, usize), Error> {
+fn complete(
+    models: &mut [Model],
+    data: &Dataset,
+    which: StatesToEvaluate,
+    stage: &Stage,
+) -> Result<(Vec<Classes>, usize), AnalyzeError> {
     let mut predictions = vec![None; models.len()];
     let mut evaluated = BTreeSet::new();
     for split in [Split::Test, Split::Train] {
-        if (which, split) == (Which::Last, Split::Train) {
-            continue;
-        }
-        let (mut places, mut tasks) = (Vec::new(), Vec::new());
+        let (mut of_model_and_state, mut tasks) = (Vec::new(), Vec::new());
         for (m, model) in models.iter().enumerate() {
-            let first = if which == Which::Last { model.lines.len().saturating_sub(1) } else { 0 };
+            let first = match which {
+                StatesToEvaluate::All => 0,
+                StatesToEvaluate::Last => model.lines.len().saturating_sub(1),
+            };
             for (s, line) in model.lines.iter().enumerate().skip(first) {
-                let missing = match (split, which) {
-                    (Split::Train, _) => line.train_acc.is_none(),
-                    (_, Which::All) => line.test_acc.is_none(),
-                    (_, Which::Last) => line.test_acc.is_none() || line.test_agreement.is_none(),
-                };
                 let healthy = !line.diverged && model.states[s].iter().all(|v| v.is_finite());
-                let wanted = (missing && healthy).then(|| task(&model.params, &model.states[s], data));
-                if let Some(task) = wanted.flatten() {
-                    places.push((m, s));
+                let wanted = healthy && lacks(line, split, which);
+                if let Some(task) = wanted.then(|| task(&model.params, &model.states[s], data)).flatten() {
+                    of_model_and_state.push((m, s));
                     tasks.push(task);
                 }
             }
@@ -161,16 +161,26 @@ fn complete(models: &mut [Model], data: &Dataset, which: Which, stage: &Stage) -
         }
         let progress = stage.progress("evaluating", tasks.len() as u64);
         let evaluations = evaluate(&tasks, data, split, &progress, stage)?;
-        for ((m, s), Evaluation { score, predictions: found }) in places.into_iter().zip(evaluations) {
+        for ((m, s), Evaluation { score, predictions: found }) in of_model_and_state.into_iter().zip(evaluations) {
             evaluated.insert((m, s));
             let line = &mut models[m].lines[s];
             let accuracy = score.map(|score| score.accuracy);
             match split {
                 Split::Train => line.train_acc = accuracy,
-                _ => line.test_acc = line.test_acc.or(accuracy),
+                Split::Val | Split::Test => line.test_acc = line.test_acc.or(accuracy),
             }
-            predictions[m] = Some(found).filter(|_| which == Which::Last);
+            predictions[m] = Some(found).filter(|_| which == StatesToEvaluate::Last);
         }
     }
     Ok((predictions, evaluated.len()))
+}
+
+/// Whether a state must be evaluated on a split, for a metric that it lacks.
+fn lacks(line: &ResultLine, split: Split, which: StatesToEvaluate) -> bool {
+    match (split, which) {
+        (Split::Train, StatesToEvaluate::All) => line.train_acc.is_none(),
+        (Split::Test, StatesToEvaluate::All) => line.test_acc.is_none(),
+        (Split::Test, StatesToEvaluate::Last) => line.test_acc.is_none() || line.test_agreement.is_none(),
+        (Split::Train, StatesToEvaluate::Last) | (Split::Val, _) => false,
+    }
 }

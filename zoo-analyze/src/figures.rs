@@ -29,10 +29,10 @@ pub struct Figure {
     pub svg: String,
 }
 
-/// Names of all figures that there can be.
+/// Names of all figures.
 pub const NAMES: [&str; 6] = ["accuracy", "gap", "hyperparameters", "weights", "map", "twins"];
 
-/// All figures that a zoo's diversity gives occasion to.
+/// All figures for which the diversity has values.
 pub fn figures(diversity: &Diversity) -> Vec<Figure> {
     let mut figures = Vec::new();
     let mut push = |name, caption: &str, svg: Option<String>| {
@@ -52,10 +52,10 @@ pub fn figures(diversity: &Diversity) -> Vec<Figure> {
         "Generalisation gap, training minus test accuracy, after every kept epoch.",
         boxes(&gaps, "epoch", "training - test accuracy", None),
     );
-    let values: Vec<(String, String, Distribution)> = diversity
+    let values: Vec<Row> = diversity
         .hyperparameters
         .iter()
-        .map(|h| (short(&h.key).to_owned(), h.value.clone(), h.performance.accuracy))
+        .map(|h| Row { group: short(&h.key), label: h.value.clone(), values: h.performance.accuracy })
         .collect();
     push(
         "hyperparameters",
@@ -76,10 +76,10 @@ pub fn figures(diversity: &Diversity) -> Vec<Figure> {
         &format!("States of some models on their first two principal components, lines along a model's training, coloured by test accuracy (dark: low, yellow: high, grey: not known). A circle is the last state. Axes leave out the outermost percent.{left_out}"),
         diversity.map.as_ref().and_then(map),
     );
-    let twins: Vec<(String, String, Distribution)> = diversity
+    let twins: Vec<Row> = diversity
         .twins
         .iter()
-        .filter_map(|t| Some(("sparsity".to_owned(), percent(t.sparsity.mean), t.accuracy?)))
+        .filter_map(|t| Some(Row { group: "sparsity", label: percent(t.sparsity.mean), values: t.accuracy? }))
         .collect();
     push("twins", "Test accuracy of the sparse twins by mean sparsity.", rows(&twins, "test accuracy"));
     figures
@@ -106,8 +106,8 @@ fn svg(height: u32, draw: impl FnOnce(&Area<'_>) -> Result<(), Failure>) -> Opti
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// A range that holds all values, with some room.
-fn room(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
+/// A range that contains all values, with a margin.
+fn padded_range(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
     let values = values.into_iter().filter(|v| v.is_finite());
     let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
     let margin = ((high - low) * 0.05).max(1e-6);
@@ -116,9 +116,10 @@ fn room(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
 
 /// Box plots at places of a numeric axis.
 fn boxes(at: &[(f64, Distribution)], x_label: &str, y_label: &str, y_range: Option<(f64, f64)>) -> Option<String> {
-    let (x_low, x_high) = room(at.iter().map(|(x, _)| *x))?;
+    let (x_low, x_high) = padded_range(at.iter().map(|(x, _)| *x))?;
     let step = at.windows(2).map(|w| w[1].0 - w[0].0).fold(f64::MAX, f64::min).min(1.0);
-    let (low, high) = y_range.or_else(|| room(at.iter().flat_map(|(_, d)| [d.quantiles[1], d.quantiles[5]])))?;
+    let (low, high) =
+        y_range.or_else(|| padded_range(at.iter().flat_map(|(_, d)| [d.quantiles[1], d.quantiles[5]])))?;
     svg(HEIGHT, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
@@ -153,13 +154,20 @@ fn boxes(at: &[(f64, Distribution)], x_label: &str, y_label: &str, y_range: Opti
     })
 }
 
-/// Horizontal box plots in rows, grouped by their first label.
-fn rows(rows: &[(String, String, Distribution)], x_label: &str) -> Option<String> {
+/// A horizontal box plot.
+struct Row<'a> {
+    group: &'a str,
+    label: String,
+    values: Distribution,
+}
+
+/// Horizontal box plots in rows.
+fn rows(rows: &[Row], x_label: &str) -> Option<String> {
     const ROW: u32 = 22;
     if rows.is_empty() {
         return None;
     }
-    let (low, high) = room(rows.iter().flat_map(|(_, _, d)| [d.quantiles[1], d.quantiles[5]]))?;
+    let (low, high) = padded_range(rows.iter().flat_map(|row| [row.values.quantiles[1], row.values.quantiles[5]]))?;
     let count = rows.len();
     svg(ROW * count as u32 + 70, |area| {
         let mut chart = ChartBuilder::on(area)
@@ -179,9 +187,9 @@ fn rows(rows: &[(String, String, Distribution)], x_label: &str) -> Option<String
             .x_label_formatter(&|x| fixed(*x, 2))
             .draw()?;
         let mut last = "";
-        for (i, (group, label, d)) in rows.iter().enumerate() {
+        for (i, Row { group, label, values }) in rows.iter().enumerate() {
             let y = (count - 1 - i) as f64 + 0.5;
-            let [_, q5, q25, q50, q75, q95, _] = d.quantiles;
+            let [_, q5, q25, q50, q75, q95, _] = values.quantiles;
             chart.draw_series([
                 PathElement::new(vec![(q5, y), (q25, y)], BLUE.stroke_width(1)),
                 PathElement::new(vec![(q75, y), (q95, y)], BLUE.stroke_width(1)),
@@ -192,7 +200,7 @@ fn rows(rows: &[(String, String, Distribution)], x_label: &str) -> Option<String
             ])?;
             chart.draw_series([PathElement::new(vec![(q50, y - 0.3), (q50, y + 0.3)], BLUE.stroke_width(2))])?;
             let top = 12 + (i as i32) * (ROW as i32) + 4;
-            if group != last {
+            if *group != last {
                 area.draw_text(&clip(group, 16), &(FONT, 14).into_text_style(area), (12, top))?;
                 last = group;
             }
@@ -202,18 +210,18 @@ fn rows(rows: &[(String, String, Distribution)], x_label: &str) -> Option<String
     })
 }
 
-fn clip(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
+fn clip(text: &str, max_chars: usize) -> String {
+    if text.chars().count() <= max_chars {
         return text.to_owned();
     }
-    text.chars().take(most - 1).chain(['…']).collect()
+    text.chars().take(max_chars - 1).chain(['…']).collect()
 }
 
-/// Standard deviations over epochs, one line a tensor.
+/// Standard deviations over epochs, one line per tensor.
 fn lines(tensors: &[TensorOverTime]) -> Option<String> {
     let points = || tensors.iter().flat_map(|t| &t.epochs);
-    let (x_low, x_high) = room(points().map(|p| f64::from(p.0)))?;
-    let (low, high) = room(points().map(|p| p.2))?;
+    let (x_low, x_high) = padded_range(points().map(|p| f64::from(p.0)))?;
+    let (low, high) = padded_range(points().map(|p| p.2))?;
     svg(HEIGHT, |area| {
         let (plot, key) = area.split_horizontally(WIDTH - 130);
         let mut chart = ChartBuilder::on(&plot)
@@ -256,12 +264,12 @@ fn lines(tensors: &[TensorOverTime]) -> Option<String> {
 /// The map of trajectories.
 fn map(map: &Map) -> Option<String> {
     let range = |axis: usize| {
-        let mut values: Vec<f64> = map.places.iter().map(|p| p.at[axis]).collect();
+        let mut values: Vec<f64> = map.points.iter().map(|p| p.at[axis]).collect();
         values.sort_unstable_by(f64::total_cmp);
-        room([0.01, 0.99].map(|q| crate::statistics::quantile(&values, q)))
+        padded_range([0.01, 0.99].map(|q| crate::statistics::quantile(&values, q)))
     };
     let ((x_low, x_high), (y_low, y_high)) = (range(0)?, range(1)?);
-    let accuracies = || map.places.iter().filter_map(|p| p.accuracy);
+    let accuracies = || map.points.iter().filter_map(|p| p.accuracy);
     let (worst, best) = (accuracies().fold(f64::MAX, f64::min), accuracies().fold(f64::MIN, f64::max));
     let color = |accuracy: Option<f64>| match accuracy {
         Some(accuracy) => ViridisRGB.get_color((accuracy - worst) / (best - worst).max(1e-9)),
@@ -285,7 +293,7 @@ fn map(map: &Map) -> Option<String> {
             .label_style((FONT, 14))
             .axis_desc_style((FONT, 15))
             .draw()?;
-        for trajectory in map.places.chunk_by(|a, b| a.id == b.id) {
+        for trajectory in map.points.chunk_by(|a, b| a.id == b.id) {
             for step in trajectory.windows(2).filter(|w| inside(w[0].at) && inside(w[1].at)) {
                 let ends = step.iter().map(|p| (p.at[0], p.at[1])).collect::<Vec<_>>();
                 chart.draw_series([PathElement::new(ends, color(step[1].accuracy).stroke_width(1))])?;

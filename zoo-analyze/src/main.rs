@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
+use zoo_analyze::cli::{run, EXAMPLES};
+
 fn main() -> ExitCode {
-    let about = "Report what is in a zoo: its diversity, and how well its weights tell of its models";
-    zoo_cli::main("zoo-analyze", about, zoo_analyze::EXAMPLES, zoo_analyze::run)
+    let about = "Report what is in a zoo: its diversity, and how well its weights predict its models' properties";
+    zoo_cli::main("zoo-analyze", about, EXAMPLES, run)
 }

@@ -14,30 +14,30 @@ use zoo_model::ZooRecord;
 
 use crate::benchmark::{Benchmark, Predictor};
 use crate::diversity::{Distribution, Diversity};
-use crate::figures::{self, figures, short};
+use crate::figures::{self, figures, short, Figure};
 
 /// Who made a report, as its files say near their beginning.
 pub const GENERATOR: &str = "zoo-analyze";
 
 const NUMBERS: &str = "report.json";
 
-/// Where a report goes.
+/// The files of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct OutputPaths {
     page: PathBuf,
     folder: PathBuf,
 }
 
-impl Place {
-    /// The page `output`, whose ending `.html` may be left out, and the folder of its name beside it.
+impl OutputPaths {
+    /// The page `output`, whose ending `.html` may be omitted, and the folder of its name next to it.
     ///
     /// # Errors
-    /// One of them would lie in a zoo, or is there and is no report of this program.
+    /// One of them would be in a zoo, or exists and was not written by this program.
     pub fn new(output: &Path) -> Result<Self, UsageError> {
         let page = match (output.file_name(), output.extension()) {
             (Some(name), None) if name != "-" => output.with_extension("html"),
             (Some(_), Some(html)) if html == "html" => output.to_owned(),
-            _ => return Err(UsageError(format!("the report must be called NAME.html, not {}", output.display()))),
+            _ => return Err(UsageError(format!("the report must be named NAME.html, not {}", output.display()))),
         };
         let folder = page.with_extension("");
         let refused =
@@ -45,20 +45,20 @@ impl Place {
         for path in [&page, &folder, parent_of(&page)] {
             check_outside_zoos(path)?;
         }
-        if is_there(&page) && !is_ours(&page, &format!("<meta name=\"generator\" content=\"{GENERATOR}\">")) {
-            return refused(&page, "is there, and is no report of zoo-analyze");
+        if exists(&page) && !is_ours(&page, &format!("<meta name=\"generator\" content=\"{GENERATOR}\">")) {
+            return refused(&page, "exists and was not written by zoo-analyze");
         }
         let is_foreign = |entry: fs::DirEntry| !is_system_file(&entry.file_name().to_string_lossy());
         let is_empty = || fs::read_dir(&folder).is_ok_and(|entries| !entries.flatten().any(is_foreign));
         let marker = format!("\"generator\": \"{GENERATOR}\"");
-        if is_there(&folder) && !is_empty() && !is_ours(&folder.join(NUMBERS), &marker) {
-            return refused(&folder, "is there, and is no report's folder of figures");
+        if exists(&folder) && !is_empty() && !is_ours(&folder.join(NUMBERS), &marker) {
+            return refused(&folder, "exists and is not a report's figure folder");
         }
         Ok(Self { page, folder })
     }
 }
 
-fn is_there(path: &Path) -> bool {
+fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
@@ -69,7 +69,7 @@ fn is_ours(path: &Path, marker: &str) -> bool {
     read.is_ok() && start.contains(marker)
 }
 
-/// All that a report tells.
+/// The content of a report.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// [`GENERATOR`].
@@ -90,7 +90,7 @@ impl Report {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn write(&self, Place { page, folder }: &Place) -> Result<Vec<PathBuf>, FileError> {
+    pub fn write(&self, OutputPaths { page, folder }: &OutputPaths) -> Result<Vec<PathBuf>, FileError> {
         let mut written = Vec::new();
         let mut write = |path: PathBuf, content: &[u8]| {
             write_bytes(&path, content)?;
@@ -105,7 +105,7 @@ impl Report {
             let path = folder.join(format!("{name}.svg"));
             match figures.iter().find(|figure| figure.name == name) {
                 Some(figure) => write(path, figure.svg.as_bytes())?,
-                None if is_there(&path) => fs::remove_file(&path).map_err(FileError::io("remove", path))?,
+                None if exists(&path) => fs::remove_file(&path).map_err(FileError::io("remove", path))?,
                 None => {}
             }
         }
@@ -121,12 +121,29 @@ impl Report {
     }
 
     fn page(&self, out: &mut String) -> std::fmt::Result {
-        let record = &self.zoo;
-        let name = escape(&record.name);
+        let name = escape(&self.zoo.name);
         write!(out, "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n")?;
         writeln!(out, "<meta name=\"generator\" content=\"{GENERATOR}\">")?;
         writeln!(out, "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">")?;
         writeln!(out, "<title>{name}</title>\n<style>{STYLE}</style>\n<main>\n<h1>{name}</h1>")?;
+        let figures = figures(&self.diversity);
+        self.overview(out)?;
+        self.performance(out, &figures)?;
+        self.weights(out, &figures)?;
+        self.behaviour(out)?;
+        if !self.diversity.twins.is_empty() {
+            writeln!(out, "<h2>Sparse twins</h2>")?;
+            figure(out, &figures, "twins")?;
+            self.twins(out)?;
+        }
+        if let Some(benchmark) = &self.benchmark {
+            benchmark_section(out, benchmark)?;
+        }
+        writeln!(out, "</main>\n</html>")
+    }
+
+    fn overview(&self, out: &mut String) -> std::fmt::Result {
+        let record = &self.zoo;
         writeln!(out, "<p>{}</p>", escape(&record.description))?;
         let engine = record.engine.as_ref().map_or("not recorded".into(), |e| format!("{} {}", e.name, e.version));
         facts(
@@ -143,65 +160,52 @@ impl Report {
         for note in &self.notes {
             writeln!(out, "<p class=\"note\">{}</p>", escape(note))?;
         }
-        let figures = figures(&self.diversity);
-        let figure = |out: &mut String, name: &str| -> std::fmt::Result {
-            for figure in figures.iter().filter(|f| f.name == name) {
-                let svg = figure.svg.find("<svg").map_or("", |start| &figure.svg[start..]);
-                let caption = escape(&figure.caption);
-                writeln!(out, "<figure><div class=\"scroll\">{svg}</div><figcaption>{caption}</figcaption></figure>")?;
-            }
-            Ok(())
-        };
+        Ok(())
+    }
+
+    fn performance(&self, out: &mut String, figures: &[Figure]) -> std::fmt::Result {
         if !self.diversity.epochs.is_empty() {
             writeln!(out, "<h2>Performance</h2>")?;
         }
-        figure(out, "accuracy")?;
+        figure(out, figures, "accuracy")?;
         if let Some((epoch, last)) = self.diversity.epochs.last() {
             let mut rows = vec![(format!("test accuracy, epoch {epoch}"), last.accuracy)];
             rows.extend(last.gap.map(|gap| (format!("generalisation gap, epoch {epoch}"), gap)));
             distributions(out, &rows)?;
         }
-        figure(out, "gap")?;
+        figure(out, figures, "gap")?;
         if !self.diversity.hyperparameters.is_empty() {
             writeln!(out, "<h2>Hyperparameters</h2>")?;
-            figure(out, "hyperparameters")?;
+            figure(out, figures, "hyperparameters")?;
         }
         let shared: Vec<String> =
             self.diversity.shared.iter().map(|(key, value)| format!("{} {value}", short(key))).collect();
-        writeln!(out, "<p>All models share: {}.</p>", escape(&shared.join(", ")))?;
+        writeln!(out, "<p>All models share: {}.</p>", escape(&shared.join(", ")))
+    }
+
+    fn weights(&self, out: &mut String, figures: &[Figure]) -> std::fmt::Result {
         writeln!(out, "<h2>Weights</h2>")?;
-        figure(out, "weights")?;
-        figure(out, "map")?;
-        if let Some(weights) = &self.diversity.weights {
-            writeln!(out, "<p>Last states of {}, all pairs:</p>", counted(weights.models, "model"))?;
-            distributions(out, &[("l2 distance".into(), weights.l2), ("cosine".into(), weights.cosine)])?;
+        figure(out, figures, "weights")?;
+        figure(out, figures, "map")?;
+        let Some(weights) = &self.diversity.weights else { return Ok(()) };
+        writeln!(out, "<p>Last states of {}, all pairs:</p>", counted(weights.models, "model"))?;
+        distributions(out, &[("l2 distance".into(), weights.l2), ("cosine".into(), weights.cosine)])
+    }
+
+    fn behaviour(&self, out: &mut String) -> std::fmt::Result {
+        let Some(behaviour) = &self.diversity.behaviour else { return Ok(()) };
+        writeln!(out, "<h2>Behaviour</h2>")?;
+        let (models, samples) = (counted(behaviour.models, "model"), counted(behaviour.samples, "test image"));
+        let cka = behaviour.cka_samples;
+        writeln!(out, "<p>Last states of {models}, all pairs: predictions of {samples}, activations of {cka}.</p>")?;
+        let mut rows = vec![("agreement".to_owned(), behaviour.agreement)];
+        rows.extend(behaviour.kappa.map(|kappa| ("Cohen's kappa".to_owned(), kappa)));
+        for (i, layer) in behaviour.cka.iter().enumerate() {
+            let last = i + 1 == behaviour.cka.len();
+            let label = if last { "CKA, logits".to_owned() } else { format!("CKA, layer {}", i + 1) };
+            rows.extend(layer.map(|d| (label, d)));
         }
-        if let Some(behaviour) = &self.diversity.behaviour {
-            writeln!(out, "<h2>Behaviour</h2>")?;
-            let (models, samples) = (counted(behaviour.models, "model"), counted(behaviour.samples, "test image"));
-            let cka = behaviour.cka_samples;
-            writeln!(
-                out,
-                "<p>Last states of {models}, all pairs: predictions of {samples}, activations of {cka}.</p>"
-            )?;
-            let mut rows = vec![("agreement".to_owned(), behaviour.agreement)];
-            rows.extend(behaviour.kappa.map(|kappa| ("Cohen's kappa".to_owned(), kappa)));
-            for (i, layer) in behaviour.cka.iter().enumerate() {
-                let last = i + 1 == behaviour.cka.len();
-                let label = if last { "CKA, logits".to_owned() } else { format!("CKA, layer {}", i + 1) };
-                rows.extend(layer.map(|d| (label, d)));
-            }
-            distributions(out, &rows)?;
-        }
-        if !self.diversity.twins.is_empty() {
-            writeln!(out, "<h2>Sparse twins</h2>")?;
-            figure(out, "twins")?;
-            self.twins(out)?;
-        }
-        if let Some(benchmark) = &self.benchmark {
-            benchmark_section(out, benchmark)?;
-        }
-        writeln!(out, "</main>\n</html>")
+        distributions(out, &rows)
     }
 
     fn twins(&self, out: &mut String) -> std::fmt::Result {
@@ -230,8 +234,18 @@ impl Report {
     }
 }
 
+/// The figure of this name, if there is one.
+fn figure(out: &mut String, figures: &[Figure], name: &str) -> std::fmt::Result {
+    for figure in figures.iter().filter(|f| f.name == name) {
+        let svg = figure.svg.find("<svg").map_or("", |start| &figure.svg[start..]);
+        let caption = escape(&figure.caption);
+        writeln!(out, "<figure><div class=\"scroll\">{svg}</div><figcaption>{caption}</figcaption></figure>")?;
+    }
+    Ok(())
+}
+
 fn benchmark_section(out: &mut String, benchmark: &Benchmark) -> std::fmt::Result {
-    writeln!(out, "<h2>What the weights tell</h2>")?;
+    writeln!(out, "<h2>Predicting properties from weights</h2>")?;
     let [train, val, test] = benchmark.models;
     let (states, train) = (counted(benchmark.states.iter().sum(), "state"), counted(train, "model"));
     writeln!(
@@ -274,9 +288,9 @@ fn benchmark_section(out: &mut String, benchmark: &Benchmark) -> std::fmt::Resul
     Ok(())
 }
 
-/// A share in percent.
-pub fn percent(share: f64) -> String {
-    format!("{} %", fixed(100.0 * share, 1))
+/// A fraction in percent.
+pub fn percent(fraction: f64) -> String {
+    format!("{} %", fixed(100.0 * fraction, 1))
 }
 
 fn facts(out: &mut String, facts: &[(&str, String)]) -> std::fmt::Result {
@@ -302,7 +316,7 @@ fn distributions(out: &mut String, rows: &[(String, Distribution)]) -> std::fmt:
     writeln!(out, "</table></div>")
 }
 
-/// Text that strangers may have written, as HTML text.
+/// Text from an untrusted source, as HTML text.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -342,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_of_strangers_is_text() {
+    fn untrusted_text_is_text() {
         assert_eq!(escape("<script>\"&'"), "&lt;script&gt;&quot;&amp;&#39;");
     }
 }

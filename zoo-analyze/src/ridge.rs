@@ -10,7 +10,7 @@ use faer::{Accum, Mat, MatRef, Par, Side};
 use rayon::prelude::*;
 
 /// Width of the tiles that X'X is made of: each is computed by one thread, so that the sums do not
-/// depend on how many there are.
+/// depend on the number of threads.
 const TILE: usize = 256;
 
 /// Rows of a block.
@@ -36,7 +36,8 @@ pub struct Moments {
 impl Moments {
     /// No rows yet.
     pub fn new(features: usize, targets: usize) -> Self {
-        let tiles = places(features).into_iter().map(|(i, j)| Mat::zeros(width(features, i), width(features, j)));
+        let tiles =
+            tile_positions(features).into_iter().map(|(i, j)| Mat::zeros(width(features, i), width(features, j)));
         Self {
             features,
             targets,
@@ -91,7 +92,7 @@ impl Moments {
         let x = MatRef::from_row_major_slice(&self.block_x, rows, d);
         let y = MatRef::from_row_major_slice(&self.block_y, rows, t);
         let of = |tile: usize| x.subcols(tile * TILE, width(d, tile));
-        self.tiles.par_iter_mut().zip(places(d)).for_each(|(tile, (i, j))| {
+        self.tiles.par_iter_mut().zip(tile_positions(d)).for_each(|(tile, (i, j))| {
             matmul(tile, Accum::Add, of(i).transpose(), of(j), 1.0, Par::Seq);
         });
         matmul(&mut self.xy, Accum::Add, x.transpose(), y, 1.0, Par::Seq);
@@ -108,7 +109,7 @@ impl Moments {
         let mean: Vec<f64> = self.sum_x.iter().map(|s| s / n).collect();
         let mean_y: Vec<f64> = self.sum_y.iter().map(|s| s / n).collect();
         let mut gram = Mat::<f64>::zeros(d, d);
-        for (tile, (i, j)) in self.tiles.drain(..).zip(places(d)) {
+        for (tile, (i, j)) in self.tiles.drain(..).zip(tile_positions(d)) {
             gram.submatrix_mut(i * TILE, j * TILE, tile.nrows(), tile.ncols()).copy_from(&tile);
         }
         let scale: Vec<f64> = (0..d)
@@ -169,7 +170,7 @@ fn width(features: usize, tile: usize) -> usize {
 }
 
 /// (row, column) of the tiles of the lower triangle.
-fn places(features: usize) -> Vec<(usize, usize)> {
+fn tile_positions(features: usize) -> Vec<(usize, usize)> {
     let tiles = features.div_ceil(TILE);
     (0..tiles).flat_map(|j| (j..tiles).map(move |i| (i, j))).collect()
 }

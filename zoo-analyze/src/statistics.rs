@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 use zoo_model::Network;
 
-use crate::source::Model;
+use crate::zoo_reader::Model;
 
 /// The statistics of one tensor, in this order.
 pub const STATISTICS: [&str; 7] = ["mean", "var", "q1", "q25", "q50", "q75", "q99"];

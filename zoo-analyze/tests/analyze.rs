@@ -185,14 +185,14 @@ fn mistakes_are_named() {
     assert!(Command::new("mkfifo").arg(path.join("pipe")).status().unwrap().success());
     assert!(fails(path, "benchmark pipe", 1).contains("pipe: is neither a regular file nor a folder"));
     assert!(fails(path, "noise small -o r.html", 2).contains("not a twin of `noise`"));
-    assert!(fails(path, "benchmark small", 1).contains("take a larger zoo"));
+    assert!(fails(path, "benchmark small", 1).contains("use a larger zoo"));
     assert!(fails(path, "nowhere -o r.html", 1).contains("nowhere"));
     assert!(ok(path, "small -o r.html").contains("No benchmarks"));
     synthetic::noise_dataset([1, 28, 28], 10, 20).write(&path.join("data.safetensors")).unwrap();
     assert!(fails(path, "noise -o r.html --data data.safetensors", 2).contains("does not record the dataset file"));
     change_record(&ZooDir::new(path.join("noise")), |record| record.dataset.sha256 = "0".repeat(64));
     assert!(fails(path, "noise -o r.html --data data.safetensors", 2).contains("another dataset file"));
-    assert!(fails(path, "benchmark noise small", 2).contains("name one zoo"));
+    assert!(fails(path, "benchmark noise small", 2).contains("give one zoo"));
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_zoo_gives_the_same_numbers_from_its_directory_its_archive_and_its_volumes()
     fs::remove_file(path.join("parts/noise.tar.gz.sha256")).unwrap();
     assert!(ok(path, "benchmark parts/noise.tar.gz --no-trees").contains("16 + 3 + 4 models"));
     fs::write(path.join("parts/noise.3-of-4.tar.gz"), "").unwrap();
-    assert!(fails(path, "benchmark parts/noise.tar.gz", 2).contains("there are 2 and of 4 volumes"));
+    assert!(fails(path, "benchmark parts/noise.tar.gz", 2).contains("found sets of 2 and of 4 volumes"));
     // What is missing is said.
     let alone = ok(path, "benchmark moved/part-0.tar.gz --no-trees");
     assert!(alone.contains("noise: 1 of 2 volumes missing (noise.2-of-2.tar.gz); what follows is of"), "{alone}");
@@ -264,7 +264,7 @@ fn models_that_are_missing_are_listed_whatever_their_ids() {
     // Without a list of the files nobody knows which are missing, but how many.
     fs::remove_file(path.join("noise/SHA256SUMS")).unwrap();
     let text = ok(path, "benchmark noise --no-trees");
-    assert!(text.contains("zoo.json counts 23 models, there are 20") && text.contains("0 models skipped"), "{text}");
+    assert!(text.contains("zoo.json records 23 models, found 20") && text.contains("0 models skipped"), "{text}");
 }
 
 /// Every file below a folder, with its content.
@@ -319,7 +319,7 @@ fn a_report_is_never_written_into_a_zoo_or_over_anything_but_a_report() {
         assert!(files(path) == before, "{output}");
     }
     // It is refused before anything is read.
-    assert!(fails(path, "nowhere -o page.html", 2).contains("page.html is there"));
+    assert!(fails(path, "nowhere -o page.html", 2).contains("page.html exists"));
 
     fs::create_dir(path.join("empty")).unwrap();
     for output in ["new/r.html", "empty.html", "zoos/../r", "models.html"] {

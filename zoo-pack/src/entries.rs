@@ -1,8 +1,10 @@
 //! The tar stream inside an archive: written in one way, read without trust.
 
 use std::io::{self, Read};
+use std::path::Path;
 
 use tar::{EntryType, Header};
+use zoo_model::files::FileError;
 
 use crate::members::Decoded;
 
@@ -55,6 +57,14 @@ pub struct Fault {
     pub message: String,
     /// Whether nothing after it can be read.
     pub fatal: bool,
+}
+
+impl Fault {
+    /// As an error about the archive file at `path`.
+    pub fn in_archive(&self, path: &Path) -> FileError {
+        let entry = if self.path.is_empty() { String::new() } else { format!("{}: ", self.path) };
+        FileError::format(path, format!("{entry}{}; verify the archive", self.message))
+    }
 }
 
 /// Walks a tar stream entry by entry. Where a damaged member swallowed headers, it goes on at the

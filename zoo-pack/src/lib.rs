@@ -19,6 +19,7 @@ mod card;
 pub mod cli;
 pub mod entries;
 mod error;
+pub mod head;
 pub mod index;
 mod layout;
 pub mod members;

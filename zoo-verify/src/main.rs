@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
+use zoo_verify::cli::{run, EXAMPLES};
+
 fn main() -> ExitCode {
     let about = "Verify a zoo, from checksums up to retraining; archives are streamed, nothing is written";
-    zoo_cli::main("zoo-verify", about, zoo_verify::EXAMPLES, zoo_verify::run)
+    zoo_cli::main("zoo-verify", about, EXAMPLES, run)
 }

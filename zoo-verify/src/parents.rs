@@ -1,21 +1,45 @@
-//! Whether a twin's parents exist: the checksums of their states, read off their own zoo.
+//! Whether a twin's parents exist: the checksums of their states, read from their own zoo.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use zoo_model::files::{parent_of, sha256_file, FileError, Sha256};
-use zoo_model::zoo_dir::{model_file, names, parse_checksums};
+use zoo_model::zoo_dir::{model_file, names};
 use zoo_model::{ModelId, ZooDir};
-use zoo_pack::entries::Entries;
-use zoo_pack::members::decode;
+use zoo_pack::head::{ArchiveHead, ReadUntil};
 
-use crate::checker::{CHECKSUMS_LIMIT, HEAD};
+use crate::checker::Checker;
+use crate::{Level, Options, Report, VerifyError};
 
-/// Where the zoo `name` lies beside a twin at `path`: a directory, an archive, or the first of its
-/// volumes (each of which lists the whole zoo).
-pub fn beside(path: &Path, name: &str) -> Option<PathBuf> {
+/// Checks that every twin's parent exists, with the states that the twin names.
+pub fn check(path: &Path, checker: &mut Checker, report: &mut Report, options: &Options) -> Result<(), VerifyError> {
+    let Some(parent) = checker.record.as_ref().and_then(|r| r.parent.clone()) else { return Ok(()) };
+    let Some(parent_zoo) = options.parent.clone().or_else(|| next_to(path, &parent.name)) else {
+        report.notes.push(format!(
+            "the parent zoo `{}` was not found next to it, so parents were not checked; name it with --parent",
+            parent.name
+        ));
+        return Ok(());
+    };
+    let sums = states_checksums(&parent_zoo)?;
+    let parent_zoo = parent_zoo.display();
+    for (id, expected) in checker.parents.clone() {
+        let message = match sums.get(&id) {
+            Some(found) if *found == expected => continue,
+            Some(found) => {
+                format!("its parent's states should have SHA-256 {expected}, in {parent_zoo} they have {found}")
+            }
+            None => format!("its parent is not in {parent_zoo}"),
+        };
+        checker.fail(Level::Meaning, &format!("{}/{id}/{}", names::MODELS, names::PARAMS), message);
+    }
+    Ok(())
+}
+
+/// The zoo `name` next to a twin at `path`: a directory, an archive, or the first of its volumes (each
+/// of which lists the whole zoo).
+fn next_to(path: &Path, name: &str) -> Option<PathBuf> {
     let resolved = path.canonicalize().ok()?;
     let folder = parent_of(&resolved);
     let whole = [folder.join(name), folder.join(format!("{name}.tar.gz"))];
@@ -29,7 +53,7 @@ pub fn beside(path: &Path, name: &str) -> Option<PathBuf> {
 
 /// SHA-256 of the states of every model of the zoo at `path`, as its `SHA256SUMS` lists them; a
 /// directory without one is hashed.
-pub fn states_checksums(path: &Path) -> Result<BTreeMap<ModelId, Sha256>, FileError> {
+fn states_checksums(path: &Path) -> Result<BTreeMap<ModelId, Sha256>, FileError> {
     let lines = if path.is_dir() {
         let zoo = ZooDir::new(path);
         match zoo.checksums()? {
@@ -40,32 +64,11 @@ pub fn states_checksums(path: &Path) -> Result<BTreeMap<ModelId, Sha256>, FileEr
             }
         }
     } else {
-        let listed = head_entry(path, names::CHECKSUMS, CHECKSUMS_LIMIT)?;
-        parse_checksums(&listed).map_err(|m| FileError::format(path, format!("SHA256SUMS in it: {m}")))?
+        ArchiveHead::read(path, ReadUntil::Checksums)?.checksums()?
     };
     let states = |(path, sum): (String, Sha256)| match model_file(&path) {
         Some((id, names::STATES)) => Some((id, sum)),
         _ => None,
     };
     Ok(lines.into_iter().filter_map(states).collect())
-}
-
-/// A small entry at the head of an archive, of at most `limit` bytes.
-pub fn head_entry(path: &Path, name: &str, limit: u64) -> Result<Vec<u8>, FileError> {
-    let file = File::open(path).map_err(FileError::io("read", path))?;
-    let (content, _) = decode(file, 1, |decoded| {
-        let mut entries = Entries::new(decoded);
-        while let Some(Ok(entry)) = entries.next_entry() {
-            if entry.path == name {
-                let mut content = Vec::new();
-                let read = entries.content().take(limit).read_to_end(&mut content);
-                return read.map(|_| content).map_err(|e| e.to_string());
-            }
-            if !HEAD.contains(&entry.path.as_str()) {
-                break;
-            }
-        }
-        Err(format!("does not begin with {name}"))
-    });
-    content.map_err(|m| FileError::format(path, m))
 }

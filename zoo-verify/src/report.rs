@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use zoo_model::files::Sha256;
 
 use serde::Serialize;
-use zoo_model::files::Sha256;
 use zoo_model::text::{counted, escaped};
 
 /// The levels of verification, each resting on those before it.
@@ -203,7 +203,6 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zoo_model::files::sha256;
 
     fn report(file: &str, numbers: &[usize], sums: u8) -> Report {
         let files = (1..=3).map(|n| format!("noise.{n}-of-3.tar.gz")).collect();
@@ -212,7 +211,12 @@ mod tests {
             ok: true,
             levels: vec![Level::Structure, Level::Replay],
             name: Some("noise".into()),
-            volumes: Some(VolumesHere { numbers: numbers.into(), of: 3, files, sums: Some(sha256(&[sums])) }),
+            volumes: Some(VolumesHere {
+                numbers: numbers.into(),
+                of: 3,
+                files,
+                sums: Some(zoo_model::files::sha256(&[sums])),
+            }),
             models: 1,
             states: 1,
             entries: 1,

@@ -41,7 +41,7 @@ impl Sound {
         self.outcome(bytes).unwrap()
     }
 
-    fn outcome(&self, bytes: &[u8]) -> Result<Report, zoo_verify::Error> {
+    fn outcome(&self, bytes: &[u8]) -> Result<Report, zoo_verify::VerifyError> {
         let path = self.dir.path().join("other.tar.gz");
         fs::write(&path, bytes).unwrap();
         verify(&path, &Options::default(), &Stage::silent())
@@ -132,10 +132,10 @@ fn hostile_entries_are_refused_and_nothing_is_written() {
     let states = "models/000002/states.safetensors";
     let twice = |tar: &mut Vec<u8>| append(tar, &entry(&format!("noise/{states}"), b"x"));
     assert_fails(&sound.repacked(twice), states, "twice");
-    let stranger = |tar: &mut Vec<u8>| append(tar, &entry("noise/models/000003/params.json", b"{}"));
-    assert_fails(&sound.repacked(stranger), "models/000003/params.json", "not listed");
+    let unlisted = |tar: &mut Vec<u8>| append(tar, &entry("noise/models/000003/params.json", b"{}"));
+    assert_fails(&sound.repacked(unlisted), "models/000003/params.json", "not listed");
     let program = |tar: &mut Vec<u8>| append(tar, &entry("noise/setup.py", b"evil"));
-    assert_fails(&sound.repacked(program), "setup.py", "no file of a zoo");
+    assert_fails(&sound.repacked(program), "setup.py", "does not belong to a zoo");
     let mut after: Vec<PathBuf> = listing(sound.dir.path());
     after.retain(|p| !p.ends_with("other.tar.gz"));
     assert_eq!(after, before);
@@ -159,7 +159,7 @@ fn entries_that_lie_about_their_size_are_found() {
     json.set_size(1 << 30);
     json.set_cksum();
     let report = sound.repacked(|tar| *tar = [json.as_bytes().to_vec(), vec![0; 4096]].concat());
-    assert_fails(&report, "zoo.json", "at most");
+    assert_fails(&report, "zoo.json", "the limit is");
 }
 
 /// Ten gigabytes of zeros in ten megabytes, posing as a states file: little is read, and with
@@ -232,7 +232,7 @@ fn empty_members_are_not_waited_for() {
 }
 
 #[test]
-fn what_a_stranger_wrote_cannot_forge_a_line() {
+fn untrusted_text_cannot_forge_a_line() {
     let sound = Sound::new();
     let hostile = "\\u001b[2J\\nother.tar.gz: verified";
     let record = format!("{{\"format_version\": 1, \"name\": \"{hostile}\", \"dataset\": {{\"name\": \"x\", \"sha256\": \"\", \"shape\": [1,28,28], \"classes\": 10, \"train\": 0, \"val\": 0, \"test\": 0, \"mean\": [0.5], \"std\": [0.5]}}, \"models\": 0, \"states\": 0, \"parameters\": 0}}");
@@ -279,7 +279,7 @@ fn meaning_is_checked() {
         "states.safetensors",
         "not marked diverged",
     );
-    assert_fails(&edit("zoo.json", "\"states\": 6", "\"states\": 7"), "zoo.json", "counts 7 states, there are 6");
+    assert_fails(&edit("zoo.json", "\"states\": 6", "\"states\": 7"), "zoo.json", "records 7 states, found 6");
     assert_fails(&edit("zoo.json", "\"parameters\": 2464", "\"parameters\": 2465"), params, "2464 parameters");
     let not_finite = changed(&|zoo| {
         let path = zoo.states(ModelId(1));
@@ -296,7 +296,7 @@ fn meaning_is_checked() {
     });
     assert_fails(&cut, "models/000000/states.safetensors", "its header describes");
     let stray = changed(&|zoo| fs::write(zoo.path().join("notes.txt"), "mine").unwrap());
-    assert_fails(&stray, "notes.txt", "no file of a zoo");
+    assert_fails(&stray, "notes.txt", "does not belong to a zoo");
     drop(sound);
 }
 
@@ -321,7 +321,7 @@ fn an_index_that_says_otherwise_is_found() {
     });
     fs::write(zoo.join("SHA256SUMS"), relisted.collect::<String>()).unwrap();
     let report = verify(&zoo, &Options::default(), &Stage::silent()).unwrap();
-    assert_fails(&report, "index.parquet", "not the index of the models");
+    assert_fails(&report, "index.parquet", "does not match the models");
 }
 
 /// Path in the zoo and end of each entry of a sound tar.
@@ -360,7 +360,7 @@ fn missing_and_disordered_entries_are_found() {
     swapped.swap(4, 7);
     assert_fails(&of(&swapped), "", "out of order");
     assert_fails(&of(&parts[1..]), "zoo.json", "SHA256SUMS should be");
-    assert_fails(&of(&[]), "", "holds no entry");
+    assert_fails(&of(&[]), "", "contains no entry");
 }
 
 /// Damage that swallows headers does not hide what comes after it.
@@ -407,7 +407,10 @@ fn a_checksum_file_that_is_none_is_a_failure() {
         let output = zoo_verify(&["noise.tar.gz"], sound.dir.path());
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(3), "{text}");
-        assert!(text.contains("archive checksum: the archive: the .sha256 file beside it is no checksum"), "{text}");
+        assert!(
+            text.contains("archive checksum: the archive: the .sha256 file next to it is not a checksum"),
+            "{text}"
+        );
     }
     fs::remove_file(&sums).unwrap();
     assert_eq!(zoo_verify(&["noise.tar.gz"], sound.dir.path()).status.code(), Some(0));
@@ -532,7 +535,7 @@ fn the_index_is_checked_over_all_volumes() {
     fs::remove_file(dir.path().join("n.tar.gz.sha256")).unwrap();
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     assert_eq!(outcome(&files[1..], dir.path()).0, 0, "the first volume is missing");
-    let fault = "index.parquet: is not the index of the models that are here";
+    let fault = "index.parquet: does not match the models in the archive";
     let (code, text, _) = outcome(&files, dir.path());
     assert!(code == 3 && text.contains(fault), "{text}");
     // Whatever they are called, and if one is named again.
@@ -585,12 +588,12 @@ fn what_file_managers_leave_is_passed_over() {
     // Even where it was given a checksum.
     shell("cd noise; sha256sum .DS_Store models/000001/._params.json >> SHA256SUMS", dir);
     let (code, text, _) = outcome(&["noise"], dir);
-    assert!(code == 0 && text.contains("note: no files of the zoo, and passed over: .DS_Store, __MACOSX,"), "{text}");
+    assert!(code == 0 && text.contains("note: ignored, as not part of the zoo: .DS_Store, __MACOSX,"), "{text}");
     // An archive holds what was packed, and nothing else.
     pack(&dir.join("noise"), &dir.join("again.tar.gz"), &PackOptions::default(), &Stage::silent()).unwrap();
     assert!(fs::read(dir.join("again.tar.gz")).unwrap() == sound.archive);
     let report = sound.repacked(|tar| append(tar, &entry("noise/models/000001/._params.json", b"x")));
-    assert_fails(&report, "._params.json", "no file of a zoo");
+    assert_fails(&report, "._params.json", "does not belong to a zoo");
 }
 
 #[test]
@@ -678,10 +681,7 @@ fn what_cannot_be_read_is_no_verdict() {
     shell("seq 10000 | gzip > numbers.gz; mkdir f; echo > f/x; tar czf f.tar.gz f; tar cf f.tar f", dir.path());
     for name in ["zip", "nothing", "page", "csv", "numbers.gz", "f.tar.gz", "f.tar"] {
         let (code, _, message) = outcome(&[name], dir.path());
-        assert!(
-            code == 1 && message.starts_with(&format!("zoo-verify: {name}: is no archive of a zoo: ")),
-            "{message}"
-        );
+        assert!(code == 1 && message.starts_with(&format!("zoo-verify: {name}: is not a zoo archive: ")), "{message}");
     }
 }
 
@@ -739,8 +739,8 @@ fn models_that_cannot_be_run_again_are_a_refusal() {
         zoo.finish(&record).unwrap();
         pack(zoo.path(), &dir.join("noise.tar.gz"), &PackOptions::default(), &Stage::silent()).unwrap();
     };
-    refused(&["--replay", "1"], "another program trained its models");
-    refused(&["--retrain", "1"], "another program trained its models");
+    refused(&["--replay", "1"], "trained by another program");
+    refused(&["--retrain", "1"], "trained by another program");
     let engine = |name: &str, version: &str| {
         Some(zoo_model::zoo_dir::EngineRecord { name: name.into(), version: version.into() })
     };
@@ -756,7 +756,7 @@ fn models_that_cannot_be_run_again_are_a_refusal() {
     // Noise was never evaluated, so replaying fails; but it says of how many models.
     change(&|record| record.engine = engine("population", "0"));
     let (code, text, _) = outcome(&["noise", "--replay", "800", "--data", "d.safetensors"], dir);
-    assert!(code == 3 && text.contains("--replay 800 ran 3 models: there are no more to choose from"), "{text}");
+    assert!(code == 3 && text.contains("--replay 800 ran 3 models: the zoo has no more"), "{text}");
     assert!(text.contains("meaning, replay of 3 models)") && !text.contains("Some("), "{text}");
 }
 
@@ -798,7 +798,7 @@ proptest! {
             let cut = at.index(sound.archive.len());
             let report = match sound.outcome(&sound.archive[..cut]) {
                 Err(error) => {
-                    prop_assert!(cut == 0 && error.to_string().contains("is no archive"), "cut at {cut}: {error}");
+                    prop_assert!(cut == 0 && error.to_string().contains("is not a zoo archive"), "cut at {cut}: {error}");
                     return Ok(());
                 }
                 Ok(report) => report,
