@@ -189,7 +189,9 @@ fn measure(engine: &dyn Engine, folder: &Path, path: &Path) -> (Optimizer, Vec<(
     let parts: Vec<Range<usize>> = network.parameters().iter().map(|p| p.range.clone()).collect();
     let initial = wide(&task.initial);
     let flat = |tag: &str| wide(&case.flat(tag, &network));
-    let whole = |found: &[f64], expected: &[f64]| arithmetic.error(found, expected, None, &[0..expected.len()]);
+    let whole = |found: &[f64], expected: &[f64]| {
+        arithmetic.error(found, expected, None, std::slice::from_ref(&(0..expected.len())))
+    };
 
     let mut cohort = engine.start(&[task], &data, None).unwrap();
     let test = 0..data.len(Split::Test);

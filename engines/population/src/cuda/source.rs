@@ -147,7 +147,7 @@ fn group(layer: &Layer, index: usize) -> usize {
 /// Whether the kernels compute such layers.
 fn fits(layers: &[Layer]) -> bool {
     let pooled = |(i, l): (usize, &Layer)| {
-        let square = l.kernel[0] == l.kernel[1] && l.kernel[0] < 32 && l.width <= 32;
+        let square = l.kernel[0] == l.kernel[1];
         let first = !l.channels.is_multiple_of(4)
             && l.outputs.is_multiple_of(4)
             && (l.tap_row() + l.channels).is_multiple_of(2)
