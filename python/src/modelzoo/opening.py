@@ -1,4 +1,4 @@
-"""Opening zoos wherever they lie."""
+"""Opening zoos from directories and archives."""
 
 from __future__ import annotations
 
