@@ -1,8 +1,8 @@
 """Untrusted PyTorch state dicts.
 
-A checkpoint is looked through before PyTorch sees it: it must be in PyTorch's zip format, its pickle may name nothing
-but what a state dict is made of, and everything it holds must lie in the file. Then `torch.load` reads it with
-`weights_only=True`, which in PyTorch before 2.6 had a hole of its own (CVE-2025-32434) that the first look closes.
+A checkpoint is inspected before PyTorch sees it: it must be in PyTorch's zip format, its pickle may refer only to the
+parts of a state dict, and all its data must be in the file. Then `torch.load` reads it with
+`weights_only=True`, which in PyTorch before 2.6 had a vulnerability (CVE-2025-32434) that the inspection closes.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def to_state(tensors: Mapping[str, torch.Tensor], parameters: Sequence[Parameter
 def without_noise(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], bool]:
     """The network that a checkpoint of variational dropout evaluates, and whether it was one.
 
-    Beside `weight` and `bias` such a checkpoint holds `log_sigma2` and `log_sigma2_bias`, the logarithms of their
+    Besides `weight` and `bias`, such a checkpoint contains `log_sigma2` and `log_sigma2_bias`, the logarithms of their
     noise's variance. Where log alpha = log sigma^2 - 2 log |w| is 3 or more, the published code evaluates zeros.
 
     Raises ValueError with the tensor that is wrong.

@@ -26,7 +26,7 @@ examples:
   modelzoo export zoos/quickstart published/quickstart
   modelzoo export quickstart.tar.gz published/quickstart
 
-exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (the same command goes on)
+exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (rerun the command to resume)
 """
 
 

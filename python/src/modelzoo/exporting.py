@@ -20,8 +20,8 @@ _MOST_LINES = 1_000_000
 def export_zoo(zoo: Zoo, target: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
     """Writes a zoo in the layout of the published collection, for its dataset class.
 
-    `zoo.json` and `SHA256SUMS` go along, so that an import finds everything again. Interrupted, the same call goes on
-    where it stopped.
+    `zoo.json` and `SHA256SUMS` are included, so that an import restores everything. After an interruption, the same
+    call resumes.
     """
     if (target / published.CONFIG).exists():
         shutil.rmtree(target / _WORK, ignore_errors=True)

@@ -203,7 +203,7 @@ def sha256_file(path: Path) -> str:
 def owned(folder: Path) -> Iterator[bool | None]:
     """Marks a folder as in use by this process, however it ends: True, or False if another process uses it.
 
-    None where the file system has no locks, so that nobody can tell.
+    None where the file system has no locks, so that it is unknown.
     """
     if fcntl is None:
         yield None
@@ -243,10 +243,10 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def resumable(target: Path, name: str, claim: bytes, what: str, outputs: Sequence[str]) -> Iterator[Path]:
-    """The folder `name` in `target` for the work on it, which is gone when that is done.
+    """The work folder `name` in `target`, removed when the work is done.
 
-    Interrupted, all stays, and the next call with the same `claim` goes on there. After a `ZooError`, which the same
-    call would meet again, nothing is left of the work and of the `outputs`, patterns of names in `target`.
+    After an interruption it stays, and the next call with the same `claim` resumes there. After a `ZooError`, which the
+    same call would meet again, the work folder and the `outputs` (patterns of names in `target`) are removed.
     """
     work = target / name
     if not (work / "claim").exists() and not _is_vacant(target, name):

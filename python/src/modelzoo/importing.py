@@ -21,7 +21,7 @@ from .source import Source, open_source
 from .states import to_bytes
 from .zoo import METRICS, RESERVED
 
-#: What no published zoo says; recorded in `zoo.json`.
+#: Facts that no published zoo states; recorded in `zoo.json`.
 UNKNOWN = ("order of the training data", "dropout masks", "version of the trainer")
 _WORK = ".import"
 _SHOWN_FAULTS = 1000
@@ -61,7 +61,7 @@ def import_zoo(
 ) -> Outcome:
     """Imports the published zoo in `source`, a folder or zip, as the zoo directory `target`.
 
-    Faulty models and states are skipped and returned. Interrupted, the same call goes on where it stopped.
+    Faulty models and states are skipped and returned. After an interruption, the same call resumes.
     """
     if (target / files.ZOO).exists():
         shutil.rmtree(target / _WORK, ignore_errors=True)
@@ -143,7 +143,7 @@ class _Importer:
                 notes = {"states": 0}
                 faults.append(Fault(folder, str(error)))
             outcome.faults += faults
-            if not faults:  # What is faulty may be mended before an interrupted import goes on.
+            if not faults:  # Faults may be repaired before an interrupted import is resumed.
                 files.write_atomic(kept, files.to_json(notes))
         if notes["states"] == 0:
             return
@@ -368,7 +368,7 @@ def _network(params: files.Json, tensors: Mapping[str, Any]) -> list[architectur
     """The network's parameters.
 
     Its last bias tells the number of classes, which some configurations get wrong. An architecture that is not known
-    here is what the checkpoint holds.
+    here they are those of the checkpoint.
     """
     if not architectures.is_known(params.get("model::type")):
         return architectures.named((name, tuple(tensor.shape)) for name, tensor in tensors.items())
@@ -382,7 +382,7 @@ def _network(params: files.Json, tensors: Mapping[str, Any]) -> list[architectur
 def _params_json(params: files.Json) -> bytes:
     try:
         content = files.to_json(params)
-    except ValueError:  # A configuration that holds NaN; its hyperparameters were checked, the rest is only kept.
+    except ValueError:  # A configuration with NaN; its hyperparameters were checked, the rest is only kept.
         content = files.to_json(json.loads(json.dumps(params), parse_constant=str))
     if len(content) > files.LIMITS[files.PARAMS]:
         raise ValueError("has a configuration that is too large")

@@ -123,7 +123,7 @@ def to_lines(content: bytes, skipped: list[str] | None = None) -> dict[int, file
     Lines that are no JSON, as a trial leaves them that is killed while it writes, are left out and added to `skipped`;
     zeros, which a crashed machine leaves, end a line.
 
-    Raises ValueError with the line that says what cannot be.
+    Raises ValueError with the first line that is impossible.
     """
     lines: dict[int, files.Json] = {}
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -177,7 +177,7 @@ def _metrics(line: Mapping[str, Any]) -> files.Json:
     for split in ("train", "val", "test"):
         loss, accuracy = f"{split}_loss", f"{split}_acc"
         if loss not in line:
-            found[accuracy] = None  # Without its loss, it cannot be told from a diverged model's.
+            found[accuracy] = None  # Without its loss, it cannot be distinguished from that of a diverged model.
         diverged |= found[loss] is None and found[accuracy] is not None
     found["diverged"] = diverged
     found |= {key: _metric(line, key) for key in TWIN_METRICS if key in line}

@@ -132,7 +132,7 @@ class StatesFile:
         return StatesFile(path, layout, tuple(epochs.tolist()))
 
     def check(self, parameters: Sequence[Parameter]) -> None:
-        """Checks that the file holds exactly these parameters."""
+        """Checks that the file contains exactly these parameters."""
         expected = {p.name: (self.layout.states, *p.shape) for p in parameters}
         for name, shape in expected.items():
             found = self.layout.tensors.get(name)

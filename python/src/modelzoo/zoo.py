@@ -52,7 +52,7 @@ _MAP_BELOW = 0.25
 class Zoo:
     """A finished zoo.
 
-    What is faulty is skipped: `faults` says what and why, and a `FaultWarning` shows the first few.
+    Faulty parts are skipped: `faults` lists them with reasons, and a `FaultWarning` shows the first few.
     """
 
     def __init__(
@@ -147,9 +147,9 @@ class Zoo:
                 frame[name] = column.to_pandas(types_mapper=lambda _, kind=kind: kind)
         for key in ("id", "epoch"):
             if frame[key].dtype != np.int32 or (frame[key] < 0).any():
-                raise ValueError(f"its column `{key}` does not hold numbers from 0 upwards")
+                raise ValueError(f"its column `{key}` does not contain numbers from 0 upwards")
         if frame["diverged"].dtype != np.bool_:
-            raise ValueError("its column `diverged` does not hold booleans")
+            raise ValueError("its column `diverged` does not contain booleans")
         if frame.duplicated(["id", "epoch"]).any():
             raise ValueError("lists a state twice")
         return frame
@@ -336,8 +336,8 @@ class Zoo:
     def _rows_like(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
         """A caller's rows, completed by the index's columns, and their positions in the index.
 
-        They are known by `id` and `epoch`, whatever their order and labels; what else they say must be what the index
-        says, lest they are another zoo's. Columns of the caller's own are kept, and a `split` of the caller's own too.
+        Rows are identified by `id` and `epoch`, whatever their order and labels; other values must equal the index's,
+        so that rows of another zoo are detected. The caller's own columns are kept, including a `split`.
         """
         if not isinstance(rows, pd.DataFrame):
             raise ArgumentError(f"rows is a {type(rows).__name__}, expected rows of this zoo's index, a DataFrame")
