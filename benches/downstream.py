@@ -69,7 +69,7 @@ def classifier(x, y):
 
 def published(vectors, bounds, y):
     """Seconds of the published baselines' method: quantile features of all states at once, layer by layer; then for
-    every property and each of 17 penalties X'X anew in double precision, and a general solver.
+    every property and each of 17 penalties, X'X recomputed in double precision and a general solver.
     """
     start = time.monotonic()
     pieces = {split: np.split(x, bounds, axis=1) for split, x in vectors.items()}

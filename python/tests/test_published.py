@@ -140,7 +140,7 @@ def test_zoos_of_every_architecture_come_back(tmp_path: Path, architecture: str,
 
 
 def lines_of(data: bytes) -> list[bytes]:
-    """The JSON objects of a file: one, or one a line."""
+    """The JSON objects of a file: one, or one per line."""
     return data.splitlines() if data.startswith(b'{"') else [data]
 
 
@@ -219,7 +219,7 @@ def read_as_the_dataset_class_does(
 ) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """Checkpoint and properties by folder, found as the published ModelDatasetBase (`first` -1) finds them.
 
-    It computes the gap in line EPOCH - 1, and goes on to line EPOCH if that is another epoch's; a later class (`first`
+    It computes the gap in line EPOCH - 1, or in line EPOCH if that line is for another epoch; a later class (`first`
     0) takes them the other way round.
     """
     found = {}

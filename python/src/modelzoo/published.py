@@ -1,8 +1,8 @@
 """The layout of the published collection (ModelZooDataset), both ways.
 
 A published raw zoo is a folder, or a zip of one, with a folder per model: `params.json` (the configuration),
-`result.json` (one JSON object a line and epoch, as ray tune writes it) and `checkpoint_000000/checkpoints`, ...
-(PyTorch state dicts); beside them `config.json` and `index_dict.json`.
+`result.json` (one line with a JSON object per epoch, as Ray Tune writes it) and `checkpoint_000000/checkpoints`, ...
+(PyTorch state dicts); next to them `config.json` and `index_dict.json`.
 """
 
 from __future__ import annotations

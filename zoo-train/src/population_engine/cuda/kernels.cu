@@ -1,4 +1,4 @@
-// The population engine on CUDA: one block a model, its parameters, gradients and activations in
+// The population engine on CUDA: one block per model, its parameters, gradients and activations in
 // shared memory. Every sum runs in the order that reference.rs writes down and every operation is
 // one that IEEE 754 defines, so that a model has the bits it has on the CPU.
 //
@@ -854,7 +854,7 @@ DEVICE void update(const struct train *a, int model, int step, float *shared) {
     }
 }
 
-// Trains one model a block for some steps, or computes its gradient on one mini-batch.
+// Trains one model per block for some steps, or computes its gradient on one mini-batch.
 KERNEL(train, struct train) {
     SHARED(shared);
     const struct train *a = &arguments;
@@ -937,7 +937,7 @@ struct evaluate {
     int first, samples;
 };
 
-// Logits of some samples of a split, dropout off: one model a block, the samples dealt to the blocks
+// Logits of some samples of a split, dropout off: one model per block, the samples dealt to the blocks
 // of the grid's second dimension.
 KERNEL(evaluate, struct evaluate) {
     SHARED(shared);
@@ -967,7 +967,7 @@ struct score {
     int samples;
 };
 
-// Adds the samples' losses and hits in order, one model a thread.
+// Adds the samples' losses and hits in order, one model per thread.
 KERNEL(score, struct score) {
     const int model = blockIdx.x * THREADS + threadIdx.x;
     if (model >= arguments.models.count) return;
@@ -995,7 +995,7 @@ struct shuffle {
     u32 epoch;
 };
 
-// The order of an epoch's samples: epoch_order of zoo-model, one model a thread.
+// The order of an epoch's samples: epoch_order of zoo-model, one model per thread.
 KERNEL(shuffle, struct shuffle) {
     const int model = blockIdx.x * THREADS + threadIdx.x;
     if (model >= arguments.models || arguments.samples < 1) return;
