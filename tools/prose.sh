@@ -40,7 +40,7 @@ rules=$(
 \blest\b	so that ... not
 \b(whence|whither|thither|hither|hitherto|thereof|therein|wherein)\b	modern English
 (?<!there )\bis no (archive|file|picture|folder|zoo|address|size|unit|model|volume|checksum|column|directory|tensor|report)\b	is not a(n)
-^\s*(//[/!]?|#|"""|\*)\s*Most (bytes|characters|models|threads|parameters|values|rows|pixels|samples|files|classes|blocks|entries)\b	"Maximum number of"
+^\s*(//[/!]?|#|"""|\*)\s*\KMost (bytes|characters|models|threads|parameters|values|rows|pixels|samples|files|classes|blocks|entries)\b	"Maximum number of"
 \bmade from (other|different|another) inputs\b|\bmade from another (manifest|dataset)\b	"was built from different inputs; differing fields: ..."
 RULES
 )
