@@ -13,10 +13,11 @@ use std::iter::once;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use zoo_cli::ReductionArgs;
 use zoo_model::plan::ZooSection;
+use zoo_model::stage::{Stage, UsageError};
 use zoo_model::{Manifest, ManifestError};
 use zoo_sparsify::twins;
-use zoo_stage::{ReductionArgs, Stage, UsageError};
 
 pub use plan::PlanSummary;
 pub use run::RunSummary;
@@ -41,7 +42,7 @@ enum Command {
     /// Prepare or fetch an image dataset (zoo-data)
     Data(zoo_data::Args),
     /// Train a zoo (zoo-train)
-    Train(zoo_train::Args),
+    Train(zoo_train::cli::Args),
     /// Make a zoo's sparse twin (zoo-sparsify)
     Sparsify(zoo_sparsify::Args),
     /// Pack a zoo into an archive (zoo-pack)
@@ -189,7 +190,7 @@ pub fn run(args: &Args, stage: &Stage) -> anyhow::Result<Summary> {
         Command::Plan(args) => Summary::Plan(plan::plan(args)?),
         Command::Status(args) => Summary::Status(status::status(args)?),
         Command::Data(args) => Summary::Data(zoo_data::run(args, stage)?),
-        Command::Train(args) => Summary::Train(zoo_train::run(args, stage)?),
+        Command::Train(args) => Summary::Train(zoo_train::cli::run(args, stage)?),
         Command::Sparsify(args) => Summary::Sparsify(zoo_sparsify::run(args, stage)?),
         Command::Pack(args) => Summary::Pack(zoo_pack::run(args, stage)?),
         Command::Verify(args) => Summary::Verify(zoo_verify::run(args, stage)?),

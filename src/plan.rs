@@ -3,12 +3,14 @@
 use std::fmt;
 
 use serde::Serialize;
+use zoo_engine::Sparsification;
 use zoo_model::text::counted;
 use zoo_model::{states, Manifest, Plan};
 use zoo_pack::PackSection;
-use zoo_sparsify::{twins, Method};
-use zoo_train::estimate::Calibration;
-use zoo_train::{check_engine, engine_for, EngineName, Settings};
+use zoo_sparsify::twins;
+use zoo_train::cli::engine_names;
+use zoo_train::estimate::{Calibration, Workload};
+use zoo_train::{registry, Settings};
 
 use crate::Manifests;
 
@@ -18,8 +20,8 @@ pub struct PlanArgs {
     #[command(flatten)]
     manifests: Manifests,
     /// What would do the arithmetic; by default the fastest that trains the architecture
-    #[arg(long, value_enum)]
-    engine: Option<EngineName>,
+    #[arg(long, value_name = "ENGINE", value_parser = engine_names())]
+    engine: Option<String>,
     /// Threads that the time is estimated for; by default one a core
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
@@ -134,12 +136,13 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
     let mut summary = PlanSummary { zoos: Vec::new(), total: Total::default() };
     for manifest in args.manifests.load()? {
         let (plan, expected) = check(&manifest)?;
-        let engine = engine_for(args.engine, &plan.models[0].hyperparameters);
-        check_engine(engine.as_ref(), &plan.models[0].hyperparameters)?;
+        let first = &plan.models[0].hyperparameters;
+        let engine = registry::on_processor(args.engine.as_deref(), &first.clone().into())?;
         let twins = twins(&manifest)?;
         let models = plan.models.len();
         let kept = plan.train.kept_epochs().len();
-        let zoo_data::Expected { shape, classes, samples } = expected;
+        let zoo_data::Expected { shape, classes, samples: [train, val, test] } = expected;
+        let work = Workload { shape, classes, train, evaluated: val + test, sparsification: Sparsification::Masks };
         let mut zoo = PlannedZoo {
             name: plan.zoo.name.clone(),
             models,
@@ -147,7 +150,7 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
             twin_states: models * twins.iter().map(|t| t.kept_epochs().len()).sum::<usize>(),
             parameters: 0,
             bytes: 0,
-            seconds: calibration.seconds(engine.as_ref(), &plan, shape, classes, samples, threads, false),
+            seconds: calibration.seconds(engine.as_ref(), &plan, &work, threads)?,
         };
         for model in &plan.models {
             let network = model.hyperparameters.network(shape, classes)?;
@@ -159,9 +162,11 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
             let mut tuned = plan.clone();
             tuned.train.epochs = twin.epochs;
             tuned.train.checkpoint_every = 1;
-            let variational = twin.method == Method::VariationalDropout;
-            tuned.train.keep_initial = !variational;
-            zoo.seconds += calibration.seconds(engine.as_ref(), &tuned, shape, classes, samples, threads, variational);
+            tuned.train.keep_initial = twin.kept_epochs().first() == Some(&0);
+            let model = twin.spec(first.clone());
+            let engine = registry::on_processor(args.engine.as_deref(), &model)?;
+            let work = Workload { sparsification: model.sparsification, ..work };
+            zoo.seconds += calibration.seconds(engine.as_ref(), &tuned, &work, threads)?;
         }
         let total = &mut summary.total;
         total.zoos += 1;

@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 use zoo_model::files::{parent_of, temporary_dir_in, FileError};
+use zoo_model::stage::Stage;
 use zoo_model::{Dataset, Manifest, Plan, ZooDir};
 use zoo_pack::PackOptions;
 use zoo_sparsify::twins;
-use zoo_stage::Stage;
-use zoo_train::{check_engine, engine_for, population, Shard, TrainingArgs};
+use zoo_train::cli::TrainingArgs;
+use zoo_train::{population, registry, Shard};
 use zoo_verify::{verify_all, Options};
 
 use crate::{zoo_names, Manifests, Places};
@@ -66,7 +67,10 @@ pub fn run(args: &RunArgs, stage: &Stage) -> anyhow::Result<RunSummary> {
     for manifest in &manifests {
         let (plan, _) = crate::plan::check(manifest)?;
         let first = &plan.models[0].hyperparameters;
-        check_engine(engine_for(training.engine, first).as_ref(), first)?;
+        registry::choose(training.engine.as_deref(), &first.clone().into())?;
+        for twin in twins(manifest)? {
+            registry::choose(training.engine.as_deref(), &twin.spec(first.clone()))?;
+        }
     }
     if !training.force {
         for manifest in &manifests {
@@ -98,7 +102,7 @@ fn check_replaces_nothing(
         return Ok(());
     }
     let plan = Plan::new(manifest)?;
-    let engine = training.engine(&plan.models[0].hyperparameters, &Stage::silent())?;
+    let engine = training.engine(&plan.models[0].hyperparameters.clone().into(), &Stage::silent())?;
     let dataset = dataset(manifest, root, &places.data, stage).with_context(|| format!("data of {}", places.name))?;
     let zoo = zoo_train::record(&plan, &dataset, engine.as_ref())?;
     let twin_record = |twin| zoo_sparsify::record(&zoo, zoo.fingerprint.clone(), twin, &dataset, engine.as_ref());
@@ -149,7 +153,7 @@ fn one(
         steps.push(Step { stage, output: output.to_owned(), up_to_date });
     };
     let failed = |what: &str, name: &str| format!("{what} {name}");
-    let engine = training.engine(&Plan::new(manifest)?.models[0].hyperparameters, stage)?;
+    let engine = training.engine(&Plan::new(manifest)?.models[0].hyperparameters.clone().into(), stage)?;
     let settings = training.settings();
 
     stage.say(format_args!("{name}: data"));

@@ -4,14 +4,16 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use zoo_engine::Engine;
 use zoo_model::files::FileError;
 use zoo_model::plan::ZooSection;
 use zoo_model::text::counted;
 use zoo_model::{Dataset, Manifest, ZooDir};
 use zoo_pack::PackOptions;
 use zoo_sparsify::twins;
+use zoo_train::cli::engine_names;
 use zoo_train::population::read_run;
-use zoo_train::{engine_for, Engine, EngineName};
+use zoo_train::registry;
 
 use crate::{Manifests, Places};
 
@@ -21,8 +23,8 @@ pub struct StatusArgs {
     #[command(flatten)]
     manifests: Manifests,
     /// The engine that the zoos are made with
-    #[arg(long, value_enum)]
-    engine: Option<EngineName>,
+    #[arg(long, value_name = "ENGINE", value_parser = engine_names())]
+    engine: Option<String>,
 }
 
 /// State of one output.
@@ -91,7 +93,7 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<StatusSummary> {
     let mut summary = StatusSummary { outputs: Vec::new() };
     for manifest in args.manifests.load()? {
         let (plan, _) = crate::plan::check(&manifest)?;
-        let engine = engine_for(args.engine, &plan.models[0].hyperparameters);
+        let engine = registry::on_processor(args.engine.as_deref(), &plan.models[0].hyperparameters.clone().into())?;
         one(&manifest, &args.manifests.root, engine.as_ref(), &mut summary.outputs)?;
     }
     Ok(summary)

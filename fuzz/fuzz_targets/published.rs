@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use zoo_data::parts::{Parts, Source};
 use zoo_data::{DatasetName, Origin, TransformSection};
-use zoo_stage::Stage;
+use zoo_model::stage::Stage;
 
 const DATASETS: [DatasetName; 8] = [
     DatasetName::Mnist,

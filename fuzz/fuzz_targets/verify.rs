@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use zoo_pack::members::compress;
-use zoo_stage::Stage;
+use zoo_model::stage::Stage;
 use zoo_verify::{verify, Options};
 
 fuzz_target!(|bytes: &[u8]| {

@@ -18,9 +18,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use zoo_model::hyperparameters::name_of;
+use zoo_model::stage::Stage;
 use zoo_model::text::{counted, fixed};
 use zoo_model::{Activation, Init, ModelId, Optimizer};
-use zoo_stage::Stage;
 
 use crate::report::percent;
 use crate::ridge::{Moments, Ridge, BLOCK};

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
+use zoo_engine::magnitude::sparsity_ratio;
+use zoo_engine::{DeviceName, Engine, EngineError, Task};
 use zoo_model::architecture::Role;
+use zoo_model::stage::{Stage, UsageError};
 use zoo_model::text::counted;
 use zoo_model::{Dataset, ModelId, Network, Params, Split};
-use zoo_stage::{Stage, UsageError};
-use zoo_train::dfdx_engine::layer_outputs;
-use zoo_train::magnitude::sparsity_ratio;
-use zoo_train::Task;
+use zoo_train::registry;
 
 use crate::evaluation::{self, Which};
 use crate::scores::{agreement, kappa};
@@ -413,14 +413,21 @@ fn behaviour(last: &LastStates, data: &Dataset, stage: &Stage) -> Result<Option<
     let (agreements, kappas): (Vec<f64>, Vec<f64>) = pairs.par_iter().map(compare).unzip();
 
     let samples = data.len(Split::Test).min(CKA_SAMPLES);
+    let engine = engine_with_layer_outputs(&tasks[0], data)?;
+    if engine.is_none() {
+        stage.say("no engine of this program tells activations: CKA is left out");
+    }
     let progress = stage.progress("comparing activations", tasks.len() as u64);
     let kernels: Vec<Vec<Vec<f32>>> = tasks
         .par_iter()
         .map(|task| {
             stage.interrupt.check()?;
-            let outputs = layer_outputs(task, data, Split::Test, 0..samples);
+            let outputs = match &engine {
+                Some(engine) => engine.layer_outputs(task, data, Split::Test, 0..samples).map_err(EngineError::from)?,
+                None => None,
+            };
             progress.advance(1);
-            Ok(outputs.iter().map(|values| centred_kernel(values, samples)).collect())
+            Ok(outputs.iter().flatten().map(|values| centred_kernel(values, samples)).collect())
         })
         .collect::<Result<_, Error>>()?;
     let cka = (0..kernels[0].len()).map(|layer| {
@@ -438,6 +445,17 @@ fn behaviour(last: &LastStates, data: &Dataset, stage: &Stage) -> Result<Option<
         cka_samples: samples,
         cka,
     }))
+}
+
+/// The fastest engine that tells what the layers of such a task make of images; `None` if there is none.
+fn engine_with_layer_outputs(task: &Task, data: &Dataset) -> Result<Option<Box<dyn Engine>>, Error> {
+    for factory in registry::factories().iter().filter(|factory| factory.trains(&task.spec())) {
+        let engine = factory.build(DeviceName::Cpu).map_err(EngineError::from)?.engine;
+        if engine.layer_outputs(task, data, Split::Test, 0..1).map_err(EngineError::from)?.is_some() {
+            return Ok(Some(engine));
+        }
+    }
+    Ok(None)
 }
 
 /// H X X' H of values (samples, width), scaled to a largest entry of 1: H takes the means away.

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use rayon::prelude::*;
+use zoo_engine::{Batches, EngineError, Evaluation, ModelSpec, Task};
+use zoo_model::stage::{Progress, Stage, UsageError};
 use zoo_model::zoo_dir::DatasetRecord;
-use zoo_model::{Dataset, Hyperparameters, ModelId, Params, Split};
-use zoo_stage::{Progress, Stage, UsageError};
-use zoo_train::{engine_for, CohortError, Evaluation, Task};
+use zoo_model::{Dataset, ModelId, Params, Split};
+use zoo_train::registry;
 
 use crate::source::{Model, Skipped, Source};
 use crate::Error;
@@ -34,7 +35,7 @@ pub fn task(params: &Params, state: &[f32], data: &Dataset) -> Option<Task> {
     let network = params.network().ok()?;
     let fits = network.input() == data.shape && network.classes() == data.classes();
     let (hyperparameters, initial) = (params.hyperparameters.clone(), state.to_vec());
-    fits.then_some(Task { network, hyperparameters, initial, mask: None, epochs_before: 0 })
+    fits.then(|| Task::from_state(network, hyperparameters, initial))
 }
 
 /// Evaluates states on a split; one answer a task, in their order.
@@ -45,18 +46,21 @@ pub fn evaluate(
     tasks: &[Task],
     data: &Dataset,
     split: Split,
-    progress: &Progress,
+    progress: &dyn Progress,
     stage: &Stage,
 ) -> Result<Vec<Evaluation>, Error> {
     let Some(first) = tasks.first() else { return Ok(Vec::new()) };
-    let engine = engine_for(None, &first.hyperparameters);
-    let hyperparameters: Vec<&Hyperparameters> = tasks.iter().map(|t| &t.hyperparameters).collect();
-    let evaluated: Vec<Vec<(usize, Evaluation)>> = engine
-        .cohorts(&hyperparameters)
+    let engine = registry::on_processor(None, &first.spec())?;
+    let specs: Vec<ModelSpec> = tasks.iter().map(Task::spec).collect();
+    let specs: Vec<&ModelSpec> = specs.iter().collect();
+    let cohorts = engine.cohorts(&specs);
+    let Batches { batches, .. } =
+        engine.plan_batches(cohorts, &specs, data, rayon::current_num_threads()).map_err(EngineError::from)?;
+    let evaluated: Vec<Vec<(usize, Evaluation)>> = batches
         .par_iter()
         .map(|cohort| {
             let tasks: Vec<Task> = cohort.iter().map(|&i| tasks[i].clone()).collect();
-            let mut started = engine.start(&tasks, data, None).map_err(CohortError::from)?;
+            let mut started = engine.start(&tasks, data, None).map_err(EngineError::from)?;
             let evaluations = started.evaluate(split, &stage.interrupt)?;
             progress.advance(cohort.len() as u64);
             Ok(cohort.iter().copied().zip(evaluations).collect())

@@ -35,9 +35,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use zoo_model::files::FileError;
+use zoo_model::stage::{Interrupted, Stage, UsageError};
 use zoo_model::text::counted;
 use zoo_model::Dataset;
-use zoo_stage::{Interrupted, Stage, UsageError};
 
 use benchmark::{Benchmark, Options, SPLIT_SEED};
 use evaluation::{check_dataset, Which};
@@ -73,7 +73,10 @@ pub enum Error {
     Trees(String),
     /// Models could not be evaluated.
     #[error("{0}")]
-    Cohort(#[from] zoo_train::CohortError),
+    Engine(#[from] zoo_engine::EngineError),
+    /// No engine of this program evaluates the models.
+    #[error("{0}")]
+    NoEngine(#[from] zoo_train::Error),
 }
 
 /// Command line of `zoo-analyze`.

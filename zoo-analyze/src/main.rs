@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let about = "Report what is in a zoo: its diversity, and how well its weights tell of its models";
-    zoo_stage::main("zoo-analyze", about, zoo_analyze::EXAMPLES, zoo_analyze::run)
+    zoo_cli::main("zoo-analyze", about, zoo_analyze::EXAMPLES, zoo_analyze::run)
 }

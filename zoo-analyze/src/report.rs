@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use zoo_model::files::{is_system_file, parent_of, write_bytes, FileError};
+use zoo_model::stage::{check_outside_zoos, UsageError};
 use zoo_model::text::{counted, fixed};
 use zoo_model::ZooRecord;
-use zoo_stage::{check_outside_zoos, UsageError};
 
 use crate::benchmark::{Benchmark, Predictor};
 use crate::diversity::{Distribution, Diversity};

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 use zoo_model::files::{parent_of, sha256, FileError};
+use zoo_model::stage::{Stage, UsageError};
 use zoo_model::text::{counted, escaped, readable};
 use zoo_model::zoo_dir::{model_file, names, parse_checksums, CHECKSUMS_LIMIT, RECORD_LIMIT};
 use zoo_model::{result, states, ModelId, Network, Params, ResultLine, ZooDir, ZooRecord};
 use zoo_pack::entries::{Entries, Fault};
 use zoo_pack::members::decode;
 use zoo_pack::{Volume, Volumes, VOLUMES};
-use zoo_stage::{Stage, UsageError};
 
 use crate::Error;
 

@@ -397,8 +397,8 @@ fn evaluate_by_hand(zoo: &ZooDir, path: &Path) -> Vec<f64> {
         let network = params.network().unwrap();
         let (_, initial) = states::StatesFile::open(&zoo.states(id), &network).unwrap().last().unwrap();
         let hyperparameters = params.hyperparameters;
-        let task = zoo_train::Task { network, hyperparameters, initial, mask: None, epochs_before: 0 };
-        let engine = zoo_train::engine_for(Some(zoo_train::EngineName::Dfdx), &task.hyperparameters);
+        let task = zoo_engine::Task::from_state(network, hyperparameters, initial);
+        let engine = zoo_train::registry::on_processor(Some("dfdx"), &task.spec()).unwrap();
         let mut cohort = engine.start(&[task], &data, None).unwrap();
         cohort.evaluate(zoo_model::Split::Test, &Default::default()).unwrap()[0].score.unwrap().accuracy
     };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use zoo_model::files::{remove_abandoned, sync_dir, temporary_file_in, FileError};
 use zoo_model::lock::is_still_at;
-use zoo_stage::Stage;
+use zoo_model::stage::Stage;
 
 use crate::{client, Error, PublishedFile};
 
@@ -188,7 +188,7 @@ fn write_received(
                     part.file.set_len(0).and_then(|()| part.file.seek(SeekFrom::Start(0))).map_err(disk)?;
                 }
                 let shown = stage.progress("fetching MB", (done + length) / MEGABYTE);
-                shown.already(done / MEGABYTE);
+                shown.skip(done / MEGABYTE);
                 progress = Some(shown);
             }
             Received::Bytes(bytes) => {

@@ -26,12 +26,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use zoo_cli::ReductionArgs;
 use zoo_model::dataset::{is_prepared, read_info, DatasetInfo, Samples};
 use zoo_model::files::{fingerprint, parent_of, remove_abandoned, touch, FileError};
 use zoo_model::lock::OutputLock;
 use zoo_model::random::{Purpose, Stream};
+use zoo_model::stage::{check_outside_zoos, Interrupted, Stage, UsageError};
 use zoo_model::{Dataset, Manifest, ManifestError, Split, FORMAT_VERSION};
-use zoo_stage::{check_outside_zoos, Interrupted, ReductionArgs, Stage, UsageError};
 
 pub use published::{DatasetName, Description, Origin, Published, PublishedFile};
 pub use section::{DataSection, NormalizeSection, TransformSection};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 use zoo_model::dataset::Samples;
 use zoo_model::files::FileError;
-use zoo_stage::{Interrupted, Progress, Stage};
+use zoo_model::stage::{Interrupted, Progress, Stage};
 
 use crate::formats::picture;
 use crate::section::TransformSection;
@@ -149,7 +149,7 @@ impl Part<'_> {
         self.push_batch(&batch, side, &progress)
     }
 
-    fn push_batch(&mut self, batch: &[Picture], side: u32, progress: &Progress) -> Result<(), Fault> {
+    fn push_batch(&mut self, batch: &[Picture], side: u32, progress: &dyn Progress) -> Result<(), Fault> {
         self.stage.interrupt.check()?;
         let decode = |p: &Picture| {
             let image = picture::decode(&p.bytes, side).and_then(|i| transformed(i, self.transform, self.shape));

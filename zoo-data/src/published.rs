@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zoo_model::dataset::Samples;
 use zoo_model::files::{sha256, sha256_file, FileError};
-use zoo_stage::Stage;
+use zoo_model::stage::Stage;
 
 use crate::checksum::Checksum;
 use crate::datasets::{cifar, digits, eurosat, image_folder, mnist, stl10, svhn, tiny_imagenet, usps};

@@ -13,8 +13,8 @@ use zoo_data::checksum::Checksum;
 use zoo_data::fetch::{fetch, SILENCE};
 use zoo_data::PublishedFile;
 use zoo_model::files::sha256;
+use zoo_model::stage::Stage;
 use zoo_model::{Dataset, Split};
-use zoo_stage::Stage;
 
 fn zoo_data(args: &[&str], dir: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_zoo-data")).args(args).current_dir(dir).output().unwrap()

@@ -14,8 +14,8 @@ use safetensors::SafeTensors;
 use zoo_data::parts::{Parts, Source};
 use zoo_data::{DatasetName, Origin, TransformSection};
 use zoo_model::files::sha256;
+use zoo_model::stage::Stage;
 use zoo_model::{Dataset, Split};
-use zoo_stage::Stage;
 
 const BIRDS: &str = "folder = \"image-folder\"\nclasses = [\"wren\", \"crane\", \"owl\"]\ntest = 3\n";
 /// Dataset, training images in its small files, further keys.

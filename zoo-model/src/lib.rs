@@ -23,6 +23,7 @@
 //! | [`init`] | initial weights |
 //! | [`dataset`] | prepared dataset files |
 //! | [`decoder`] | other projects' decoders, whose panics are faults of the bytes |
+//! | [`stage`] | how a stage runs: interruption and progress |
 //! | [`states`] | `states.safetensors` |
 //! | [`result`] | `result.json` |
 //! | [`zoo_dir`] | the zoo directory and its `zoo.json` |
@@ -43,6 +44,7 @@ pub mod plan;
 pub mod random;
 pub mod result;
 pub mod safetensors_file;
+pub mod stage;
 pub mod states;
 pub mod synthetic;
 pub mod text;

@@ -33,10 +33,10 @@ use zoo_model::files::{
     Hashing,
 };
 use zoo_model::lock::OutputLock;
+use zoo_model::stage::{check_outside_zoos, Interrupted, Stage, UsageError};
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::{format_checksums, names, RECORD_LIMIT};
 use zoo_model::{Manifest, ManifestError, ModelId, ZooDir, ZooRecord};
-use zoo_stage::{check_outside_zoos, Interrupted, Stage, UsageError};
 
 use entries::Entries;
 use members::{compress, compress_stream, decode, Pieces, PIECE};
@@ -409,7 +409,7 @@ impl Layout {
         &self,
         volume: &Volume,
         out: &mut Pieces,
-        progress: &zoo_stage::Progress,
+        progress: &dyn zoo_model::stage::Progress,
         stage: &Stage,
     ) -> Result<(), Error> {
         for (name, content) in &self.head {

@@ -8,15 +8,17 @@
 //!
 //! ```no_run
 //! use std::path::Path;
-//! use zoo_model::Manifest;
+//! use zoo_model::{Manifest, Plan};
 //! use zoo_sparsify::{sparsify, twins};
-//! use zoo_train::{DfdxEngine, Settings};
+//! use zoo_train::{registry, Settings};
 //!
 //! let manifest = Manifest::load(Path::new("configs/quickstart.toml"))?;
 //! let (zoo, data) = (Path::new("zoos/quickstart"), Path::new("data/quickstart.safetensors"));
 //! for twin in twins(&manifest)? {
+//!     let model = twin.spec(Plan::new(&manifest)?.models[0].hyperparameters.clone());
+//!     let engine = registry::on_processor(None, &model)?;
 //!     let output = Path::new("zoos").join(twin.zoo_name("quickstart"));
-//!     println!("{}", sparsify(zoo, data, &output, &twin, &DfdxEngine::default(), &Settings::default(), &Default::default())?);
+//!     println!("{}", sparsify(zoo, data, &output, &twin, engine.as_ref(), &Settings::default(), &Default::default())?);
 //! }
 //! # Ok::<(), zoo_sparsify::Error>(())
 //! ```
@@ -26,21 +28,24 @@ mod section;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use zoo_cli::ManifestArgs;
+use zoo_engine::magnitude::Ramp;
+use zoo_engine::variational::Variational;
+use zoo_engine::{Engine, Evaluation, Mask, ModelSpec, Task};
 use zoo_model::files::{fingerprint, sha256_file, FileError};
 use zoo_model::hyperparameters::{name_of, Parent};
+use zoo_model::stage::{Interrupt, Stage, UsageError};
 use zoo_model::states::StatesFile;
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::{DatasetRecord, EngineRecord, ParentZoo};
-use zoo_model::{Dataset, Hyperparameters, ManifestError, ModelId, Params, Split, ZooDir, ZooRecord, FORMAT_VERSION};
-use zoo_stage::{Interrupt, ManifestArgs, Stage, UsageError};
-use zoo_train::magnitude::Ramp;
-use zoo_train::population::{self, Source};
+use zoo_model::{Dataset, ManifestError, ModelId, Params, Split, ZooDir, ZooRecord, FORMAT_VERSION};
+use zoo_train::cli::TrainingArgs;
+use zoo_train::population::{self, ModelSource};
 use zoo_train::trajectory::Job;
-use zoo_train::variational::Variational;
-use zoo_train::{check_engine, Engine, Mask, Population, Settings, Summary, Task, TrainingArgs};
+use zoo_train::{Population, Settings, Summary};
 
 pub use section::{twins, Method, Twin};
-pub use zoo_train::{magnitude, variational};
+pub use zoo_engine::{magnitude, variational};
 
 /// Why sparsification failed.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +106,8 @@ pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
     let parent = ZooDir::new(&args.zoo);
     parent.finished()?;
     let first = *parent.ids()?.first().ok_or_else(|| UsageError(format!("{} has no model", args.zoo.display())))?;
-    let engine = training.engine(&parent.params(first)?.hyperparameters, stage)?;
+    let model = twin.spec(parent.params(first)?.hyperparameters);
+    let engine = training.engine(&model, stage)?;
     let settings = Settings { any_data: args.any_data, ..training.settings() };
     sparsify(&args.zoo, &args.data, &args.output, &twin, engine.as_ref(), &settings, stage)
 }
@@ -152,9 +158,6 @@ pub fn sparsify(
     let record = record(&parent_record, fingerprint_of(&parent, &parent_record)?, twin, &dataset, engine);
     let ids = parent.ids()?;
     let params = ids.par_iter().map(|&id| parent.params(id)).collect::<Result<Vec<_>, _>>()?;
-    if let Some(first) = params.first() {
-        check_engine(engine, &first.hyperparameters)?;
-    }
     let source = Twins { parent: &parent, zoo_name: &parent_record.name, params, twin };
     let population = Population {
         zoo: &ZooDir::new(output),
@@ -296,9 +299,9 @@ pub fn jobs<'a>(
         |(task, (_, state)): (&Task, &(&Params, Vec<f32>))| Task { initial: state.clone(), mask: None, ..task.clone() };
     let dense: Vec<Task> = tasks.iter().zip(parents).map(dense).collect();
     let evaluations = engine.start(&dense, data, None)?.evaluate(Split::Test, &Interrupt::default())?;
-    let job = |(task, of_parent): (Task, zoo_train::Evaluation)| {
+    let job = |(task, of_parent): (Task, Evaluation)| {
         let (network, of_parent) = (task.network.clone(), of_parent.predictions);
-        let annotate = move |line: &mut zoo_model::ResultLine, state: &[f32], test: &zoo_train::Evaluation| {
+        let annotate = move |line: &mut zoo_model::ResultLine, state: &[f32], test: &Evaluation| {
             line.sparsity_ratio = Some(magnitude::sparsity_ratio(&network, state));
             let equal = test.predictions.iter().zip(&of_parent).filter(|(a, b)| a == b).count();
             line.test_agreement = (!of_parent.is_empty()).then(|| equal as f64 / of_parent.len() as f64);
@@ -335,13 +338,9 @@ struct Twins<'a> {
     twin: &'a Twin,
 }
 
-impl Source for Twins<'_> {
-    fn models(&self) -> Vec<(ModelId, Hyperparameters)> {
-        self.params.iter().map(|p| (p.id, p.hyperparameters.clone())).collect()
-    }
-
-    fn is_variational(&self) -> bool {
-        matches!(self.twin.method, Method::VariationalDropout)
+impl ModelSource for Twins<'_> {
+    fn models(&self) -> Vec<(ModelId, ModelSpec)> {
+        self.params.iter().map(|p| (p.id, self.twin.spec(p.hyperparameters.clone()))).collect()
     }
 
     fn jobs(

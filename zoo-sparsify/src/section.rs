@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 use zoo_model::plan::{check_zoo_name, count, fractions, name, ZooSection};
-use zoo_model::{Manifest, ManifestError};
+use zoo_model::{Hyperparameters, Manifest, ManifestError};
 
-use zoo_train::magnitude::Scope;
+use zoo_engine::magnitude::Scope;
+use zoo_engine::{ModelSpec, Sparsification};
 
 /// How weights are removed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,11 +17,11 @@ pub enum Method {
         sparsity: f64,
         /// What competes for being kept.
         scope: Scope,
-        /// Epochs of the cubic [`Ramp`](zoo_train::magnitude::Ramp) to this sparsity; `None`: at once.
+        /// Epochs of the cubic [`Ramp`](zoo_engine::magnitude::Ramp) to this sparsity; `None`: at once.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ramp_epochs: Option<u32>,
     },
-    /// Those that [variational dropout](zoo_train::variational) drowns in noise.
+    /// Those that [variational dropout](zoo_engine::variational) drowns in noise.
     VariationalDropout,
 }
 
@@ -89,6 +90,15 @@ pub struct Twin {
 }
 
 impl Twin {
+    /// What is known of a twin of a model with these hyperparameters.
+    pub fn spec(&self, hyperparameters: Hyperparameters) -> ModelSpec {
+        let sparsification = match self.method {
+            Method::Magnitude { .. } => Sparsification::Masks,
+            Method::VariationalDropout => Sparsification::VariationalDropout,
+        };
+        ModelSpec { hyperparameters, sparsification }
+    }
+
     /// Name of the twin zoo of a zoo of this name.
     pub fn zoo_name(&self, parent: &str) -> String {
         format!("{parent}-{}", self.suffix)

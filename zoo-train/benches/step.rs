@@ -2,10 +2,11 @@
 //! architecture: `cargo bench -p zoo-train`.
 
 use criterion::{Criterion, Throughput};
+use zoo_engine::Task;
+use zoo_model::stage::Interrupt;
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Architecture, Hyperparameters, Init, Split};
-use zoo_stage::Interrupt;
-use zoo_train::{engines, task};
+use zoo_train::registry::all_on_processor;
 
 const BATCH: usize = 10;
 
@@ -21,10 +22,10 @@ fn step(criterion: &mut Criterion) {
             batch_size: BATCH,
             ..Hyperparameters::default()
         };
-        let task = task(&hyperparameters, shape, 10).expect("the shape fits");
+        let task = Task::new(&hyperparameters, shape, 10).expect("the shape fits");
         let order = [(0..BATCH as u32).collect::<Vec<_>>()];
         let go_on = Interrupt::default();
-        for engine in engines() {
+        for engine in all_on_processor().expect("the processor is there") {
             let mut group = criterion.benchmark_group(format!("{}/{}", engine.name(), architecture.name()));
             let mut cohort = engine.start(std::slice::from_ref(&task), &data, None).expect("the processor is there");
             group.throughput(Throughput::Elements(BATCH as u64));

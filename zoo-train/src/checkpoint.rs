@@ -1,20 +1,25 @@
-//! A cohort in the middle of its training, on disk.
+//! Models in the middle of their training, on disk.
 //!
 //! A safetensors file: f64 tensors `parameters` (L, P), `moment{k}` (L, Q) and, with variational
 //! dropout, `log_sigma2` (L, Q), f32 tensor `states` (L, S, P), and in the header, as JSON under
-//! `progress`, all the rest. A file that does not fit the cohort is not an error: the cohort then
-//! starts over.
+//! `progress`, all the rest. A file that does not fit its models is not an error: they then start over.
+//! Models are found whatever batch they were saved in, so that another width of vectors, or another
+//! device, goes on.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use zoo_model::files::{write_atomic, FileError};
+use zoo_engine::Snapshot;
+use zoo_model::files::{fingerprint, write_atomic, FileError};
 use zoo_model::safetensors_file::{self, from_f32, to_f32, Dtype, TensorFile, TensorSpec};
 use zoo_model::{ModelId, ResultLine};
 
-use crate::engine::Snapshot;
 use crate::trajectory::{Progress, Trajectory};
+
+/// How the names of checkpoints begin.
+const PREFIX: &str = "checkpoint-";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -25,7 +30,7 @@ struct Header {
     lines: Vec<Vec<ResultLine>>,
 }
 
-/// Saves the progress of the cohort `ids` of the zoo with this fingerprint.
+/// Saves the progress of the models `ids` of the zoo with this fingerprint.
 pub fn save(path: &Path, fingerprint: &str, ids: &[ModelId], progress: &Progress) -> Result<(), FileError> {
     let header = Header {
         fingerprint: fingerprint.to_owned(),
@@ -58,18 +63,92 @@ pub fn save(path: &Path, fingerprint: &str, ids: &[ModelId], progress: &Progress
     write_atomic(path, |out| safetensors_file::write(out, &specs, &metadata, data.iter().map(Vec::as_slice)))
 }
 
-/// The saved progress of the cohort `ids`, or `None` if there is none, or none of it that is whole.
-pub fn load(path: &Path, fingerprint: &str, ids: &[ModelId]) -> Option<Progress> {
-    let mut file = TensorFile::open(path).ok()?;
-    let header: Header = serde_json::from_str(file.header().metadata.get("progress")?).ok()?;
-    let models = ids.len();
-    if header.fingerprint != fingerprint
-        || header.ids != ids
-        || header.steps.len() != models
-        || header.lines.len() != models
-    {
-        return None;
+/// Where the checkpoint of a batch lies: named by its models, so that batches of another width do not
+/// overwrite it.
+pub fn path(dir: &Path, ids: &[ModelId]) -> PathBuf {
+    dir.join(format!("{PREFIX}{}-{}.safetensors", ids[0], &fingerprint(&ids)[..12]))
+}
+
+/// Where the latest progress of each model of a zoo in the making lies.
+#[derive(Debug, Default)]
+pub struct Checkpoints {
+    fingerprint: String,
+    places: HashMap<ModelId, Place>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    path: PathBuf,
+    epoch: u32,
+}
+
+impl Checkpoints {
+    /// Looks through a folder for the checkpoints of the zoo with this fingerprint; others are left
+    /// alone, with a warning.
+    pub fn find(dir: &Path, fingerprint: &str) -> Self {
+        let mut places: HashMap<ModelId, Place> = HashMap::new();
+        // No folder: nothing in the making.
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                continue;
+            }
+            let path = entry.path();
+            let header = TensorFile::open(&path).ok().and_then(|file| header_of(&file, fingerprint));
+            let Some(Header { ids, epoch, .. }) = header else {
+                tracing::warn!("{} is not a checkpoint of this zoo; its models start over", path.display());
+                continue;
+            };
+            for id in ids {
+                let place = Place { path: path.clone(), epoch };
+                let known = places.entry(id).or_insert_with(|| place.clone());
+                if known.epoch < epoch {
+                    *known = place;
+                }
+            }
+        }
+        Self { fingerprint: fingerprint.to_owned(), places }
     }
+
+    /// The epoch that a model goes on from; 0: the beginning.
+    pub fn epoch(&self, id: ModelId) -> u32 {
+        self.places.get(&id).map_or(0, |place| place.epoch)
+    }
+
+    /// The saved progress of models that go on from one epoch, whatever batches they were saved in;
+    /// `None` if there is none, or none of it that is whole.
+    pub fn load(&self, ids: &[ModelId]) -> Option<Progress> {
+        let mut files: HashMap<&Path, (Vec<ModelId>, Progress)> = HashMap::new();
+        let mut progress = Progress { epoch: self.epoch(*ids.first()?), ..Progress::default() };
+        for id in ids {
+            let path = self.places.get(id)?.path.as_path();
+            if !files.contains_key(path) {
+                files.insert(path, read(path, &self.fingerprint)?);
+            }
+            let (saved_ids, saved) = &files[path];
+            let row = saved_ids.iter().position(|saved| saved == id)?;
+            if saved.epoch != progress.epoch {
+                return None;
+            }
+            progress.snapshots.push(saved.snapshots[row].clone());
+            progress.trajectories.push(saved.trajectories[row].clone());
+        }
+        Some(progress)
+    }
+}
+
+fn header_of(file: &TensorFile, fingerprint: &str) -> Option<Header> {
+    let header: Header = serde_json::from_str(file.header().metadata.get("progress")?).ok()?;
+    let models = header.ids.len();
+    let fits = header.fingerprint == fingerprint && header.steps.len() == models && header.lines.len() == models;
+    (fits && models > 0).then_some(header)
+}
+
+/// The models of a checkpoint and their progress; `None` if it is not one of the zoo with this
+/// fingerprint, or not whole.
+pub fn read(path: &Path, fingerprint: &str) -> Option<(Vec<ModelId>, Progress)> {
+    let mut file = TensorFile::open(path).ok()?;
+    let header = header_of(&file, fingerprint)?;
+    let models = header.ids.len();
     let count = |prefix: &str| file.header().tensors.iter().filter(|t| t.spec.name.starts_with(prefix)).count();
     let (moments, is_variational) = (count("moment"), count("log_sigma2") > 0);
     let mut read = |name: &str| -> Option<Vec<Vec<f64>>> {
@@ -100,7 +179,7 @@ pub fn load(path: &Path, fingerprint: &str, ids: &[ModelId]) -> Option<Progress>
     let snapshots = snapshots.collect();
     let trajectories =
         header.lines.into_iter().map(|lines| Trajectory { lines, states: states.by_ref().take(kept).collect() });
-    Some(Progress { epoch: header.epoch, snapshots, trajectories: trajectories.collect() })
+    Some((header.ids, Progress { epoch: header.epoch, snapshots, trajectories: trajectories.collect() }))
 }
 
 #[cfg(test)]
@@ -129,14 +208,42 @@ mod tests {
         };
         let ids = [ModelId(3), ModelId(5)];
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.safetensors");
-        assert_eq!(load(&path, "f", &ids), None);
+        let path = path(dir.path(), &ids);
+        assert_eq!(read(&path, "f"), None);
         save(&path, "f", &ids, &progress).unwrap();
-        assert_eq!(load(&path, "f", &ids), Some(progress));
-        assert_eq!(load(&path, "other", &ids), None);
-        assert_eq!(load(&path, "f", &[ModelId(3)]), None);
+        assert_eq!(read(&path, "f"), Some((ids.to_vec(), progress.clone())));
+        assert_eq!(read(&path, "other"), None);
+        assert_eq!(Checkpoints::find(dir.path(), "f").load(&ids), Some(progress));
+        assert_eq!(Checkpoints::find(dir.path(), "other").load(&ids), None);
         std::fs::write(&path, b"garbage").unwrap();
-        assert_eq!(load(&path, "f", &ids), None);
+        assert_eq!(read(&path, "f"), None);
+        assert_eq!(Checkpoints::find(dir.path(), "f").epoch(ids[0]), 0);
+    }
+
+    #[test]
+    fn models_go_on_in_batches_of_another_width() {
+        let snapshot =
+            |x: f64| Snapshot { step: 7, parameters: vec![x; 3], moments: vec![vec![x; 3]], log_sigma2: None };
+        let trajectory = |x: f64| Trajectory { lines: vec![line()], states: vec![vec![x as f32; 3]] };
+        let progress = |epoch, models: &[u32]| Progress {
+            epoch,
+            snapshots: models.iter().map(|&m| snapshot(m.into())).collect(),
+            trajectories: models.iter().map(|&m| trajectory(m.into())).collect(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let save = |epoch, models: &[u32]| {
+            let ids: Vec<ModelId> = models.iter().map(|&m| ModelId(m)).collect();
+            save(&path(dir.path(), &ids), "f", &ids, &progress(epoch, models)).unwrap();
+        };
+        save(2, &[0, 1, 2, 3]);
+        save(5, &[2, 3]);
+        save(2, &[4]);
+        let found = Checkpoints::find(dir.path(), "f");
+        assert_eq!([0, 1, 2, 3, 4, 5].map(|m| found.epoch(ModelId(m))), [2, 2, 5, 5, 2, 0]);
+        assert_eq!(found.load(&[ModelId(4), ModelId(1)]), Some(progress(2, &[4, 1])));
+        assert_eq!(found.load(&[ModelId(3), ModelId(2)]), Some(progress(5, &[3, 2])));
+        assert_eq!(found.load(&[ModelId(1), ModelId(2)]), None);
+        assert_eq!(found.load(&[ModelId(5)]), None);
     }
 
     #[test]
@@ -160,7 +267,7 @@ mod tests {
                 [vec![0; 8 * parameters.iter().product::<usize>()], vec![0; 4 * states.iter().product::<usize>()]];
             write_atomic(&path, |out| safetensors_file::write(out, &specs, &metadata, data.iter().map(Vec::as_slice)))
                 .unwrap();
-            load(&path, "f", &[ModelId(0), ModelId(1)])
+            read(&path, "f").map(|(_, progress)| progress)
         };
         assert!(write(1, [2, 3], [2, 1, 3]).is_some());
         for (lines, parameters, states) in [

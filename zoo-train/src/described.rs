@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 use zoo_model::plan::{list, name};
+use zoo_model::stage::UsageError;
 use zoo_model::{Dataset, Manifest, Split};
-use zoo_stage::UsageError;
 
 use crate::Error;
 

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use zoo_model::init::initial_parameters;
+use zoo_model::plan::PlannedModel;
+use zoo_model::stage::Interrupt;
 use zoo_model::synthetic::noise_dataset;
-use zoo_model::{Activation, Architecture, Hyperparameters, Init, Optimizer, Plan, Split};
-use zoo_stage::Interrupt;
+use zoo_model::{Activation, Architecture, Init, Optimizer, Plan, Split};
 
-use crate::engine::{Engine, Mask, Task};
-use crate::variational::Variational;
+use zoo_engine::variational::Variational;
+use zoo_engine::{Batches, DeviceError, Engine, Mask, ModelSpec, Sparsification, Task};
 
 /// Parameters times pixels that are measured at once: four batches of a small network, a few samples
 /// of one that takes seconds for a batch.
@@ -27,75 +28,100 @@ pub struct Rates {
     pub evaluate: f64,
 }
 
-type Kind = (Architecture, Vec<u32>, Activation, Optimizer, bool, [usize; 3], usize, usize, bool);
+/// What models are trained on, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workload {
+    /// Channels, height and width of the images.
+    pub shape: [usize; 3],
+    /// Classes.
+    pub classes: usize,
+    /// Samples of the train split.
+    pub train: usize,
+    /// Samples of the validation and the test split together.
+    pub evaluated: usize,
+    /// How the models become sparse.
+    pub sparsification: Sparsification,
+}
+
+/// What a rate depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Kind {
+    engine: &'static str,
+    architecture: Architecture,
+    hidden: Vec<u32>,
+    activation: Activation,
+    optimizer: Optimizer,
+    has_dropout: bool,
+    batch_size: usize,
+    shape: [usize; 3],
+    classes: usize,
+    sparsification: Sparsification,
+    models: usize,
+}
 
 /// Measured rates by what they depend on.
 #[derive(Debug, Default)]
 pub struct Calibration(HashMap<Kind, Rates>);
 
 impl Calibration {
-    /// Rates of one model of a cohort of `models` like `h`, with or without variational dropout,
-    /// measured once for each kind.
-    pub fn rates(
-        &mut self,
-        engine: &dyn Engine,
-        h: &Hyperparameters,
-        models: usize,
-        shape: [usize; 3],
-        classes: usize,
-        variational: bool,
-    ) -> Rates {
-        let kind = (
-            h.architecture,
-            h.hidden.clone(),
-            h.activation,
-            h.optimizer,
-            h.dropout > 0.0,
-            shape,
-            h.batch_size,
+    /// Rates of one of the given number of models like `model` that are trained together, measured once
+    /// for each kind.
+    pub fn rates(&mut self, engine: &dyn Engine, model: &ModelSpec, models: usize, work: &Workload) -> Rates {
+        let h = &model.hyperparameters;
+        let kind = Kind {
+            engine: engine.name(),
+            architecture: h.architecture,
+            hidden: h.hidden.clone(),
+            activation: h.activation,
+            optimizer: h.optimizer,
+            has_dropout: h.dropout > 0.0,
+            batch_size: h.batch_size,
+            shape: work.shape,
+            classes: work.classes,
+            sparsification: model.sparsification,
             models,
-            variational,
-        );
-        *self.0.entry(kind).or_insert_with(|| measure(engine, h, models, shape, classes, variational))
+        };
+        *self.0.entry(kind).or_insert_with(|| measure(engine, model, models, work))
     }
 
-    /// Seconds that `threads` threads need to train a plan on splits of these sizes (train, val,
-    /// test), metrics included, with or without variational dropout: each takes the next cohort when
-    /// it is done with one.
-    #[allow(clippy::too_many_arguments)]
+    /// Seconds that the given number of threads need to train a plan, metrics included: each takes the
+    /// next batch of models when it is done with one.
+    ///
+    /// # Errors
+    /// Not one model fits the engine's device.
     pub fn seconds(
         &mut self,
         engine: &dyn Engine,
         plan: &Plan,
-        shape: [usize; 3],
-        classes: usize,
-        [train, val, test]: [usize; 3],
+        work: &Workload,
         threads: usize,
-        variational: bool,
-    ) -> f64 {
+    ) -> Result<f64, DeviceError> {
         let kept = plan.train.kept_epochs();
-        let evaluated = kept.len() * (val + test) + if kept.first() == Some(&0) { train } else { 0 };
-        let trained = plan.train.epochs as usize * train;
-        let models: Vec<&Hyperparameters> = plan.models.iter().map(|m| &m.hyperparameters).collect();
-        let mut busy = vec![0f64; threads.max(1)];
-        for cohort in engine.cohorts(&models) {
-            let rates = self.rates(engine, models[cohort[0]], cohort.len(), shape, classes, variational);
+        let evaluated = kept.len() * work.evaluated + if kept.first() == Some(&0) { work.train } else { 0 };
+        let trained = plan.train.epochs as usize * work.train;
+        let spec = |m: &PlannedModel| ModelSpec {
+            hyperparameters: m.hyperparameters.clone(),
+            sparsification: work.sparsification,
+        };
+        let models: Vec<ModelSpec> = plan.models.iter().map(spec).collect();
+        let models: Vec<&ModelSpec> = models.iter().collect();
+        let data = noise_dataset(work.shape, work.classes, 1);
+        let Batches { batches, at_once } =
+            engine.plan_batches(engine.cohorts(&models), &models, &data, threads.max(1))?;
+        let mut busy = vec![0f64; at_once.max(1)];
+        for batch in batches {
+            let rates = self.rates(engine, models[batch[0]], batch.len(), work);
             let seconds = trained as f64 * rates.train + evaluated as f64 * rates.evaluate;
             let first_free = busy.iter_mut().min_by(|a, b| a.total_cmp(b)).expect("at least one thread");
-            *first_free += seconds * cohort.len() as f64;
+            *first_free += seconds * batch.len() as f64;
         }
-        busy.into_iter().fold(0.0, f64::max)
+        Ok(busy.into_iter().fold(0.0, f64::max))
     }
 }
 
-fn measure(
-    engine: &dyn Engine,
-    h: &Hyperparameters,
-    models: usize,
-    shape: [usize; 3],
-    classes: usize,
-    variational: bool,
-) -> Rates {
+fn measure(engine: &dyn Engine, model: &ModelSpec, models: usize, work: &Workload) -> Rates {
+    let h = &model.hyperparameters;
+    let &Workload { shape, classes, .. } = work;
     let Ok(network) = h.network(shape, classes) else {
         return Rates::default();
     };
@@ -103,7 +129,10 @@ fn measure(
     let data = noise_dataset(shape, classes, samples);
     // Weights of ordinary size: calibrating on saturated ones would time denormal numbers.
     let initial = initial_parameters(&network, Init::KaimingUniform, 0);
-    let mask = variational.then_some(Mask::Variational(Variational { epochs: 1 }));
+    let mask = match model.sparsification {
+        Sparsification::Masks => None,
+        Sparsification::VariationalDropout => Some(Mask::Variational(Variational { epochs: 1 })),
+    };
     let task = Task { initial, network, hyperparameters: h.clone(), mask, epochs_before: 0 };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let timed = || {

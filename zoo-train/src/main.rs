@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let about = "Train a zoo: every model of a manifest's grid, with its whole trajectory";
-    zoo_stage::main("zoo-train", about, zoo_train::EXAMPLES, zoo_train::run)
+    zoo_cli::main("zoo-train", about, zoo_train::cli::EXAMPLES, zoo_train::cli::run)
 }

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use zoo_model::files::{persist_dir, remove_abandoned, temporary_dir_in, FileError};
+use zoo_model::stage::UsageError;
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::names;
 use zoo_model::{ModelId, ZooDir, ZooRecord};
-use zoo_stage::UsageError;
 
 use crate::population::{
     find, finish_if_complete, read_run, started_shards, training_dir, write_run, Completion, Found, Run, ShardRecord,

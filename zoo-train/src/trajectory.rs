@@ -1,11 +1,11 @@
 //! Trains one cohort from start to end: which states are kept, and what is recorded of each.
 
 use zoo_model::result::{finite, ResultLine};
+use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Split};
-use zoo_stage::Interrupt;
 
-use crate::engine::{Cohort, CohortError, Engine, Evaluation, Snapshot, Task};
-use crate::metrics::Score;
+use zoo_engine::metrics::Score;
+use zoo_engine::{Cohort, Engine, EngineError, Evaluation, Snapshot, Task};
 
 /// A task, and what its caller wants recorded besides the metrics.
 pub struct Job<'a> {
@@ -50,7 +50,7 @@ impl Progress {
         jobs: &[Job],
         data: &Dataset,
         kept_epochs: &[u32],
-    ) -> Result<bool, CohortError> {
+    ) -> Result<bool, EngineError> {
         let tasks: Vec<Task> = jobs.iter().map(|j| j.task.clone()).collect();
         let fresh = engine.start(&tasks, data, None)?.snapshots()?;
         let shape = |s: &Snapshot| {
@@ -75,7 +75,7 @@ impl Progress {
 ///
 /// Goes on from `progress`. `after_epoch` sees the progress after each epoch, so that it can be
 /// saved; an interruption leaves `progress` at the end of the last whole epoch.
-pub fn train<E: From<CohortError>>(
+pub fn train<E: From<EngineError>>(
     engine: &dyn Engine,
     jobs: &[Job],
     data: &Dataset,
@@ -86,7 +86,7 @@ pub fn train<E: From<CohortError>>(
 ) -> Result<Vec<Trajectory>, E> {
     let tasks: Vec<Task> = jobs.iter().map(|j| j.task.clone()).collect();
     let from = (!progress.snapshots.is_empty()).then_some(progress.snapshots.as_slice());
-    let mut cohort = engine.start(&tasks, data, from).map_err(CohortError::from)?;
+    let mut cohort = engine.start(&tasks, data, from).map_err(EngineError::from)?;
     progress.trajectories.resize(jobs.len(), Trajectory::default());
     let last = kept_epochs.last().copied().unwrap_or(0);
     if from.is_none() && kept_epochs.first() == Some(&0) {
@@ -101,7 +101,7 @@ pub fn train<E: From<CohortError>>(
         let evaluations = if is_kept { Some(evaluate(cohort.as_mut(), interrupt)?) } else { None };
         // What follows is copied out and written while the next epoch runs.
         if epoch < last {
-            cohort.begin_epoch(epoch + 1)?;
+            cohort.prefetch_epoch(epoch + 1)?;
         }
         let snapshots = cohort.snapshots()?;
         let trained: Vec<Option<Score>> = trained.into_iter().map(Some).collect();
@@ -119,7 +119,7 @@ fn scores(evaluations: Vec<Evaluation>) -> Vec<Option<Score>> {
 }
 
 /// The models on the validation and the test split.
-fn evaluate(cohort: &mut dyn Cohort, interrupt: &Interrupt) -> Result<[Vec<Evaluation>; 2], CohortError> {
+fn evaluate(cohort: &mut dyn Cohort, interrupt: &Interrupt) -> Result<[Vec<Evaluation>; 2], EngineError> {
     Ok([cohort.evaluate(Split::Val, interrupt)?, cohort.evaluate(Split::Test, interrupt)?])
 }
 
@@ -165,7 +165,7 @@ fn result_line(epoch: u32, state: &[f32], train: Option<Score>, val: Option<Scor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::population_engine::PopulationEngine;
+    use zoo_engine_population::PopulationEngine;
     use zoo_model::synthetic::noise_dataset;
     use zoo_model::{Hyperparameters, Optimizer};
 
@@ -175,12 +175,12 @@ mod tests {
         let engine = PopulationEngine::new();
         let job = |optimizer| {
             let h = Hyperparameters { optimizer, batch_size: 4, ..Hyperparameters::default() };
-            Job { task: crate::task(&h, data.shape, 10).unwrap(), annotate: None }
+            Job { task: Task::new(&h, data.shape, 10).unwrap(), annotate: None }
         };
         let jobs = [job(Optimizer::Adam), job(Optimizer::Adam)];
         let fits = |progress: &Progress| progress.fits(&engine, &jobs, &data, &[0, 1, 3]).unwrap();
         let mut saved = Vec::new();
-        let keep = |now: &Progress| -> Result<(), CohortError> {
+        let keep = |now: &Progress| -> Result<(), EngineError> {
             saved.push(now.clone());
             Ok(())
         };

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use safetensors::SafeTensors;
+use zoo_engine::magnitude::{sparsity_ratio, Ramp, Scope};
+use zoo_engine::variational::{is_kept, kl, log_alpha, Variational};
+use zoo_engine::{Engine, Mask, Snapshot, Task};
 use zoo_model::init::initial_parameters;
+use zoo_model::stage::Interrupt;
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Dataset, Hyperparameters, Init, Optimizer};
-use zoo_stage::Interrupt;
-use zoo_train::magnitude::{sparsity_ratio, Ramp, Scope};
-use zoo_train::variational::{is_kept, kl, log_alpha, Variational};
-use zoo_train::{engines, Engine, Mask, Snapshot, Task};
+use zoo_train::registry::all_on_processor;
 
 #[test]
 fn the_reference_vectors_hold() {
@@ -75,7 +76,7 @@ fn masks() -> [Mask; 2] {
 #[test]
 fn an_interruption_changes_no_bit() {
     let data = noise_dataset([1, 28, 28], 10, 30);
-    for engine in engines() {
+    for engine in all_on_processor().unwrap() {
         for mask in &masks() {
             for optimizer in [Optimizer::Adam, Optimizer::Sgd] {
                 let tasks = tasks(&data, mask, optimizer, 3);
@@ -95,7 +96,8 @@ fn engines_agree_within_rounding() {
     for mask in &masks() {
         for optimizer in [Optimizer::Adam, Optimizer::Sgd] {
             let tasks = tasks(&data, mask, optimizer, 2);
-            let found: Vec<_> = engines().iter().map(|e| train(e.as_ref(), &tasks, &data, false)).collect();
+            let found: Vec<_> =
+                all_on_processor().unwrap().iter().map(|e| train(e.as_ref(), &tasks, &data, false)).collect();
             for (a, b) in found[0].iter().flatten().zip(found[1].iter().flatten()) {
                 let difference = |a: &[f64], b: &[f64]| {
                     let largest = b.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
@@ -115,7 +117,7 @@ fn engines_agree_within_rounding() {
 fn a_ramps_sparsity_is_that_of_its_epoch_and_drowned_weights_are_zero() {
     let data = noise_dataset([1, 28, 28], 10, 20);
     let [variational, ramp] = masks();
-    for engine in engines() {
+    for engine in all_on_processor().unwrap() {
         let pruned = tasks(&data, &ramp, Optimizer::Adam, 1);
         let network = &pruned[0].network;
         let states: Vec<Vec<f32>> =

@@ -1,17 +1,17 @@
 //! Levels 5 and 6: models evaluated and trained again.
 
-use clap::ValueEnum;
 use serde::Deserialize;
+use zoo_engine::{DeviceName, Engine, EngineError, Task};
 use zoo_model::architecture::Network;
 use zoo_model::files::sha256;
 use zoo_model::plan::TrainSection;
 use zoo_model::result::to_json_lines;
+use zoo_model::stage::Interrupt;
 use zoo_model::zoo_dir::names;
 use zoo_model::{states, Dataset, ModelId, Params, ResultLine, Split, ZooRecord};
 use zoo_sparsify::Twin;
-use zoo_stage::Interrupt;
+use zoo_train::registry;
 use zoo_train::trajectory::{self, Job, Progress, Trajectory};
-use zoo_train::{task, CohortError, Engine, EngineName, Task};
 
 use crate::checker::Sampled;
 use crate::report::{Failure, Level};
@@ -34,9 +34,9 @@ pub fn engine(record: &ZooRecord, data: &Dataset, retrain: bool) -> Result<Box<d
         }
         _ => {}
     }
-    let name = EngineName::from_str(&made_by.name, false)
+    let factory = registry::find(&made_by.name)
         .map_err(|_| format!("the engine `{}` that made the zoo is not in this program", made_by.name))?;
-    let engine = name.engine();
+    let engine = factory.build(DeviceName::Cpu).map_err(|error| error.to_string())?.engine;
     if retrain && made_by.version != engine.version() {
         let (made_by, version) = (&made_by.version, engine.version());
         return Err(format!(
@@ -56,13 +56,13 @@ pub fn replay(
     engine: &dyn Engine,
     data: &Dataset,
     interrupt: &Interrupt,
-) -> Result<Vec<Failure>, CohortError> {
+) -> Result<Vec<Failure>, EngineError> {
     let (Some(state), Some(line), Ok(network)) = (model.states.last(), model.lines.last(), model.params.network())
     else {
         return Ok(Vec::new());
     };
     let hyperparameters = model.params.hyperparameters.clone();
-    let task = Task { network, hyperparameters, initial: state.clone(), mask: None, epochs_before: 0 };
+    let task = Task::from_state(network, hyperparameters, state.clone());
     let mut cohort = engine.start(&[task], data, None)?;
     let mut failures = Vec::new();
     let recorded =
@@ -97,7 +97,7 @@ pub fn retrain(
     engine: &dyn Engine,
     data: &Dataset,
     interrupt: &Interrupt,
-) -> Result<Vec<Failure>, CohortError> {
+) -> Result<Vec<Failure>, EngineError> {
     let id = model.params.id;
     let fail = |message: String| Ok(vec![failure(Level::Retrain, id, names::STATES, message)]);
     #[derive(Deserialize)]
@@ -109,7 +109,7 @@ pub fn retrain(
         Ok(made) => made,
         Err(error) => return fail(format!("zoo.json does not say how it was trained: {error}")),
     };
-    let dense = match task(&model.params.hyperparameters, data.shape, data.classes()) {
+    let dense = match Task::new(&model.params.hyperparameters, data.shape, data.classes()) {
         Ok(task) => task,
         Err(error) => return fail(error.to_string()),
     };
@@ -140,10 +140,10 @@ fn run(
     data: &Dataset,
     kept: &[u32],
     interrupt: &Interrupt,
-) -> Result<Trajectory, CohortError> {
+) -> Result<Trajectory, EngineError> {
     let mut progress = Progress::default();
     let ignore = |_: &Progress| Ok(());
-    let mut trained = trajectory::train::<CohortError>(engine, &[job], data, kept, &mut progress, interrupt, ignore)?;
+    let mut trained = trajectory::train::<EngineError>(engine, &[job], data, kept, &mut progress, interrupt, ignore)?;
     Ok(trained.remove(0))
 }
 

@@ -26,13 +26,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use zoo_model::files::{is_system_file, read_limited, sha256, sha256_file, FileError};
 use zoo_model::random::{Purpose, Stream};
+use zoo_model::stage::{Interrupted, Stage, SummaryError, UsageError};
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::{model_file, names, parse_checksums, RECORD_LIMIT};
 use zoo_model::{Dataset, ModelId, ZooDir, ZooRecord};
 use zoo_pack::entries::{padding, Entries, Entry};
 use zoo_pack::members::{decode, Damage, Origin, HEADER};
 use zoo_pack::{sums_path, Volumes, VOLUMES};
-use zoo_stage::{Interrupted, Stage, SummaryPrinted, UsageError, VerificationFailed};
 
 use checker::{hexadecimal, size_limit, Checker, Hopeless, Whole, HEAD};
 pub use report::{Failure, Level, Report, VolumeSet, VolumesHere, KEPT_FAILURES};
@@ -49,18 +49,15 @@ pub enum Error {
     /// Asked to stop.
     #[error("{0}")]
     Interrupted(#[from] Interrupted),
-    /// The verdict is no.
+    /// The verdict is no, or there are verdicts, all of them yes, but not on everything that was named.
     #[error("{0}")]
-    Failed(#[from] VerificationFailed),
-    /// There are verdicts, all of them yes, but not on everything that was named.
-    #[error("{0}")]
-    Incomplete(#[from] SummaryPrinted),
+    Failed(#[from] SummaryError),
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
     /// Models could not be run again.
     #[error("{0}")]
-    Cohort(#[from] zoo_train::CohortError),
+    Cohort(#[from] zoo_engine::EngineError),
 }
 
 /// Command line of `zoo-verify`.
@@ -200,11 +197,11 @@ pub fn verify_all(paths: &[PathBuf], complete: bool, options: &Options, stage: &
     summary.errors = errors.iter().map(ToString::to_string).collect();
     let incomplete = complete && summary.volumes.iter().any(|set| !set.complete);
     summary.ok &= errors.is_empty() && !incomplete;
-    conclude(summary, complete, errors, stage)
+    conclude(summary, complete, errors)
 }
 
 /// The summary if all is well. Else it is printed, unless it says nothing, and the worst is the error.
-fn conclude(summary: Summary, complete: bool, mut errors: Vec<Error>, stage: &Stage) -> Result<Summary, Error> {
+fn conclude(summary: Summary, complete: bool, mut errors: Vec<Error>) -> Result<Summary, Error> {
     if summary.ok {
         return Ok(summary);
     }
@@ -214,17 +211,15 @@ fn conclude(summary: Summary, complete: bool, mut errors: Vec<Error>, stage: &St
     if failed.is_empty() && summary.reports.is_empty() && errors.len() == 1 {
         return Err(errors.remove(0));
     }
-    if !summary.reports.is_empty() || stage.common.json {
-        let _ = stage.print(&summary);
-    }
     if failed.is_empty() {
         let message = summary.errors.join("; ");
         let usage = errors.iter().position(|e| matches!(e, Error::Usage(_))).unwrap_or(0);
-        return Err(SummaryPrinted { message, source: errors.swap_remove(usage).into() }.into());
+        let source = errors.swap_remove(usage);
+        return Err(SummaryError::new(&summary, message, Some(source.into())).into());
     }
     let failed = format!("{}: verification failed", failed.join(", "));
-    let message = std::iter::once(failed).chain(summary.errors).collect::<Vec<_>>().join("; ");
-    Err(VerificationFailed(message).into())
+    let message = std::iter::once(failed).chain(summary.errors.clone()).collect::<Vec<_>>().join("; ");
+    Err(SummaryError::new(&summary, message, None).into())
 }
 
 /// The path itself, or the volumes that `NAME.tar.gz` stands for if there is no such file.
@@ -386,7 +381,7 @@ fn engine(
     record: &ZooRecord,
     data: &Dataset,
     options: &Options,
-) -> Result<Box<dyn zoo_train::Engine>, UsageError> {
+) -> Result<Box<dyn zoo_engine::Engine>, UsageError> {
     let refused = |message| UsageError(format!("{}: {message}", path.display()));
     again::engine(record, data, options.retrain > 0).map_err(refused)
 }
@@ -442,7 +437,7 @@ fn archive(
 /// Reads an archive, with progress, until interrupted.
 struct Watched<'a> {
     file: File,
-    progress: zoo_stage::Progress,
+    progress: Box<dyn zoo_model::stage::Progress>,
     stage: &'a Stage,
 }
 

@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let about = "Verify a zoo, from checksums up to retraining; archives are streamed, nothing is written";
-    zoo_stage::main("zoo-verify", about, zoo_verify::EXAMPLES, zoo_verify::run)
+    zoo_cli::main("zoo-verify", about, zoo_verify::EXAMPLES, zoo_verify::run)
 }

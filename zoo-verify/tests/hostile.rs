@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use proptest::prelude::*;
+use zoo_model::stage::Stage;
 use zoo_model::{synthetic, ModelId, ZooDir};
 use zoo_pack::entries::{header, padding};
 use zoo_pack::members::{compress, compress_stream, decode, PIECE};
 use zoo_pack::{pack, PackOptions};
-use zoo_stage::Stage;
 use zoo_verify::{verify, Options, Report};
 
 fn zoo_verify(args: &[&str], dir: &Path) -> Output {

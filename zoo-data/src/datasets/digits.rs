@@ -48,7 +48,7 @@ fn read(bytes: &[u8], parts: &mut Parts) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zoo_stage::Stage;
+    use zoo_model::stage::Stage;
 
     #[test]
     fn the_embedded_digits_are_whole() {

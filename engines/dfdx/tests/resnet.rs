@@ -1,0 +1,197 @@
+//! ResNet-18, its schedule and its augmentation against torchvision, PyTorch and Pillow. The vectors
+//! and the script that made them are in `tests/reference`.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use zoo_engine::schedule::{rates, Rates};
+use zoo_engine::{Engine, Task};
+use zoo_engine_dfdx::DfdxEngine;
+use zoo_model::augmentation::rotate;
+use zoo_model::dataset::{DatasetInfo, Samples};
+use zoo_model::stage::Interrupt;
+use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Network, Optimizer, Schedule, Split};
+
+struct Vectors {
+    doubles: HashMap<String, Vec<f64>>,
+    bytes: HashMap<String, Vec<u8>>,
+    metadata: HashMap<String, String>,
+}
+
+impl Vectors {
+    fn read(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference").join(name);
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let metadata = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap_or_default();
+        let mut vectors = Self { doubles: HashMap::new(), bytes: HashMap::new(), metadata };
+        for (name, tensor) in SafeTensors::deserialize(&bytes).unwrap().iter() {
+            let data = tensor.data();
+            if tensor.dtype() == Dtype::F64 {
+                let values = data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect();
+                vectors.doubles.insert(name.to_owned(), values);
+            } else {
+                vectors.bytes.insert(name.to_owned(), data.to_vec());
+            }
+        }
+        vectors
+    }
+
+    fn value<T: std::str::FromStr>(&self, key: &str) -> T {
+        self.metadata[key].parse().unwrap_or_else(|_| panic!("metadata {key}"))
+    }
+}
+
+/// The script's `noise`.
+fn noise(stream: u64, count: usize) -> impl Iterator<Item = u64> {
+    (0..count as u64).map(move |i| {
+        let mut x = (i.wrapping_mul(0x9E37_79B1) + stream * 0x85EB_CA6B) & 0xFFFF_FFFF;
+        for (shift, factor) in [(16, 0x85EB_CA6B), (13, 0xC2B2_AE35), (16, 1)] {
+            x ^= x >> shift;
+            x = x.wrapping_mul(factor) & 0xFFFF_FFFF;
+        }
+        x
+    })
+}
+
+/// The script's `fill`.
+fn state(network: &Network) -> Vec<f32> {
+    let mut sorted: Vec<_> = network.parameters().iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut flat = vec![0.0; network.state_len()];
+    for (stream, parameter) in sorted.into_iter().enumerate() {
+        let n = parameter.range.len();
+        let unit = noise(stream as u64, n).map(|x| x as f64 / 4_294_967_296.0);
+        let fan_in: usize = parameter.shape[1..].iter().product();
+        let around_one = parameter.name.ends_with("running_var") || parameter.name.ends_with("weight");
+        for (value, unit) in flat[parameter.range.clone()].iter_mut().zip(unit) {
+            *value = match parameter.shape.len() {
+                2.. => (2.0 * unit - 1.0) * (6.0 / fan_in as f64).sqrt(),
+                _ if around_one => 0.5 + unit,
+                _ => (2.0 * unit - 1.0) / 10.0,
+            } as f32;
+        }
+    }
+    flat
+}
+
+/// The script's places: `linspace(0, n - 1, 64)`, cut to integers.
+fn sampled(values: &[f64]) -> Vec<f64> {
+    let count = values.len().min(64);
+    let step = (values.len() - 1) as f64 / (count - 1) as f64;
+    (0..count).map(|i| values[if i + 1 == count { values.len() - 1 } else { (i as f64 * step) as usize }]).collect()
+}
+
+fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(1e-30, |m: f64, e| m.max(e.abs()));
+    for (f, e) in found.iter().zip(expected) {
+        assert!((f - e).abs() <= tolerance * largest, "{what}: {f} is not {e}");
+    }
+}
+
+fn doubles(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| v.into()).collect()
+}
+
+fn one_step_equals_torchvisions(file: &str) {
+    let vectors = Vectors::read(file);
+    let (side, classes, batch): (usize, usize, usize) =
+        (vectors.value("side"), vectors.value("classes"), vectors.value("batch"));
+    let images = noise(1000, batch * 3 * side * side).map(|x| (x >> 24) as u8).collect();
+    let samples = Samples { images, labels: (0..batch).map(|i| (i * 7 % classes) as u16).collect() };
+    let info = DatasetInfo {
+        dataset: "noise".into(),
+        class_names: (0..classes).map(|c| c.to_string()).collect(),
+        mean: vec![0.5; 3],
+        std: vec![0.5; 3],
+        sources: Default::default(),
+        fingerprint: String::new(),
+    };
+    let data = Dataset::new(info, [3, side, side], [samples.clone(), Samples::default(), samples]).unwrap();
+    let hyperparameters = Hyperparameters {
+        architecture: Architecture::Resnet18,
+        activation: Activation::Relu,
+        optimizer: Optimizer::Sgd,
+        learning_rate: vectors.value("learning_rate"),
+        momentum: vectors.value("momentum"),
+        weight_decay: vectors.value("weight_decay"),
+        batch_size: batch,
+        ..Hyperparameters::default()
+    };
+    let network = hyperparameters.network(data.shape, classes).unwrap();
+    let task =
+        Task { initial: state(&network), network: network.clone(), hyperparameters, mask: None, epochs_before: 0 };
+    let mut cohort = DfdxEngine::default().start(&[task], &data, None).unwrap();
+
+    let logits = cohort.logits(Split::Test, 0..batch).unwrap().remove(0);
+    assert_close(&logits, &vectors.doubles["eval_logits"], 1e-6, "logits at evaluation");
+    let order: Vec<u32> = (0..batch as u32).collect();
+    let gradient = doubles(&cohort.gradients(&order).unwrap()[0]);
+    let score = cohort.train(1, &[order], &Interrupt::default()).unwrap()[0];
+    assert_close(&[score.loss], &vectors.doubles["loss"], 1e-9, "loss");
+    let after = &cohort.snapshots().unwrap()[0].parameters;
+    for parameter in network.parameters() {
+        let name = &parameter.name;
+        assert_close(
+            &sampled(&after[parameter.range.clone()]),
+            &vectors.doubles[&format!("step.{name}")],
+            1e-6,
+            &format!("{name} after a step"),
+        );
+        if parameter.role.is_trained() {
+            let found = &gradient[parameter.range.clone()];
+            let norm = found.iter().map(|g| g * g).sum::<f64>().sqrt();
+            assert_close(
+                &[norm],
+                &vectors.doubles[&format!("norm.{name}")],
+                1e-6,
+                &format!("norm of {name}'s gradient"),
+            );
+            let largest = found.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+            let expected = &vectors.doubles[&format!("grad.{name}")];
+            for (f, e) in sampled(found).iter().zip(expected) {
+                assert!((f - e).abs() <= 1e-6 * largest, "gradient of {name}: {f} is not {e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn resnet18_on_32_pixels_equals_torchvisions() {
+    one_step_equals_torchvisions("resnet18-32.safetensors");
+}
+
+#[test]
+fn resnet18_on_64_pixels_equals_torchvisions() {
+    one_step_equals_torchvisions("resnet18-64.safetensors");
+}
+
+#[test]
+fn one_cycle_equals_pytorchs() {
+    let vectors = Vectors::read("schedules.safetensors");
+    for (name, learning_rate) in [("cifar10", 0.05), ("cifar100", 0.1), ("short", 0.1)] {
+        let expected = &vectors.doubles[&format!("onecycle.{name}")];
+        let total = expected.len() as u64 / 2;
+        let base = Rates { learning_rate, momentum: 0.9 };
+        for (step, row) in expected.chunks_exact(2).enumerate() {
+            let found = rates(Schedule::OneCycle, base, step as u64, total);
+            assert!((found.learning_rate - row[0]).abs() < 1e-12 * learning_rate.max(row[0]), "{name} {step}");
+            assert!((found.momentum - row[1]).abs() < 1e-12, "{name} {step}");
+        }
+    }
+}
+
+#[test]
+fn rotation_equals_pillows_to_the_bit() {
+    let vectors = Vectors::read("rotation.safetensors");
+    for (name, side) in [("odd", 31), ("even", 64)] {
+        let rotated = vectors.bytes[&format!("{name}.rotated")].chunks_exact(side * side);
+        assert_eq!(rotated.len(), 17);
+        for (&degrees, expected) in vectors.doubles["degrees"].iter().zip(rotated) {
+            let mut image = vectors.bytes[name].clone();
+            rotate(&mut image, [side, side], degrees);
+            assert!(image == expected, "{name} by {degrees} degrees");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A device and what its cohorts share: the images, compiled kernels, and the room there is.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
+
+use zoo_model::{Dataset, Hyperparameters, Split};
+
+use zoo_engine::DeviceError;
+
+use super::cohort::bytes_per_model;
+use super::driver::{Buffer, Driver, Program, Queue};
+use super::source::Source;
+
+/// A split on a device, and what its pixels become.
+pub struct Images {
+    /// (samples, channels, height, width), u8.
+    pub pixels: Buffer,
+    /// (samples), u16.
+    pub labels: Buffer,
+    /// (channels, 256), f32.
+    pub values: Buffer,
+}
+
+/// Kernels, or why there are none.
+type Compiled = Result<Arc<dyn Program>, DeviceError>;
+
+/// Share of the free memory that is used.
+const USED: f64 = 0.9;
+
+/// Models of all cohorts that are trained at once. More keep no GPU busier, and their trajectories
+/// would fill the host's memory.
+const MOST_MODELS: usize = 4096;
+
+/// What cohorts have taken of a device.
+#[derive(Debug, Default, Clone, Copy)]
+struct Taken {
+    bytes: usize,
+    models: usize,
+}
+
+/// A device.
+pub struct Device {
+    /// Its driver.
+    pub driver: Box<dyn Driver>,
+    /// Bytes that cohorts may take.
+    capacity: usize,
+    taken: Mutex<Taken>,
+    given_back: Condvar,
+    /// Of the dataset file that was used last, by its SHA-256.
+    images: Mutex<Option<(String, [Weak<Images>; 3])>>,
+    /// By source; compiled and checked once, whatever came of it.
+    programs: Mutex<HashMap<String, Arc<OnceLock<Compiled>>>>,
+    has_warned: AtomicBool,
+}
+
+/// Room that a cohort has on a device, until it is dropped.
+pub struct Lease {
+    device: Arc<Device>,
+    room: Taken,
+}
+
+impl Lease {
+    /// No room at all.
+    pub fn none(device: &Arc<Device>) -> Self {
+        Self { device: device.clone(), room: Taken::default() }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.device.taken);
+        taken.bytes -= self.room.bytes;
+        taken.models -= self.room.models;
+        self.device.given_back.notify_all();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Device {
+    /// A device with this driver.
+    pub fn new(driver: Box<dyn Driver>) -> Result<Arc<Self>, DeviceError> {
+        let capacity = (driver.free_bytes()? as f64 * USED) as usize;
+        Ok(Arc::new(Self {
+            driver,
+            capacity,
+            taken: Mutex::default(),
+            given_back: Condvar::new(),
+            images: Mutex::default(),
+            programs: Mutex::default(),
+            has_warned: AtomicBool::new(false),
+        }))
+    }
+
+    /// Whether a block of it can hold a model; says once if not.
+    pub fn fits(&self, source: &Source, h: &Hyperparameters) -> bool {
+        let (needed, there) = (source.shared_bytes >> 10, self.driver.shared_bytes() >> 10);
+        let fits = source.shared_bytes <= self.driver.shared_bytes();
+        if !fits && !self.has_warned.swap(true, Ordering::Relaxed) {
+            let (name, architecture) = (self.driver.name(), h.architecture.name());
+            tracing::warn!(
+                "training on the processor: {architecture} needs {needed} KB of shared memory a block, {name} has {there} KB"
+            );
+        }
+        fits
+    }
+
+    /// Models that have been given room.
+    pub fn models(&self) -> usize {
+        lock(&self.taken).models
+    }
+
+    /// Bytes of the images and labels of a dataset.
+    fn image_bytes(data: &Dataset) -> usize {
+        Split::ALL.iter().map(|&s| data.len(s) * (data.image_len() + size_of::<u16>())).sum()
+    }
+
+    /// Most models of a kind that fit at once, beside the images.
+    ///
+    /// # Errors
+    /// Not one does.
+    pub fn most_models(&self, source: &Source, data: &Dataset) -> Result<usize, DeviceError> {
+        let of_model = bytes_per_model(source, data.len(Split::Train), data.classes());
+        let images = Self::image_bytes(data);
+        match self.capacity.saturating_sub(images) / of_model {
+            0 => Err(DeviceError::OutOfMemory { device: self.driver.name(), bytes: images + of_model }),
+            models => Ok(models.min(MOST_MODELS)),
+        }
+    }
+
+    /// Room for so many models, as soon as other cohorts leave it.
+    pub fn lease(self: &Arc<Self>, source: &Source, models: usize, data: &Dataset) -> Result<Lease, DeviceError> {
+        let bytes = models * bytes_per_model(source, data.len(Split::Train), data.classes());
+        let capacity = self.capacity.saturating_sub(Self::image_bytes(data));
+        if bytes > capacity {
+            return Err(DeviceError::OutOfMemory { device: self.driver.name(), bytes });
+        }
+        let full = |taken: &mut Taken| {
+            taken.models > 0 && (taken.bytes + bytes > capacity || taken.models + models > MOST_MODELS)
+        };
+        let mut taken = self.given_back.wait_while(lock(&self.taken), full).unwrap_or_else(|e| e.into_inner());
+        taken.bytes += bytes;
+        taken.models += models;
+        Ok(Lease { device: self.clone(), room: Taken { bytes, models } })
+    }
+
+    /// The splits of a dataset, uploaded if the device does not have them.
+    pub fn images(&self, queue: &dyn Queue, data: &Dataset) -> Result<[Arc<Images>; 3], DeviceError> {
+        let mut kept = lock(&self.images);
+        if let Some((sha256, images)) = &*kept {
+            if let ([Some(a), Some(b), Some(c)], true) = (images.each_ref().map(Weak::upgrade), sha256 == data.sha256())
+            {
+                return Ok([a, b, c]);
+            }
+        }
+        let upload = |bytes: &[u8]| -> Result<Buffer, DeviceError> {
+            let mut buffer = queue.allocate(bytes.len())?;
+            queue.upload(bytes, &mut buffer)?;
+            Ok(buffer)
+        };
+        let tables = data.normalization();
+        let values: Vec<u8> = tables.iter().flatten().flat_map(|&x| (x as f32).to_le_bytes()).collect();
+        let split = |split: Split| -> Result<Arc<Images>, DeviceError> {
+            let samples = data.split(split);
+            let labels: Vec<u8> = samples.labels.iter().flat_map(|l| l.to_le_bytes()).collect();
+            Ok(Arc::new(Images {
+                pixels: upload(&samples.images)?,
+                labels: upload(&labels)?,
+                values: upload(&values)?,
+            }))
+        };
+        let [train, val, test] = Split::ALL.map(split);
+        let images = [train?, val?, test?];
+        // Other queues may use them at once.
+        queue.wait()?;
+        // One that is of no file has none.
+        if !data.sha256().is_empty() {
+            *kept = Some((data.sha256().to_owned(), images.each_ref().map(Arc::downgrade)));
+        }
+        Ok(images)
+    }
+
+    /// The kernels of a kind of model, compiled at first use; `check` sees them then.
+    pub fn program(
+        &self,
+        source: &Source,
+        check: impl FnOnce(&Arc<dyn Program>) -> Result<(), DeviceError>,
+    ) -> Result<Arc<dyn Program>, DeviceError> {
+        let place = lock(&self.programs).entry(source.text.clone()).or_default().clone();
+        let compile = || {
+            let program = self.driver.compile(source)?;
+            check(&program)?;
+            Ok(program)
+        };
+        place.get_or_init(compile).clone()
+    }
+}

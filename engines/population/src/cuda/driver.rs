@@ -1,0 +1,116 @@
+//! What the engine needs of a device.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use zoo_engine::DeviceError;
+
+use super::source::Source;
+
+/// Memory of a device, given back when it is dropped.
+pub struct Buffer {
+    /// Where it begins in the device's memory.
+    pub address: u64,
+    /// Its size.
+    pub bytes: usize,
+    /// What keeps it.
+    pub owner: Box<dyn Any + Send + Sync>,
+}
+
+/// Compiled kernels.
+pub trait Program: Any + Send + Sync {
+    /// For the driver that made it.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// The kernels' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelName {
+    /// Trains models for some steps.
+    Train,
+    /// Logits of samples.
+    Evaluate,
+    /// Losses, hits and predictions from logits.
+    Score,
+    /// The order of an epoch's samples.
+    Shuffle,
+    /// Sets masked parameters to zero.
+    Prune,
+}
+
+impl KernelName {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Train, Self::Evaluate, Self::Score, Self::Shuffle, Self::Prune];
+
+    /// Name in the source.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Evaluate => "evaluate",
+            Self::Score => "score",
+            Self::Shuffle => "shuffle",
+            Self::Prune => "prune",
+        }
+    }
+
+    /// Whether its blocks use shared memory.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::Train | Self::Evaluate)
+    }
+}
+
+/// A device.
+pub trait Driver: Send + Sync {
+    /// Its name, for messages.
+    fn name(&self) -> String;
+
+    /// Bytes of memory that are free.
+    fn free_bytes(&self) -> Result<usize, DeviceError>;
+
+    /// Most bytes of shared memory that a block can have.
+    fn shared_bytes(&self) -> usize;
+
+    /// Most seconds that a kernel may run.
+    fn launch_seconds(&self) -> f64;
+
+    /// Compiles kernels.
+    fn compile(&self, source: &Source) -> Result<Arc<dyn Program>, DeviceError>;
+
+    /// A new queue of operations.
+    fn queue(&self) -> Result<Box<dyn Queue>, DeviceError>;
+}
+
+/// Operations that a device does one after the other. They may be under way when a method returns,
+/// but for `download` and `wait`.
+pub trait Queue: Send {
+    /// Memory, all zeros.
+    fn allocate(&self, bytes: usize) -> Result<Buffer, DeviceError>;
+
+    /// Copies to the beginning of a buffer.
+    fn upload(&self, from: &[u8], to: &mut Buffer) -> Result<(), DeviceError>;
+
+    /// Copies from the beginning of a buffer.
+    fn download(&self, from: &Buffer, to: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Copies one buffer to another of the same size.
+    fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<(), DeviceError>;
+
+    /// Sets a buffer to zeros.
+    fn clear(&self, buffer: &mut Buffer) -> Result<(), DeviceError>;
+
+    /// Runs a kernel on `grid` blocks.
+    ///
+    /// # Safety
+    /// `arguments` must be the bytes of the kernel's argument as `kernels/` declares it, with addresses
+    /// of buffers that are large enough and live until the kernel has run.
+    unsafe fn launch(
+        &self,
+        program: &dyn Program,
+        kernel: KernelName,
+        grid: [u32; 2],
+        arguments: &[u64],
+    ) -> Result<(), DeviceError>;
+
+    /// Waits until all operations are done.
+    fn wait(&self) -> Result<(), DeviceError>;
+}

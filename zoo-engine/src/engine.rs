@@ -1,0 +1,218 @@
+//! The traits that an engine implements.
+
+use std::ops::Range;
+
+use zoo_model::random::epoch_order;
+use zoo_model::stage::{Interrupt, Interrupted};
+use zoo_model::{Dataset, Split};
+
+use crate::device::{DeviceError, DeviceName};
+use crate::metrics::{predicted, Score, Tally};
+use crate::snapshot::Snapshot;
+use crate::task::{Mask, ModelSpec, Task};
+
+/// A score and the predictions behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Loss and accuracy; `None` over no samples.
+    pub score: Option<Score>,
+    /// Predicted class of each sample.
+    pub predictions: Vec<u16>,
+}
+
+/// Outputs of the layers of a network: of each layer (samples, values), row-major. The order of the
+/// values of a sample is the engine's own.
+pub type LayerOutputs = Vec<Vec<f64>>;
+
+/// Why a cohort gives no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// Asked to stop.
+    #[error("{0}")]
+    Interrupted(#[from] Interrupted),
+    /// The device failed.
+    #[error("{0}")]
+    Device(#[from] DeviceError),
+}
+
+/// Something that trains models.
+pub trait Engine: Send + Sync {
+    /// Name, as `--engine` takes it.
+    fn name(&self) -> &'static str;
+
+    /// Version of its arithmetic. It changes whenever the same model would get other bits.
+    fn version(&self) -> String;
+
+    /// Whether it trains such models.
+    fn trains(&self, model: &ModelSpec) -> bool;
+
+    /// Groups models into cohorts: the unit of shards. Indices into `models`. Depends on `models`
+    /// alone, so that shards are the same everywhere.
+    fn cohorts(&self, models: &[&ModelSpec]) -> Vec<Vec<usize>>;
+
+    /// Plans what is trained at a time on this engine's device, and how much of it at once where the
+    /// processor has the given number of threads: cohorts divided or united.
+    ///
+    /// # Errors
+    /// Not one model fits the device.
+    fn plan_batches(
+        &self,
+        cohorts: Vec<Vec<usize>>,
+        _models: &[&ModelSpec],
+        _data: &Dataset,
+        threads: usize,
+    ) -> Result<Batches, DeviceError> {
+        Ok(Batches { batches: cohorts, at_once: threads })
+    }
+
+    /// A cohort ready to train, from the tasks' initial parameters or from snapshots. Either all of
+    /// its tasks are of variational dropout or none.
+    ///
+    /// # Errors
+    /// The device failed, or is full.
+    fn start<'d>(
+        &self,
+        tasks: &[Task],
+        data: &'d Dataset,
+        from: Option<&[Snapshot]>,
+    ) -> Result<Box<dyn Cohort + 'd>, DeviceError>;
+
+    /// What the layers of a task's network make of the samples `range` of a split, from its initial
+    /// parameters: of every activation function and residual block, and of the last layer, the
+    /// outputs. `None` if the engine does not tell.
+    ///
+    /// # Errors
+    /// The device failed, or is full.
+    fn layer_outputs(
+        &self,
+        _task: &Task,
+        _data: &Dataset,
+        _split: Split,
+        _range: Range<usize>,
+    ) -> Result<Option<LayerOutputs>, DeviceError> {
+        Ok(None)
+    }
+}
+
+/// Makes engines of one kind.
+pub trait EngineFactory: Send + Sync {
+    /// Name of its engines, as `--engine` takes it.
+    fn name(&self) -> &'static str;
+
+    /// What its engines are, in one line for `--help`.
+    fn about(&self) -> &'static str;
+
+    /// Whether its engines train such models.
+    fn trains(&self, model: &ModelSpec) -> bool;
+
+    /// An engine on a device.
+    ///
+    /// # Errors
+    /// There is no such device, or it is not usable.
+    fn build(&self, device: DeviceName) -> Result<BuiltEngine, DeviceError>;
+}
+
+/// An engine, and what there is to say about its device.
+pub struct BuiltEngine {
+    /// The engine.
+    pub engine: Box<dyn Engine>,
+    /// For the user: which device was chosen, and why.
+    pub notice: Option<String>,
+}
+
+impl<E: Engine + 'static> From<E> for BuiltEngine {
+    fn from(engine: E) -> Self {
+        Self { engine: Box::new(engine), notice: None }
+    }
+}
+
+/// What an engine trains at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batches {
+    /// Models that are trained together, as indices.
+    pub batches: Vec<Vec<usize>>,
+    /// How many of them at once.
+    pub at_once: usize,
+}
+
+/// Models that are trained in step with each other. Every method answers once a model, in the
+/// order of the tasks. Errors are an interruption, or the device's.
+pub trait Cohort {
+    /// The models' tasks.
+    fn tasks(&self) -> &[Task];
+
+    /// The dataset.
+    fn data(&self) -> &Dataset;
+
+    /// Trains model `m` on the train samples `orders[m]`, in batches of its batch size, the last
+    /// one perhaps smaller; returns the running means over the batches as trained.
+    ///
+    /// `epoch` keys the dropout masks, together with the step within this call.
+    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, EngineError>;
+
+    /// Gradient of the mean cross entropy of the train samples `samples`, without weight decay
+    /// and dropout: a flat vector.
+    fn gradients(&mut self, samples: &[u32]) -> Result<Vec<Vec<f32>>, EngineError>;
+
+    /// Logits of the samples `range` of a split, dropout off: (samples, classes). They are those
+    /// of the models' [states](Snapshot::state), so that a kept state can be evaluated again.
+    fn logits(&mut self, split: Split, range: Range<usize>) -> Result<Vec<Vec<f64>>, EngineError>;
+
+    /// The models as they are now.
+    fn snapshots(&self) -> Result<Vec<Snapshot>, EngineError>;
+
+    /// Gives each model its mask, if there is one for it: the parameters for which it is false are
+    /// zero from now on.
+    fn prune(&mut self, masks: &[Option<Vec<bool>>]) -> Result<(), EngineError>;
+
+    /// Gives models on a [`Ramp`] their masks for epoch `epoch`.
+    fn prune_for(&mut self, epoch: u32) -> Result<(), EngineError> {
+        if !self.tasks().iter().any(|t| matches!(t.mask, Some(Mask::Ramp(_)))) {
+            return Ok(());
+        }
+        let mask = |(task, snapshot): (&Task, Snapshot)| match &task.mask {
+            Some(Mask::Ramp(ramp)) => Some(ramp.mask(&task.network, &snapshot.state(), epoch)),
+            None | Some(Mask::Fixed(_) | Mask::Variational(_)) => None,
+        };
+        let masks: Vec<Option<Vec<bool>>> = self.tasks().iter().zip(self.snapshots()?).map(mask).collect();
+        self.prune(&masks)
+    }
+
+    /// Says that the next call that trains will be [`train_epoch`](Self::train_epoch) of `epoch`: a
+    /// device that works on its own may begin. What snapshots answer stays that of the epoch before.
+    fn prefetch_epoch(&mut self, _epoch: u32) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Trains one epoch, from 1, in that epoch's order. Models on a [`Ramp`] are pruned before.
+    fn train_epoch(&mut self, epoch: u32, interrupt: &Interrupt) -> Result<Vec<Score>, EngineError> {
+        self.prune_for(epoch)?;
+        let samples = self.data().len(Split::Train);
+        let absolute = self.tasks()[0].epochs_before + epoch;
+        let orders: Vec<Vec<u32>> =
+            self.tasks().iter().map(|t| epoch_order(t.hyperparameters.seed, absolute, samples)).collect();
+        self.train(absolute, &orders, interrupt)
+    }
+
+    /// Evaluates a split, dropout off, samples in the order of the file.
+    fn evaluate(&mut self, split: Split, interrupt: &Interrupt) -> Result<Vec<Evaluation>, EngineError> {
+        const PIECE: usize = 1000;
+        let models = self.tasks().len();
+        let total = self.data().len(split);
+        let mut tallies = vec![Tally::default(); models];
+        let mut predictions = vec![Vec::with_capacity(total); models];
+        for start in (0..total).step_by(PIECE) {
+            interrupt.check()?;
+            let range = start..total.min(start + PIECE);
+            let logits = self.logits(split, range.clone())?;
+            let labels = &self.data().split(split).labels[range];
+            for ((tally, predictions), logits) in tallies.iter_mut().zip(&mut predictions).zip(&logits) {
+                tally.add(logits, labels);
+                let classes = logits.len() / labels.len();
+                predictions.extend(logits.chunks_exact(classes).map(|row| predicted(row) as u16));
+            }
+        }
+        let evaluations = tallies.iter().zip(predictions);
+        Ok(evaluations.map(|(tally, predictions)| Evaluation { score: tally.score(), predictions }).collect())
+    }
+}

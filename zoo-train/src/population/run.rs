@@ -1,0 +1,174 @@
+//! A zoo directory in the making: `.training`, what lies there, and who is at work on it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use zoo_model::files::{read_if_exists, write_bytes, FileError};
+use zoo_model::lock::OutputLock;
+use zoo_model::stage::UsageError;
+use zoo_model::zoo_dir::{names, RECORD_LIMIT};
+use zoo_model::{ModelId, ZooDir, ZooRecord};
+
+use super::{Completion, Shard};
+use crate::Error;
+
+/// `run.json`: what a directory in the making will be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// The record to be, its counts of states and diverged models still 0.
+    pub record: ZooRecord,
+    /// Ids of all models.
+    pub ids: Vec<ModelId>,
+}
+
+/// Where everything lies that is not a finished model.
+pub(crate) fn training_dir(zoo: &ZooDir) -> PathBuf {
+    zoo.path().join(names::TRAINING)
+}
+
+fn run_path(zoo: &ZooDir) -> PathBuf {
+    training_dir(zoo).join(names::RUN)
+}
+
+/// Reads what a directory in the making will be; `None` if it is not one.
+pub fn read_run(zoo: &ZooDir) -> Result<Option<Run>, FileError> {
+    read_json(zoo, &run_path(zoo))
+}
+
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(zoo: &ZooDir, path: &Path) -> Result<Option<T>, FileError> {
+    let Some(json) = read_if_exists(path, RECORD_LIMIT + 16 * 1_000_000)? else { return Ok(None) };
+    serde_json::from_slice(&json).map(Some).map_err(|e| zoo.damaged(FileError::format(path, e.to_string())))
+}
+
+/// Whether `zoo` is finished and made of what `record` says. If only its name, description or
+/// licence differ, they are brought up to date.
+pub(super) fn refresh(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
+    let Some(found) = zoo.record()? else { return Ok(false) };
+    if found.fingerprint != record.fingerprint {
+        return Ok(false);
+    }
+    let wanted = ZooRecord { states: found.states, diverged: found.diverged, models: found.models, ..record.clone() };
+    if wanted != found {
+        zoo.finish(&wanted)?;
+    }
+    Ok(true)
+}
+
+/// Whether `zoo` is finished and made of what `record` says; its name, description and licence may
+/// differ, they are brought up to date without training.
+pub fn is_current(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
+    Ok(zoo.record()?.is_some_and(|found| found.fingerprint == record.fingerprint))
+}
+
+/// What is at the place of a zoo to make.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// Nothing, or an empty folder.
+    Nothing,
+    /// The same zoo, finished or in the making.
+    Same,
+    /// Another zoo, finished or in the making.
+    Other(Box<ZooRecord>),
+}
+
+/// Looks for what making the zoo of `record` at `zoo` would go on with, or replace.
+///
+/// # Errors
+/// The folder is occupied by something else, or cannot be read.
+pub fn find(zoo: &ZooDir, record: &ZooRecord) -> Result<Found, FileError> {
+    // In this order: another process that finishes the zoo writes the one before it removes the other.
+    let started = read_run(zoo)?;
+    let foreign = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|e| e.file_name() != names::TRAINING);
+    match zoo.record()?.or(started.map(|started| started.record)) {
+        Some(found) if found.fingerprint == record.fingerprint => Ok(Found::Same),
+        Some(found) => Ok(Found::Other(Box::new(found))),
+        None if fs::read_dir(zoo.path()).is_ok_and(|mut entries| entries.any(foreign)) => {
+            let why = "is not empty and not a zoo: choose another output";
+            Err(FileError::format(zoo.path(), why))
+        }
+        None => Ok(Found::Nothing),
+    }
+}
+
+/// Checks that making the zoo of `record` at `zoo` replaces no other.
+///
+/// # Errors
+/// It does: names what differs.
+pub fn check_replaces_nothing(zoo: &ZooDir, record: &ZooRecord) -> Result<(), Error> {
+    match find(zoo, record)? {
+        Found::Other(found) => Err(other_inputs(zoo, &found, record).into()),
+        Found::Nothing | Found::Same => Ok(()),
+    }
+}
+
+pub(super) fn other_inputs(zoo: &ZooDir, found: &ZooRecord, wanted: &ZooRecord) -> UsageError {
+    UsageError(format!(
+        "{} holds the zoo `{}`, made from different inputs; differing fields (there and here): {}; choose another place, or replace it with --force",
+        zoo.path().display(),
+        found.name,
+        found.differences(&ZooRecord { models: found.models, ..wanted.clone() })
+    ))
+}
+
+/// Locks what is in the making at `zoo`, if anything is, against all processes that make it.
+pub(super) fn lock_against_workers(zoo: &ZooDir) -> Result<Option<OutputLock>, FileError> {
+    let is_in_the_making = training_dir(zoo).is_dir();
+    is_in_the_making.then(|| OutputLock::exclusive(lock_path(zoo), zoo.path())).transpose()
+}
+
+/// The lock of all processes that make a zoo.
+fn lock_path(zoo: &ZooDir) -> PathBuf {
+    training_dir(zoo).join("lock")
+}
+
+/// Locks a zoo in the making, or a shard of it: shards work side by side.
+pub(super) fn lock(zoo: &ZooDir, shard: Shard) -> Result<Vec<OutputLock>, FileError> {
+    if shard == Shard::WHOLE {
+        return Ok(vec![OutputLock::exclusive(lock_path(zoo), zoo.path())?]);
+    }
+    let Shard { index, count } = shard;
+    let own = training_dir(zoo).join(format!("lock-{index}-of-{count}"));
+    Ok(vec![OutputLock::shared(lock_path(zoo), zoo.path())?, OutputLock::exclusive(own, zoo.path())?])
+}
+
+/// Removes what a process that was killed in its last step left in a finished zoo. Best effort.
+pub(super) fn clear_remains(zoo: &ZooDir) {
+    if let Ok(Some(_idle)) = lock_against_workers(zoo) {
+        let _ = fs::remove_dir_all(training_dir(zoo));
+    }
+}
+
+/// Writes what a directory in the making will be.
+pub(crate) fn write_run(zoo: &ZooDir, run: &Run) -> Result<(), FileError> {
+    write_bytes(&run_path(zoo), &serde_json::to_vec(run).expect("plain data serialises"))
+}
+
+/// How far the zoo that `record` describes is.
+pub(super) fn completion(zoo: &ZooDir, record: &ZooRecord) -> Result<Completion, FileError> {
+    let finished = zoo.record()?.is_some_and(|r| r.fingerprint == record.fingerprint);
+    let started = read_run(zoo)?.is_some_and(|r| r.record.fingerprint == record.fingerprint);
+    let done = if finished || started { zoo.ids()?.len() } else { 0 };
+    Ok(Completion { done, models: record.models, finished })
+}
+
+/// Finishes the directory if no model is missing.
+pub(crate) fn finish_if_complete(zoo: &ZooDir, run: &Run) -> Result<Completion, Error> {
+    let ids = zoo.ids()?;
+    let completion = Completion { done: ids.len(), models: run.ids.len(), finished: ids == run.ids };
+    if let Some(stray) = ids.iter().find(|id| run.ids.binary_search(id).is_err()) {
+        return Err(FileError::format(zoo.model(*stray), "is not a model of this zoo: remove it").into());
+    }
+    if completion.finished {
+        let lines = ids.par_iter().map(|&id| zoo.results(id)).collect::<Result<Vec<_>, _>>()?;
+        let record = ZooRecord {
+            states: lines.iter().map(Vec::len).sum(),
+            diverged: lines.iter().filter(|l| l.iter().any(|line| line.diverged)).count(),
+            ..run.record.clone()
+        };
+        zoo.finish(&record)?;
+        let _ = fs::remove_dir_all(training_dir(zoo));
+    }
+    Ok(completion)
+}

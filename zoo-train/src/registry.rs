@@ -1,0 +1,88 @@
+//! The engines to choose from.
+//!
+//! Every stage that trains or evaluates finds its engine here by name, or by default takes the first one
+//! that trains the models at hand. A program of one's own adds an engine with [`register`] before it runs
+//! a stage (`examples/own_engine.rs`).
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use zoo_engine::{DeviceName, Engine, EngineFactory, ModelSpec};
+#[cfg(feature = "dfdx")]
+use zoo_engine_dfdx::DfdxFactory;
+use zoo_engine_population::PopulationFactory;
+use zoo_model::stage::UsageError;
+
+use crate::Error;
+
+static REGISTERED: RwLock<Vec<Arc<dyn EngineFactory>>> = RwLock::new(Vec::new());
+
+/// Adds an engine. It is found by its name, and by default trains what no engine before it does; one
+/// with the name of another takes its place.
+pub fn register(factory: Arc<dyn EngineFactory>) {
+    let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
+    registered.retain(|other| other.name() != factory.name());
+    registered.push(factory);
+}
+
+/// All engines: those of this build, the fastest first, then the registered ones.
+pub fn factories() -> Vec<Arc<dyn EngineFactory>> {
+    let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut all: Vec<Arc<dyn EngineFactory>> = vec![
+        Arc::new(PopulationFactory),
+        #[cfg(feature = "dfdx")]
+        Arc::new(DfdxFactory),
+    ];
+    all.retain(|factory| registered.iter().all(|other| other.name() != factory.name()));
+    all.extend(registered);
+    all
+}
+
+/// The engine of this name.
+///
+/// # Errors
+/// There is none: names those that there are.
+pub fn find(name: &str) -> Result<Arc<dyn EngineFactory>, UsageError> {
+    let all = factories();
+    let names = all.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
+    let found = all.into_iter().find(|f| f.name() == name);
+    found.ok_or_else(|| UsageError(format!("this program has no engine `{name}`; it has {names}")))
+}
+
+/// The engine of this name, or by default the fastest that trains such models.
+///
+/// # Errors
+/// There is no such engine, or it does not train them: says which does.
+pub fn choose(name: Option<&str>, model: &ModelSpec) -> Result<Arc<dyn EngineFactory>, UsageError> {
+    let fastest = factories().into_iter().find(|f| f.trains(model));
+    let architecture = model.hyperparameters.architecture.name();
+    match (name.map(find).transpose()?, fastest) {
+        (Some(named), _) if named.trains(model) => Ok(named),
+        (Some(named), fastest) => {
+            let instead = fastest.map_or(String::new(), |f| format!(", or give --engine {}", f.name()));
+            Err(UsageError(format!(
+                "the {} engine does not train {architecture} with this schedule and augmentation: leave --engine out{instead}",
+                named.name(),
+            )))
+        }
+        (None, Some(fastest)) => Ok(fastest),
+        (None, None) => Err(UsageError(format!(
+            "no engine of this program trains {architecture} with this schedule and augmentation"
+        ))),
+    }
+}
+
+/// As [`choose`], on the processor.
+///
+/// # Errors
+/// As [`choose`], and the engine does not work on the processor.
+pub fn on_processor(name: Option<&str>, model: &ModelSpec) -> Result<Box<dyn Engine>, Error> {
+    Ok(choose(name, model)?.build(DeviceName::Cpu)?.engine)
+}
+
+/// Every engine, on the processor.
+///
+/// # Errors
+/// One of them does not work there.
+pub fn all_on_processor() -> Result<Vec<Box<dyn Engine>>, Error> {
+    factories().iter().map(|factory| Ok(factory.build(DeviceName::Cpu)?.engine)).collect()
+}

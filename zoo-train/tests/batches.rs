@@ -1,0 +1,155 @@
+//! A population is trained in batches of any width, is interrupted, and goes on in batches of another:
+//! its files do not depend on them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use zoo_engine::{Batches, Cohort, DeviceError, DeviceName, Engine, EngineFactory, ModelSpec, Snapshot, Task};
+use zoo_engine_population::PopulationFactory;
+use zoo_model::stage::{Console, Interrupt, Progress, Stage};
+use zoo_model::synthetic::noise_dataset;
+use zoo_model::{Dataset, Manifest};
+use zoo_train::{train, Error, Settings};
+
+/// Six models of one cohort, five epochs.
+const MANIFEST: &str = r#"
+[zoo]
+name = "batches"
+[model]
+architecture = "cnn-s"
+[grid]
+activation = "relu"
+init = "uniform"
+optimizer = "adam"
+learning-rate = 1e-3
+seed = { range = [1, 6] }
+[train]
+epochs = 5
+"#;
+
+/// The population engine with batches of a given width.
+struct Batched {
+    engine: Box<dyn Engine>,
+    width: usize,
+}
+
+impl Engine for Batched {
+    fn name(&self) -> &'static str {
+        self.engine.name()
+    }
+
+    fn version(&self) -> String {
+        self.engine.version()
+    }
+
+    fn trains(&self, model: &ModelSpec) -> bool {
+        self.engine.trains(model)
+    }
+
+    fn cohorts(&self, models: &[&ModelSpec]) -> Vec<Vec<usize>> {
+        self.engine.cohorts(models)
+    }
+
+    fn plan_batches(
+        &self,
+        cohorts: Vec<Vec<usize>>,
+        _: &[&ModelSpec],
+        _: &Dataset,
+        _: usize,
+    ) -> Result<Batches, DeviceError> {
+        let batches = cohorts.iter().flat_map(|c| c.chunks(self.width).map(<[usize]>::to_vec)).collect();
+        Ok(Batches { batches, at_once: 1 })
+    }
+
+    fn start<'d>(
+        &self,
+        tasks: &[Task],
+        data: &'d Dataset,
+        from: Option<&[Snapshot]>,
+    ) -> Result<Box<dyn Cohort + 'd>, DeviceError> {
+        self.engine.start(tasks, data, from)
+    }
+}
+
+/// Counts epochs of models, those of earlier runs apart, and interrupts after a number of new ones.
+#[derive(Debug, Clone, Default)]
+struct Counter {
+    trained: Arc<AtomicU64>,
+    resumed: Arc<AtomicU64>,
+    stop_after: u64,
+    interrupt: Interrupt,
+}
+
+impl Console for Counter {
+    fn progress(&self, _: &str, _: u64) -> Box<dyn Progress> {
+        Box::new(self.clone())
+    }
+
+    fn say(&self, _: fmt::Arguments) {}
+}
+
+impl Progress for Counter {
+    fn advance(&self, units: u64) {
+        if self.trained.fetch_add(units, Ordering::Relaxed) + units >= self.stop_after {
+            self.interrupt.set();
+        }
+    }
+
+    fn skip(&self, units: u64) {
+        self.resumed.fetch_add(units, Ordering::Relaxed);
+    }
+}
+
+/// Trains with batches of a width until a number of models' epochs are trained; how many were, and how
+/// many were resumed.
+fn run(data: &Path, output: &Path, width: usize, stop_after: u64) -> (Result<bool, Error>, [u64; 2]) {
+    let manifest = Manifest::parse("batches.toml", MANIFEST.into()).unwrap();
+    let engine = Batched { engine: PopulationFactory.build(DeviceName::Cpu).unwrap().engine, width };
+    let counter = Counter { stop_after, ..Counter::default() };
+    let mut stage = Stage::on(Arc::new(counter.clone()));
+    stage.interrupt = counter.interrupt.clone();
+    let settings = Settings { threads: 1, checkpoint_pause: Duration::from_secs(3600), ..Settings::default() };
+    let outcome = train(&manifest, data, output, &engine, &settings, &stage);
+    let counts = [&counter.trained, &counter.resumed].map(|count| count.load(Ordering::Relaxed));
+    (outcome.map(|summary| summary.completion.finished), counts)
+}
+
+#[test]
+fn another_width_goes_on_where_the_first_one_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data.safetensors");
+    noise_dataset([1, 28, 28], 10, 12).write(&data).unwrap();
+    let [whole, resumed] = ["whole", "resumed"].map(|name| dir.path().join(name));
+    assert!(matches!(run(&data, &whole, 6, u64::MAX), (Ok(true), [30, 0])));
+
+    // Four models of three epochs, then models 0 to 2 of one more: 3 is left behind.
+    let (outcome, counts) = run(&data, &resumed, 4, 12);
+    assert!(matches!(outcome, Err(Error::Interrupted(_))) && counts == [12, 0], "{counts:?}");
+    let (outcome, counts) = run(&data, &resumed, 3, 3);
+    assert!(matches!(outcome, Err(Error::Interrupted(_))) && counts == [3, 9], "{counts:?}");
+    let (outcome, counts) = run(&data, &resumed, 6, u64::MAX);
+    assert!(matches!(outcome, Ok(true)) && counts == [15, 15], "{counts:?}");
+    assert!(files(&whole) == files(&resumed));
+}
+
+/// Every file of a zoo.
+fn files(zoo: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![zoo.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(zoo).unwrap().to_string_lossy().into_owned();
+                files.insert(name, std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
