@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs tests of zoo-train's library on an emulated processor with AVX-512, for machines whose
+# Runs tests of the population engine on an emulated processor with AVX-512, for machines whose
 # processor lacks it. Usage, on Debian or a derivative, as root if packages have to be installed:
 #
 #   tools/avx512_emulated.sh [TEST FILTER...]
@@ -20,7 +20,7 @@ trap 'rm -rf "$work"' EXIT
 # The test binary, without shared libraries.
 target=x86_64-unknown-linux-gnu
 tests=$(RUSTFLAGS="-C target-feature=+crt-static" \
-    cargo test -p zoo-train --lib --release --no-run --target $target --message-format json |
+    cargo test -p zoo-engine-population --lib --release --no-run --target $target --message-format json |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
 # The kernel.

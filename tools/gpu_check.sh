@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 
 build() {
     mkdir -p "$1"
-    cargo build --release -p zoo-train --example gpu
+    cargo build --release -p zoo-engine-population --example gpu
     cargo build --release
     parity=$(cargo test --release -p zoo-train --test parity --no-run --message-format json |
         sed -n '/"kind":\["test"\]/s/.*"executable":"\([^"]*\)".*/\1/p')
