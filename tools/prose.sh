@@ -12,7 +12,7 @@ per='core|thread|lane|model|cohort|shard|cell|channel|layer|tensor|parameter|sta
 counted='one|two|bytes?|numbers?|values?|lines?|rows?|columns?|objects?|draws?|words?|vectors?|models?|states?|samples?|seconds|ns|ms|threads?|registers|blocks?|times|steps?|jobs?|shards?|members?|reports?|kB|MB|GB|FLOP|multiply-adds|permutation|order'
 rules=$(
     cat <<RULES
-(?<!by )(?<!to )\b($counted) an? ($per)\b(?! (time|or)\b)	"per": one per core, bytes per model
+(?<!by )(?<!to )\b($counted) an? ($per)\b(?! (time|or|has|is|was|can|must|may|needs|keeps|holds)\b)	"per": one per core, bytes per model
 \bso many\b(?![^.;]*\bthat\b)	"the given number of", or the number itself
 \bthe gate\b	CI
 \b(is|are|was|were) (not )?to be had\b	is (not) available
