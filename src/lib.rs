@@ -40,13 +40,13 @@ enum Command {
     /// Tell how far the stages of some manifests are
     Status(status::StatusArgs),
     /// Prepare or fetch an image dataset (zoo-data)
-    Data(zoo_data::Args),
+    Data(zoo_data::cli::Args),
     /// Train a zoo (zoo-train)
     Train(zoo_train::cli::Args),
     /// Make a zoo's sparse twin (zoo-sparsify)
-    Sparsify(zoo_sparsify::Args),
+    Sparsify(zoo_sparsify::cli::Args),
     /// Pack a zoo into an archive (zoo-pack)
-    Pack(zoo_pack::Args),
+    Pack(zoo_pack::cli::Args),
     /// Verify archives or zoo directories (zoo-verify)
     Verify(zoo_verify::Args),
     /// Report what is in a zoo (zoo-analyze)
@@ -151,13 +151,13 @@ pub enum Summary {
     #[allow(missing_docs)]
     Status(StatusSummary),
     #[allow(missing_docs)]
-    Data(zoo_data::Summary),
+    Data(zoo_data::DataSummary),
     #[allow(missing_docs)]
-    Train(zoo_train::Summary),
+    Train(zoo_train::TrainSummary),
     #[allow(missing_docs)]
-    Sparsify(zoo_train::Summary),
+    Sparsify(zoo_train::TrainSummary),
     #[allow(missing_docs)]
-    Pack(zoo_pack::Summary),
+    Pack(zoo_pack::PackSummary),
     #[allow(missing_docs)]
     Verify(zoo_verify::Summary),
     #[allow(missing_docs)]
@@ -189,10 +189,10 @@ pub fn run(args: &Args, stage: &Stage) -> anyhow::Result<Summary> {
         Command::Run(args) => Summary::Run(run::run(args, stage)?),
         Command::Plan(args) => Summary::Plan(plan::plan(args)?),
         Command::Status(args) => Summary::Status(status::status(args)?),
-        Command::Data(args) => Summary::Data(zoo_data::run(args, stage)?),
+        Command::Data(args) => Summary::Data(zoo_data::cli::run(args, stage)?),
         Command::Train(args) => Summary::Train(zoo_train::cli::run(args, stage)?),
-        Command::Sparsify(args) => Summary::Sparsify(zoo_sparsify::run(args, stage)?),
-        Command::Pack(args) => Summary::Pack(zoo_pack::run(args, stage)?),
+        Command::Sparsify(args) => Summary::Sparsify(zoo_sparsify::cli::run(args, stage)?),
+        Command::Pack(args) => Summary::Pack(zoo_pack::cli::run(args, stage)?),
         Command::Verify(args) => Summary::Verify(zoo_verify::run(args, stage)?),
         Command::Analyze(args) => Summary::Analyze(zoo_analyze::run(args, stage)?),
         Command::Benchmark(args) => {

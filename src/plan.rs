@@ -162,7 +162,7 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
             let mut tuned = plan.clone();
             tuned.train.epochs = twin.epochs;
             tuned.train.checkpoint_every = 1;
-            tuned.train.keep_initial = twin.kept_epochs().first() == Some(&0);
+            tuned.train.keep_initial = twin.pruning.keeps_initial();
             let model = twin.spec(first.clone());
             let engine = registry::on_processor(args.engine.as_deref(), &model)?;
             let work = Workload { sparsification: model.sparsification, ..work };

@@ -637,7 +637,7 @@ fn training_takes_the_described_dataset_alone() {
     record["dataset"]["sha256"] = "".into();
     fs::write(work.path("z/zoo.json"), record.to_string()).unwrap();
     let sparsify = "sparsify tiny.toml --zoo z --data d.safetensors -o u --epochs 1";
-    assert!(work.fails(sparsify, 2).contains("does not say on which dataset file it was trained"));
+    assert!(work.fails(sparsify, 2).contains("does not record the dataset file"));
     record["dataset"]["classes"] = 9.into();
     fs::write(work.path("z/zoo.json"), record.to_string()).unwrap();
     assert!(work.fails(&format!("{sparsify} --any-data"), 2).contains("[1, 28, 28] and 9 classes"));
@@ -842,7 +842,7 @@ fn mistakes_get_one_sentence_and_their_exit_code() {
     assert!(work.fails("train tiny.toml --data file -o z", 1).contains("too short for a safetensors file"));
     work.ok("train tiny.toml --data d.safetensors -o whole --models 1 --epochs 1");
     let twin = "sparsify tiny.toml --zoo whole --data d.safetensors -o whole-magnitude-70";
-    assert!(work.fails(twin, 2).contains("Name one with --twin: magnitude-80"));
+    assert!(work.fails(twin, 2).contains("choose one with --twin: magnitude-80"));
     fs::create_dir(work.path("occupied")).unwrap();
     fs::write(work.path("occupied/thesis.tex"), "").unwrap();
     assert!(work

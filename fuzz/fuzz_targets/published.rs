@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use zoo_data::parts::{Parts, Source};
+use zoo_data::parts::{Parts, SourceFile};
 use zoo_data::{DatasetName, Origin, TransformSection};
 use zoo_model::stage::Stage;
 
@@ -23,12 +23,12 @@ fuzz_target!(|bytes: &[u8]| {
     let description = DATASETS[usize::from(*choice) % DATASETS.len()].description();
     let Origin::Files { files, read, .. } = &description.origin else { unreachable!("all have files") };
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let sources: Vec<Source> = (0..files.len())
+    let sources: Vec<SourceFile> = (0..files.len())
         .map(|i| {
             let path = dir.path().join(i.to_string());
             let [start, end] = [i, i + 1].map(|i| bytes.len() * i / files.len());
             std::fs::write(&path, &bytes[start..end]).expect("a temporary file");
-            Source { path, remedy: String::new() }
+            SourceFile { path, remedy: String::new() }
         })
         .collect();
     let stage = Stage::silent();

@@ -76,7 +76,7 @@ pub enum Error {
     Engine(#[from] zoo_engine::EngineError),
     /// No engine of this program evaluates the models.
     #[error("{0}")]
-    NoEngine(#[from] zoo_train::Error),
+    NoEngine(#[from] zoo_train::TrainError),
 }
 
 /// Command line of `zoo-analyze`.

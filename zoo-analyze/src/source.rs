@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Serialize;
-use zoo_model::files::{parent_of, sha256, FileError};
+use zoo_model::files::{parent_of, sha256, FileError, Sha256};
 use zoo_model::stage::{Stage, UsageError};
 use zoo_model::text::{counted, escaped, readable};
 use zoo_model::zoo_dir::{model_file, names, parse_checksums, CHECKSUMS_LIMIT, RECORD_LIMIT};
@@ -373,7 +373,7 @@ impl Parts {
 struct Head {
     path: PathBuf,
     /// SHA-256 of its SHA256SUMS, which all volumes of a zoo share.
-    sums: String,
+    sums: Sha256,
     record: ZooRecord,
     /// Ids of the whole zoo's models.
     ids: Vec<ModelId>,

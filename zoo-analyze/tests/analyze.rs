@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use zoo_model::hyperparameters::Parent;
+use zoo_model::params::Parent;
 use zoo_model::zoo_dir::{DatasetRecord, ParentZoo};
 use zoo_model::{states, synthetic, Dataset, ModelId, ResultLine, ZooDir, ZooRecord};
 use zoo_pack::{pack, PackOptions};

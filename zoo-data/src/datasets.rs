@@ -1,5 +1,5 @@
 //! The datasets: what is known of each, and how its files are read. One dataset is one file here,
-//! one variant of [`DatasetName`](crate::DatasetName), and its line in `DatasetName::description`.
+//! one variant of [`DatasetName`], and its line in `DatasetName::description`.
 
 pub mod cifar;
 pub mod digits;
@@ -10,6 +10,102 @@ pub mod stl10;
 pub mod svhn;
 pub mod tiny_imagenet;
 pub mod usps;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::description::{Description, Origin, PublishedFile};
+
+/// The datasets that a manifest can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum DatasetName {
+    /// MNIST (LeCun, Cortes and Burges).
+    Mnist,
+    /// Fashion-MNIST (Xiao, Rasul and Vollgraf 2017).
+    FashionMnist,
+    /// SVHN, cropped digits (Netzer et al. 2011).
+    Svhn,
+    /// USPS (Hull 1994).
+    Usps,
+    /// CIFAR-10 (Krizhevsky 2009).
+    #[serde(rename = "cifar10")]
+    #[cfg_attr(feature = "cli", value(name = "cifar10"))]
+    Cifar10,
+    /// CIFAR-100 with its fine labels (Krizhevsky 2009).
+    #[serde(rename = "cifar100")]
+    #[cfg_attr(feature = "cli", value(name = "cifar100"))]
+    Cifar100,
+    /// STL-10, the labelled part (Coates, Lee and Ng 2011).
+    #[serde(rename = "stl10")]
+    #[cfg_attr(feature = "cli", value(name = "stl10"))]
+    Stl10,
+    /// Tiny ImageNet (Le and Yang 2015).
+    #[serde(rename = "tiny-imagenet")]
+    #[cfg_attr(feature = "cli", value(name = "tiny-imagenet"))]
+    TinyImagenet,
+    /// EuroSAT, red, green and blue (Helber et al. 2019).
+    #[serde(rename = "eurosat")]
+    #[cfg_attr(feature = "cli", value(name = "eurosat"))]
+    EuroSat,
+    /// UCI optical digits, 8x8, embedded in this program.
+    Digits,
+    /// Your own pictures, in a folder for each class.
+    ImageFolder,
+}
+
+impl DatasetName {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Mnist,
+        Self::FashionMnist,
+        Self::Svhn,
+        Self::Usps,
+        Self::Cifar10,
+        Self::Cifar100,
+        Self::Stl10,
+        Self::TinyImagenet,
+        Self::EuroSat,
+        Self::Digits,
+        Self::ImageFolder,
+    ];
+
+    /// What is known of it.
+    pub fn description(self) -> &'static Description {
+        match self {
+            Self::Mnist => &mnist::MNIST,
+            Self::FashionMnist => &mnist::FASHION_MNIST,
+            Self::Svhn => &svhn::SVHN,
+            Self::Usps => &usps::USPS,
+            Self::Cifar10 => &cifar::CIFAR10,
+            Self::Cifar100 => &cifar::CIFAR100,
+            Self::Stl10 => &stl10::STL10,
+            Self::TinyImagenet => &tiny_imagenet::TINY_IMAGENET,
+            Self::EuroSat => &eurosat::EUROSAT,
+            Self::Digits => &digits::DIGITS,
+            Self::ImageFolder => &image_folder::IMAGE_FOLDER,
+        }
+    }
+
+    /// The name in manifests and paths.
+    pub fn name(self) -> &'static str {
+        self.description().name
+    }
+
+    /// Its published files; none if it has none.
+    pub fn files(self) -> &'static [PublishedFile] {
+        match self.description().origin {
+            Origin::Files { files, .. } => files,
+            Origin::Embedded { .. } | Origin::Folder => &[],
+        }
+    }
+
+    /// Where `zoo-data fetch` puts its files.
+    pub fn folder(self, root: &Path) -> PathBuf {
+        root.join("data").join(self.name())
+    }
+}
 
 /// Classes of the datasets of digits.
 const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
@@ -39,13 +135,14 @@ fn test_part(pictures: Vec<(String, u16)>) -> [Vec<(String, u16)>; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DatasetName;
-    use clap::ValueEnum;
 
     #[test]
     fn every_dataset_has_one_name_everywhere() {
-        for name in DatasetName::value_variants() {
-            assert_eq!(name.to_possible_value().unwrap().get_name(), name.name());
+        #[cfg(feature = "cli")]
+        assert_eq!(<DatasetName as clap::ValueEnum>::value_variants(), DatasetName::ALL);
+        for name in DatasetName::ALL {
+            #[cfg(feature = "cli")]
+            assert_eq!(clap::ValueEnum::to_possible_value(&name).unwrap().get_name(), name.name());
             assert_eq!(serde_json::to_value(name).unwrap(), name.name());
             let description = name.description();
             let names = description.class_names.len();

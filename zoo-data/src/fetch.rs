@@ -7,20 +7,52 @@ use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use zoo_model::files::{remove_abandoned, sync_dir, temporary_file_in, FileError};
+use zoo_model::files::{remove_stale_temporaries, sync_dir, temporary_file_in, FileError};
 use zoo_model::lock::is_still_at;
-use zoo_model::stage::Stage;
+use zoo_model::stage::{Stage, UsageError};
 
-use crate::{client, Error, PublishedFile};
+use crate::client;
+use crate::datasets::DatasetName;
+use crate::description::{Origin, PublishedFile};
+use crate::error::DataError;
+use crate::summary::DataSummary;
 
 /// Longest time that a server may say nothing, in whatever step of a download.
-pub const SILENCE: Duration = Duration::from_secs(45);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(45);
 /// Time between two looks at whether to stop.
 const TICK: Duration = Duration::from_millis(100);
 /// Most bytes that one file may have.
 const SIZE_LIMIT: u64 = 4 << 30;
 /// Unit in which progress is shown.
 const MEGABYTE: u64 = 1_000_000;
+
+/// Downloads the files of a published dataset to `root/data/NAME`, from the known mirrors or from
+/// those given.
+pub fn fetch_dataset(
+    dataset: DatasetName,
+    root: &Path,
+    mirrors: &[String],
+    stage: &Stage,
+) -> Result<DataSummary, DataError> {
+    let folder = dataset.folder(root);
+    let summary = |up_to_date, output| DataSummary { dataset: dataset.name(), output, up_to_date, samples: None };
+    match &dataset.description().origin {
+        Origin::Embedded { .. } => {
+            stage.say(format!("{} is embedded in this program: there is nothing to download", dataset.name()));
+            Ok(summary(true, folder))
+        }
+        Origin::Folder => {
+            let message = format!("{} is made of your own pictures: there is nothing to download", dataset.name());
+            Err(UsageError(message).into())
+        }
+        Origin::Files { files, mirrors: known, .. } => {
+            let known = || known.iter().map(|&m| m.to_owned()).collect();
+            let mirrors = if mirrors.is_empty() { known() } else { mirrors.to_vec() };
+            let downloaded = fetch(files, &mirrors, &folder, STALL_TIMEOUT, stage)?;
+            Ok(summary(downloaded == 0, folder))
+        }
+    }
+}
 
 /// Downloads files into `folder`; those that are there with the right checksum are left alone. A
 /// mirror that says nothing for `silence` is given up. Returns how many were downloaded.
@@ -36,9 +68,9 @@ pub fn fetch(
     folder: &Path,
     silence: Duration,
     stage: &Stage,
-) -> Result<usize, Error> {
+) -> Result<usize, DataError> {
     fs::create_dir_all(folder).map_err(FileError::io("create the folder", folder))?;
-    remove_abandoned(folder);
+    remove_stale_temporaries(folder);
     let mut downloaded = 0;
     for file in files {
         let target = folder.join(file.name);
@@ -56,7 +88,7 @@ fn download(
     folder: &Path,
     silence: Duration,
     stage: &Stage,
-) -> Result<(), Error> {
+) -> Result<(), DataError> {
     let mut attempts = Vec::new();
     for mirror in mirrors {
         let address = format!("{}/{}", mirror.trim_end_matches('/'), file.name);
@@ -90,7 +122,7 @@ fn download(
             }
         }
     }
-    Err(Error::Download { file: file.name.to_owned(), attempts: attempts.join("; ") })
+    Err(DataError::Download { file: file.name.to_owned(), attempts: attempts.join("; ") })
 }
 
 /// A download in the making, which no other process writes to.
@@ -127,7 +159,7 @@ enum Transfer {
     /// This mirror failed; another may do.
     Failed(String),
     /// The disk, or the user's wish to stop.
-    Fatal(Error),
+    Fatal(DataError),
 }
 
 /// What a server sends.

@@ -8,10 +8,9 @@ use zoo_model::dataset::Samples;
 use zoo_model::files::FileError;
 use zoo_model::stage::{Interrupted, Progress, Stage};
 
+use crate::error::DataError;
 use crate::formats::picture;
-use crate::section::TransformSection;
-use crate::transform::{self, Image};
-use crate::Error;
+use crate::transform::{self, Image, TransformSection};
 
 /// Most bytes of pixels in one part; a prepared dataset may hold 16 GiB.
 const SIZE_LIMIT: usize = 12 << 30;
@@ -43,16 +42,16 @@ impl From<Interrupted> for Fault {
 
 /// A file that a dataset is read from.
 #[derive(Debug)]
-pub struct Source {
+pub struct SourceFile {
     /// Where it is.
     pub path: PathBuf,
     /// What to do if it is wrong.
     pub remedy: String,
 }
 
-impl Source {
+impl SourceFile {
     /// The error of a fault in this file.
-    pub fn wrong(&self, fault: impl Into<Fault>) -> Error {
+    pub fn wrong(&self, fault: impl Into<Fault>) -> DataError {
         match fault.into() {
             Fault::Wrong(message) => FileError::format(&self.path, format!("{message}; {}", self.remedy)).into(),
             Fault::Interrupted(interrupted) => interrupted.into(),
@@ -60,7 +59,7 @@ impl Source {
     }
 
     /// Opens it.
-    pub fn open(&self) -> Result<std::fs::File, Error> {
+    pub fn open(&self) -> Result<std::fs::File, DataError> {
         Ok(std::fs::File::open(&self.path).map_err(FileError::io("read", &self.path))?)
     }
 }

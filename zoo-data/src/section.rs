@@ -1,10 +1,12 @@
 //! `[data]`.
 
 use serde::{Deserialize, Deserializer, Serialize};
-use zoo_model::plan::{count, list, name};
+use zoo_model::deserialize::{count, list, name};
 use zoo_model::{Manifest, ManifestError};
 
-use crate::{DatasetName, Origin};
+use crate::datasets::DatasetName;
+use crate::description::Origin;
+use crate::transform::TransformSection;
 
 /// `[data]`: which dataset, how it is split and transformed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,26 +119,6 @@ fn is_folder_name(name: &str) -> bool {
         && !name.contains(char::is_control)
 }
 
-/// Transforms in the order in which they are applied.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct TransformSection {
-    /// To one channel of luma.
-    #[serde(default)]
-    pub grayscale: bool,
-    /// To the central square of this side.
-    #[serde(default, deserialize_with = "side")]
-    pub center_crop: Option<usize>,
-    /// To a square of this side.
-    #[serde(default, deserialize_with = "side")]
-    pub resize: Option<usize>,
-}
-
-impl TransformSection {
-    /// None at all.
-    pub const NONE: Self = Self { grayscale: false, center_crop: None, resize: None };
-}
-
 /// Mean and standard deviation per channel, or one for all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
@@ -161,13 +143,6 @@ fn default_split_seed() -> u64 {
 
 fn some_list<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<String>>, D::Error> {
     list(d).map(Some)
-}
-
-fn side<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
-    match i64::deserialize(d)? {
-        n @ 1..=4096 => Ok(Some(n as usize)),
-        n => Err(serde::de::Error::custom(format!("must be from 1 to 4096 pixels, not {n}"))),
-    }
 }
 
 fn finite<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<f64>, D::Error> {

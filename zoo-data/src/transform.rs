@@ -1,6 +1,33 @@
 //! Transforms of 8-bit images, to the bit as Pillow and torchvision do them.
 
-use crate::section::TransformSection;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Transforms in the order in which they are applied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct TransformSection {
+    /// To one channel of luma.
+    #[serde(default)]
+    pub grayscale: bool,
+    /// To the central square of this side.
+    #[serde(default, deserialize_with = "side")]
+    pub center_crop: Option<usize>,
+    /// To a square of this side.
+    #[serde(default, deserialize_with = "side")]
+    pub resize: Option<usize>,
+}
+
+impl TransformSection {
+    /// None at all.
+    pub const NONE: Self = Self { grayscale: false, center_crop: None, resize: None };
+}
+
+fn side<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
+    match i64::deserialize(d)? {
+        n @ 1..=4096 => Ok(Some(n as usize)),
+        n => Err(serde::de::Error::custom(format!("must be from 1 to 4096 pixels, not {n}"))),
+    }
+}
 
 /// An 8-bit image, channels first: (C, H, W), row-major.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use safetensors::SafeTensors;
-use zoo_data::parts::{Parts, Source};
+use zoo_data::parts::{Parts, SourceFile};
 use zoo_data::{DatasetName, Origin, TransformSection};
 use zoo_model::files::sha256;
 use zoo_model::stage::Stage;
@@ -85,7 +85,7 @@ fn jpeg_files_give_the_same_bits_on_every_machine() {
     let dir = tempfile::tempdir().unwrap();
     let bits = |name, train| {
         let dataset = prepared(dir.path(), &published(), name, &format!("train = {train}\ntransform = {{}}"));
-        sha256(&dataset.split(Split::Train).images)
+        sha256(&dataset.split(Split::Train).images).to_string()
     };
     assert_eq!(bits("tiny-imagenet", 5), "b47600d0b994ae39f525dc1643552a689e1f7b15ad3aec0b363d3765ff9648c8");
     assert_eq!(bits("eurosat", 7), "9e5e2b23913b3d54ee51fbb4a4eb1964af8ffb04af7cbba20dd84d55ceac2d7d");
@@ -577,9 +577,9 @@ fn taken(name: DatasetName, contents: &[Vec<u8>]) -> bool {
     let source = |(i, content): (usize, &Vec<u8>)| {
         let path = dir.path().join(i.to_string());
         fs::write(&path, content).unwrap();
-        Source { path, remedy: String::new() }
+        SourceFile { path, remedy: String::new() }
     };
-    let sources: Vec<Source> = contents.iter().enumerate().map(source).collect();
+    let sources: Vec<SourceFile> = contents.iter().enumerate().map(source).collect();
     let stage = Stage::silent();
     let mut parts = Parts::new(&TransformSection::NONE, name.description().shape, Vec::new(), &stage);
     read(&sources, &mut parts).is_ok()

@@ -28,5 +28,6 @@ pub mod variational;
 
 pub use device::{DeviceError, DeviceName};
 pub use engine::{Batches, BuiltEngine, Cohort, Engine, EngineError, EngineFactory, Evaluation, LayerOutputs};
-pub use snapshot::Snapshot;
+pub use optimizer::Moments;
+pub use snapshot::{NoiseSnapshot, Snapshot};
 pub use task::{Mask, ModelSpec, Sparsification, Task};

@@ -20,18 +20,17 @@ pub fn adam_rates(learning_rate: f64, beta1: f64, step: u64) -> (f64, f64) {
     (learning_rate / mean, square)
 }
 
-/// An optimiser and its moments: one vector for SGD, two for Adam.
+/// An optimiser and its moments.
 #[derive(Debug, Clone)]
 pub struct OptimizerState {
-    kind: Optimizer,
     base: Rates,
     schedule: Schedule,
     total_steps: u64,
     weight_decay: f64,
     /// Steps taken.
     pub step: u64,
-    /// See [`moment_count`].
-    pub moments: Vec<Vec<f64>>,
+    /// Moments.
+    pub moments: Moments,
 }
 
 /// Decay of Adam's mean of gradients.
@@ -41,30 +40,95 @@ pub const BETA2: f64 = 0.999;
 /// What Adam adds to the root of the mean square.
 pub const EPSILON: f64 = 1e-8;
 
-/// Vectors of moments that an optimiser keeps, each with a value a parameter. Adam: means of
-/// gradients and of their squares. SGD: momentum buffer.
-pub fn moment_count(optimizer: Optimizer) -> usize {
-    match optimizer {
-        Optimizer::Adam => 2,
-        Optimizer::Sgd => 1,
+/// An optimiser's moments, each a vector `V` of one value per trained parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Moments<V = Vec<f64>> {
+    /// Adam's.
+    Adam {
+        /// Running mean of the gradients.
+        mean: V,
+        /// Running mean of their squares.
+        mean_square: V,
+    },
+    /// SGD's.
+    Sgd {
+        /// Momentum buffer.
+        momentum: V,
+    },
+}
+
+impl<V> Moments<V> {
+    /// The moments of an optimiser, each made by `make` from its name; `None` if one cannot be made.
+    pub fn try_new(optimizer: Optimizer, mut make: impl FnMut(&'static str) -> Option<V>) -> Option<Self> {
+        Some(match optimizer {
+            Optimizer::Adam => Self::Adam { mean: make("mean")?, mean_square: make("mean_square")? },
+            Optimizer::Sgd => Self::Sgd { momentum: make("momentum")? },
+        })
+    }
+
+    /// The moments of an optimiser, each made by `make` from its name.
+    pub fn new(optimizer: Optimizer, mut make: impl FnMut(&'static str) -> V) -> Self {
+        Self::try_new(optimizer, |name| Some(make(name))).expect("each is made")
+    }
+
+    /// The same vector for every moment of an optimiser: zeros before the first step.
+    pub fn filled(optimizer: Optimizer, vector: V) -> Self
+    where
+        V: Clone,
+    {
+        Self::new(optimizer, |_| vector.clone())
+    }
+
+    /// The moment of this name.
+    pub fn get(&self, name: &str) -> Option<&V> {
+        self.named().into_iter().find(|(known, _)| *known == name).map(|(_, moment)| moment)
+    }
+
+    /// The optimiser that they are of.
+    pub fn optimizer(&self) -> Optimizer {
+        match self {
+            Self::Adam { .. } => Optimizer::Adam,
+            Self::Sgd { .. } => Optimizer::Sgd,
+        }
+    }
+
+    /// Each moment with its name, in the order in which [`new`](Self::new) makes them.
+    pub fn named(&self) -> Vec<(&'static str, &V)> {
+        match self {
+            Self::Adam { mean, mean_square } => vec![("mean", mean), ("mean_square", mean_square)],
+            Self::Sgd { momentum } => vec![("momentum", momentum)],
+        }
+    }
+
+    /// The moments of which each is `change` of one of these.
+    pub fn map<W>(&self, mut change: impl FnMut(&V) -> W) -> Moments<W> {
+        match self {
+            Self::Adam { mean, mean_square } => Moments::Adam { mean: change(mean), mean_square: change(mean_square) },
+            Self::Sgd { momentum } => Moments::Sgd { momentum: change(momentum) },
+        }
     }
 }
 
+/// Vectors of moments that an optimiser keeps.
+pub fn moment_count(optimizer: Optimizer) -> usize {
+    Moments::filled(optimizer, ()).named().len()
+}
+
 impl OptimizerState {
-    /// Fresh moments for so many parameters, to be trained on so many samples an epoch.
+    /// Fresh moments for the given number of parameters, to be trained on the given number of samples
+    /// per epoch.
     pub fn new(h: &Hyperparameters, parameters: usize, samples: usize) -> Self {
         let momentum = match h.optimizer {
             Optimizer::Adam => BETA1,
             Optimizer::Sgd => h.momentum,
         };
         Self {
-            kind: h.optimizer,
             base: Rates { learning_rate: h.learning_rate, momentum },
             schedule: h.schedule,
             total_steps: u64::from(h.epochs) * samples.div_ceil(h.batch_size) as u64,
             weight_decay: h.weight_decay,
             step: 0,
-            moments: vec![vec![0.0; parameters]; moment_count(h.optimizer)],
+            moments: Moments::filled(h.optimizer, vec![0.0; parameters]),
         }
     }
 
@@ -74,9 +138,8 @@ impl OptimizerState {
         self.step += 1;
         let weight_decay = self.weight_decay;
         let kept = |i: usize| mask.is_none_or(|m| m[i]);
-        match self.kind {
-            Optimizer::Adam => {
-                let [mean, square] = self.moments.as_mut_slice() else { unreachable!("Adam has two moments") };
+        match &mut self.moments {
+            Moments::Adam { mean, mean_square } => {
                 let (step_size, correction) = adam_rates(learning_rate, momentum, self.step);
                 for i in 0..parameters.len() {
                     if !kept(i) {
@@ -85,12 +148,11 @@ impl OptimizerState {
                     }
                     let g = gradient[i] + weight_decay * parameters[i];
                     mean[i] += (g - mean[i]) * (1.0 - momentum);
-                    square[i] = square[i] * BETA2 + (1.0 - BETA2) * g * g;
-                    parameters[i] -= step_size * (mean[i] / (square[i].sqrt() / correction + EPSILON));
+                    mean_square[i] = mean_square[i] * BETA2 + (1.0 - BETA2) * g * g;
+                    parameters[i] -= step_size * (mean[i] / (mean_square[i].sqrt() / correction + EPSILON));
                 }
             }
-            Optimizer::Sgd => {
-                let [buffer] = self.moments.as_mut_slice() else { unreachable!("SGD has one moment") };
+            Moments::Sgd { momentum: buffer } => {
                 for i in 0..parameters.len() {
                     if !kept(i) {
                         parameters[i] = 0.0;

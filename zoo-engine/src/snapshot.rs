@@ -1,18 +1,29 @@
 //! A model between two epochs.
 
+use crate::optimizer::Moments;
 use crate::variational;
 
-/// A model in the middle of its training, between two epochs.
+/// A model in the middle of its training, between two epochs. Vectors are flat, in the order of the
+/// network's parameters and in the engine's full precision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// Optimiser steps taken.
     pub step: u64,
-    /// Flat vector of the state, in the engine's full precision.
+    /// The state.
     pub parameters: Vec<f64>,
-    /// The optimiser's moments; with variational dropout, those of log sigma^2 follow.
-    pub moments: Vec<Vec<f64>>,
-    /// Log sigma^2 of every parameter, with variational dropout.
-    pub log_sigma2: Option<Vec<f64>>,
+    /// The optimiser's moments, a value for every trained parameter.
+    pub moments: Moments,
+    /// With variational dropout.
+    pub noise: Option<NoiseSnapshot>,
+}
+
+/// The noise of a model's weights in variational dropout.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NoiseSnapshot {
+    /// Log sigma^2 of every trained parameter.
+    pub log_sigma2: Vec<f64>,
+    /// Its optimiser's moments.
+    pub moments: Moments,
 }
 
 impl Snapshot {
@@ -20,11 +31,24 @@ impl Snapshot {
     /// removes.
     pub fn state(&self) -> Vec<f32> {
         let mut state: Vec<f32> = self.parameters.iter().map(|&p| p as f32).collect();
-        for (i, log_sigma2) in self.log_sigma2.iter().flatten().enumerate() {
+        for (i, log_sigma2) in self.noise.iter().flat_map(|noise| &noise.log_sigma2).enumerate() {
             if !variational::is_kept(self.parameters[i], *log_sigma2) {
                 state[i] = 0.0;
             }
         }
         state
+    }
+
+    /// All vectors with their names, of which no two are equal: `parameters`, `moments.mean`, ...,
+    /// `noise.log_sigma2`, `noise.moments.mean`, ...
+    pub fn vectors(&self) -> Vec<(String, &Vec<f64>)> {
+        let mut vectors = vec![("parameters".to_owned(), &self.parameters)];
+        vectors.extend(self.moments.named().into_iter().map(|(name, v)| (format!("moments.{name}"), v)));
+        if let Some(noise) = &self.noise {
+            vectors.push(("noise.log_sigma2".to_owned(), &noise.log_sigma2));
+            let of_noise = noise.moments.named().into_iter();
+            vectors.extend(of_noise.map(|(name, v)| (format!("noise.moments.{name}"), v)));
+        }
+        vectors
     }
 }

@@ -6,9 +6,8 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::files::{write_atomic, FileError};
+use crate::files::{write_atomic, FileError, Sha256Hasher};
 use crate::safetensors_file::{self, Dtype, Header, TensorFile, TensorSpec};
 use crate::text::counted;
 use crate::FORMAT_VERSION;
@@ -150,7 +149,7 @@ impl Dataset {
         for (split, samples) in Split::ALL.into_iter().zip(&mut splits) {
             let images = format!("{}_images", split.name());
             let labels = format!("{}_labels", split.name());
-            let &[_, c, h, w] = file.place(&images, Dtype::U8)?.spec.shape.as_slice() else {
+            let &[_, c, h, w] = file.tensor(&images, Dtype::U8)?.spec.shape.as_slice() else {
                 return Err(wrong(format!("`{images}` must have shape (N, C, H, W)")));
             };
             if *shape.get_or_insert([c, h, w]) != [c, h, w] {
@@ -189,10 +188,10 @@ impl Dataset {
             });
         }
         let bytes = (0..data.len()).map(|i| if i % 2 == 0 { &self.splits[i / 2].images[..] } else { &data[i][..] });
-        let mut hasher = Sha256::new();
+        let mut hasher = Sha256Hasher::default();
         bytes.clone().for_each(|tensor| hasher.update(tensor));
         let mut metadata = info_to_metadata(&self.info);
-        metadata.insert(DATA_SHA256.into(), hex::encode(hasher.finalize()));
+        metadata.insert(DATA_SHA256.into(), hasher.finish().to_string());
         write_atomic(path, |out| safetensors_file::write(out, &specs, &metadata, bytes))
     }
 
@@ -226,6 +225,11 @@ impl Dataset {
         let table = |(mean, std): (&f64, &f64)| std::array::from_fn(|p| (p as f64 / 255.0 - mean) / std);
         self.info.mean.iter().zip(&self.info.std).map(table).collect()
     }
+
+    /// [`normalization`](Self::normalization) rounded to f32, the input of networks in f32.
+    pub fn normalization_f32(&self) -> Vec<[f32; 256]> {
+        self.normalization().iter().map(|table| table.map(|x| x as f32)).collect()
+    }
 }
 
 /// Whether the file is a dataset that zoo-data prepared, though perhaps a damaged one: then it may be
@@ -241,7 +245,7 @@ pub fn is_prepared(path: &Path) -> bool {
 fn check_data(path: &Path, header: &Header) -> Result<String, FileError> {
     let read_error = |e| FileError::io("read", path)(e);
     let mut file = File::open(path).map_err(read_error)?;
-    let (mut whole, mut data) = (Sha256::new(), Sha256::new());
+    let (mut whole, mut data) = (Sha256Hasher::default(), Sha256Hasher::default());
     let mut head = vec![0; header.length as usize];
     file.read_exact(&mut head).map_err(read_error)?;
     whole.update(&head);
@@ -254,7 +258,7 @@ fn check_data(path: &Path, header: &Header) -> Result<String, FileError> {
         whole.update(&buffer[..n]);
         data.update(&buffer[..n]);
     }
-    let found = hex::encode(data.finalize());
+    let found = data.finish().to_string();
     match header.metadata.get(DATA_SHA256) {
         Some(recorded) if *recorded != found => {
             let message = format!(
@@ -262,7 +266,7 @@ fn check_data(path: &Path, header: &Header) -> Result<String, FileError> {
             );
             Err(FileError::format(path, message))
         }
-        _ => Ok(hex::encode(whole.finalize())),
+        _ => Ok(whole.finish().to_string()),
     }
 }
 
@@ -334,9 +338,9 @@ mod tests {
         dataset.write(&path).unwrap();
         let back = Dataset::read(&path).unwrap();
         assert_eq!((&back.info, back.shape, &back.splits), (&dataset.info, dataset.shape, &dataset.splits));
-        assert_eq!(back.sha256(), sha256_file(&path).unwrap());
+        assert_eq!(back.sha256(), sha256_file(&path).unwrap().to_string());
         assert_eq!(read_info(&path).unwrap(), dataset.info);
-        assert_eq!(back.normalization()[0][255], 2.0);
+        assert_eq!((back.normalization()[0][255], back.normalization_f32()[0][255]), (2.0, 2.0));
     }
 
     #[test]

@@ -1,8 +1,27 @@
 //! Initial weights: PyTorch's `nn.init` functions, drawn from our generator.
 
+use serde::{Deserialize, Serialize};
+
 use crate::architecture::{Network, Role};
-use crate::hyperparameters::Init;
 use crate::random::{Purpose, Stream};
+
+/// Initialisations of weights; every bias starts at 0.01.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// U(0, 1).
+    Uniform,
+    /// N(0, 1).
+    Normal,
+    /// U(-b, b), b = sqrt(6 / fan_in).
+    KaimingUniform,
+    /// N(0, 2 / fan_in).
+    KaimingNormal,
+    /// U(-b, b), b = sqrt(6 / (fan_in + fan_out)).
+    XavierUniform,
+    /// N(0, 2 / (fan_in + fan_out)).
+    XavierNormal,
+}
 
 /// Every bias of a convolution or linear layer starts here, as in the published zoos.
 pub const INITIAL_BIAS: f32 = 0.01;

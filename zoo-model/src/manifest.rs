@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
+use toml::Spanned;
 
 use crate::files::{read_limited, FileError};
-use crate::text::readable;
+use crate::text::{alternatives, escaped, readable};
 
 /// The sections of a manifest, in the order of the pipeline.
 pub const SECTIONS: [&str; 7] = ["zoo", "data", "model", "grid", "train", "sparsify", "pack"];
@@ -146,6 +147,22 @@ impl Manifest {
         Section { name, of: PhantomData }.deserialize(deserializer).map_err(|e| self.section_error(name, &e))
     }
 
+    /// The tables of the list `[[name]]`, in order, to be read key by key: none if the manifest has
+    /// no such list.
+    ///
+    /// # Errors
+    /// It is something other than a list of tables.
+    pub fn entries(&self, name: &str) -> Result<Vec<Entry<'_>>, ManifestError> {
+        self.section::<Vec<AnyTable>>(name)?;
+        let mut root = DeTable::parse(&self.source).map_err(|e| self.toml_error(&e))?.into_inner();
+        let Some(DeValue::Array(list)) = root.remove(name).map(Spanned::into_inner) else { return Ok(Vec::new()) };
+        let entries = list.into_iter().filter_map(|item| match (item.span(), item.into_inner()) {
+            (span, DeValue::Table(table)) => Some(Entry { manifest: self, section: name.to_owned(), span, table }),
+            _ => None,
+        });
+        Ok(entries.collect())
+    }
+
     /// The section `name`, which must be there.
     pub fn required<T: DeserializeOwned>(&self, name: &str) -> Result<T, ManifestError> {
         self.section(name)?.ok_or_else(|| ManifestError {
@@ -204,6 +221,81 @@ impl Manifest {
             out.message.push_str(&hint);
         }
         out
+    }
+}
+
+/// One table of a list such as `[[sparsify]]`. Its readers take the keys that are theirs, with
+/// types of their own.
+#[derive(Debug, Clone)]
+pub struct Entry<'m> {
+    manifest: &'m Manifest,
+    section: String,
+    span: Range<usize>,
+    table: DeTable<'m>,
+}
+
+impl Entry<'_> {
+    /// The cut that the manifest is read with.
+    pub fn reduction(&self) -> Reduction {
+        self.manifest.reduction
+    }
+
+    /// Whether the key is there.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Those of `keys` that are there, as a `T`; other keys are passed over.
+    ///
+    /// # Errors
+    /// They are no `T`.
+    pub fn read<T: DeserializeOwned>(&self, keys: &[&str]) -> Result<T, ManifestError> {
+        let of_keys = self.table.iter().filter(|(key, _)| keys.contains(&key.get_ref().as_ref()));
+        let table = of_keys.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let deserializer = toml::Deserializer::from(Spanned::new(self.span.clone(), table));
+        T::deserialize(deserializer).map_err(|e| self.manifest.section_error(&self.section, &e))
+    }
+
+    /// Checks that every key is one of `keys`.
+    ///
+    /// # Errors
+    /// Another key is there: names `keys`, and the one that may be meant.
+    pub fn check_keys(&self, keys: &[&str]) -> Result<(), ManifestError> {
+        let mut found = self.table.keys().map(|key| key.get_ref().as_ref());
+        let Some(unknown) = found.find(|key| !keys.contains(key)) else { return Ok(()) };
+        let (expected, hint) = (alternatives(keys), suggestion(unknown, keys.iter().copied()));
+        Err(self.error(unknown, format!("unknown field `{}`, expected {expected}{hint}", escaped(unknown))))
+    }
+
+    /// An error about a key of this entry, at the line where it stands, or where the entry begins.
+    pub fn error(&self, key: &str, message: impl Into<String>) -> ManifestError {
+        let start = self.table.get_key_value(key).map_or(self.span.start, |(key, _)| key.span().start);
+        ManifestError {
+            path: self.manifest.path.clone(),
+            line: Some(self.manifest.line(start)),
+            key: Some(format!("{}.{key}", self.section)),
+            message: message.into(),
+        }
+    }
+}
+
+/// A table, whatever is in it.
+struct AnyTable;
+
+impl<'de> Deserialize<'de> for AnyTable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyTableVisitor;
+        impl<'de> Visitor<'de> for AnyTableVisitor {
+            type Value = AnyTable;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                write!(f, "a table")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AnyTable, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(AnyTable)
+            }
+        }
+        deserializer.deserialize_map(AnyTableVisitor)
     }
 }
 
@@ -355,6 +447,43 @@ mod tests {
         let shouting = manifest("[train]\nEPOCHS = 3\n").unwrap();
         let error = shouting.section::<Train>("train").unwrap_err();
         assert!(error.to_string().contains("did you mean `epochs`?"), "{error}");
+    }
+
+    #[test]
+    fn entries_are_read_key_by_key_with_errors_at_their_own_lines() {
+        let text = "[[sparsify]]\nepochs = 1\nkind = 'a'\n\n[[sparsify]]\nkind = 'b'\nepochs = 'x'\n\n[[sparsify]]\n";
+        let manifest = manifest(text).unwrap();
+        let entries = manifest.entries("sparsify").unwrap();
+        assert_eq!(entries[0].read::<Train>(&["epochs", "batch-size"]).unwrap().epochs, 1);
+        let errors = [
+            entries[1].read::<Train>(&["epochs"]).unwrap_err(),
+            entries[2].read::<Train>(&["epochs"]).unwrap_err(),
+            entries[1].error("kind", "is odd"),
+            entries[2].error("kind", "is missing"),
+            entries[1].check_keys(&["epochs", "kinds"]).unwrap_err(),
+        ];
+        let expected = [
+            "m.toml:7: sparsify.epochs: invalid type: string \"x\", expected an integer, 0 or above",
+            "m.toml:9: sparsify: missing field `epochs`",
+            "m.toml:6: sparsify.kind: is odd",
+            "m.toml:9: sparsify.kind: is missing",
+            "m.toml:6: sparsify.kind: unknown field `kind`, expected `epochs` or `kinds` (did you mean `kinds`?)",
+        ];
+        assert_eq!(errors.map(|e| e.to_string()), expected);
+        assert!(entries[0].has("kind") && !entries[2].has("kind"));
+        entries[0].check_keys(&["kind", "epochs"]).unwrap();
+        assert!(manifest.entries("grid").unwrap().is_empty());
+        for (text, message) in [
+            ("[sparsify]", "sparsify: is a list of tables: write [[sparsify]]"),
+            ("train = 5", "train: must be a table"),
+            ("sparsify = 5", "sparsify: invalid type: integer `5`, expected a list"),
+            ("sparsify = [[5]]", "sparsify: invalid type: sequence, expected a table"),
+        ] {
+            let manifest = super::Manifest::parse("m.toml", text.into()).unwrap();
+            let name = text.split(['[', ']', ' ']).find(|name| !name.is_empty()).unwrap();
+            let error = manifest.entries(name).unwrap_err().to_string();
+            assert_eq!(error, format!("m.toml:1: {message}"));
+        }
     }
 
     #[test]

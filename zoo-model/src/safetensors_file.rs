@@ -63,9 +63,9 @@ pub fn write<'a>(
     data.into_iter().try_for_each(|bytes| out.write_all(bytes))
 }
 
-/// A tensor's place in a file that is being read.
+/// Where a tensor lies in a file that is being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorPlace {
+pub struct TensorLocation {
     /// Name, type and shape.
     pub spec: TensorSpec,
     /// First byte after the header.
@@ -81,8 +81,8 @@ pub struct Header {
     pub length: u64,
     /// The free-form metadata.
     pub metadata: BTreeMap<String, String>,
-    /// The tensors by place.
-    pub tensors: Vec<TensorPlace>,
+    /// The tensors in the order of the file.
+    pub tensors: Vec<TensorLocation>,
 }
 
 impl Header {
@@ -91,8 +91,19 @@ impl Header {
         self.length + self.tensors.last().map_or(0, |t| t.start + t.length)
     }
 
+    /// Checks the length of the file against this header.
+    ///
+    /// # Errors
+    /// A sentence with both lengths.
+    pub fn check_length(&self, length: u64) -> Result<(), String> {
+        match self.file_length() {
+            expected if expected == length => Ok(()),
+            expected => Err(format!("has {length} bytes, its header describes {expected}: it is truncated or damaged")),
+        }
+    }
+
     /// The tensor called `name`.
-    pub fn tensor(&self, name: &str) -> Option<&TensorPlace> {
+    pub fn tensor(&self, name: &str) -> Option<&TensorLocation> {
         self.tensors.iter().find(|t| t.spec.name == name)
     }
 
@@ -125,10 +136,10 @@ impl Header {
         // The crate checks shapes against offsets, and that the tensors tile the data.
         let parsed: Metadata =
             serde_json::from_slice(&json).map_err(|e| format!("the safetensors header is malformed: {e}"))?;
-        let mut tensors: Vec<TensorPlace> = parsed
+        let mut tensors: Vec<TensorLocation> = parsed
             .tensors()
             .into_iter()
-            .map(|(name, info)| TensorPlace {
+            .map(|(name, info)| TensorLocation {
                 spec: TensorSpec { name, dtype: info.dtype, shape: info.shape.clone() },
                 start: info.data_offsets.0 as u64,
                 length: (info.data_offsets.1 - info.data_offsets.0) as u64,
@@ -158,13 +169,7 @@ impl TensorFile {
         }
         let length = metadata.len();
         let header = Header::read(&mut file).map_err(|m| FileError::format(path, m))?;
-        if header.file_length() != length {
-            let expected = header.file_length();
-            return Err(FileError::format(
-                path,
-                format!("has {length} bytes, its header describes {expected}: it is truncated or damaged"),
-            ));
-        }
+        header.check_length(length).map_err(|m| FileError::format(path, m))?;
         Ok(Self { file, path: path.into(), header })
     }
 
@@ -180,9 +185,9 @@ impl TensorFile {
 
     /// Bytes `start..start + length` of the tensor `name`, which must exist with type `dtype`.
     pub fn read_range(&mut self, name: &str, dtype: Dtype, start: u64, length: u64) -> Result<Vec<u8>, FileError> {
-        let place = self.place(name, dtype)?;
-        debug_assert!(start + length <= place.length);
-        let from = self.header.length + place.start + start;
+        let tensor = self.tensor(name, dtype)?;
+        debug_assert!(start + length <= tensor.length);
+        let from = self.header.length + tensor.start + start;
         let mut bytes = vec![0; length as usize];
         self.file
             .seek(SeekFrom::Start(from))
@@ -193,18 +198,26 @@ impl TensorFile {
 
     /// All bytes of the tensor `name`.
     pub fn read(&mut self, name: &str, dtype: Dtype) -> Result<Vec<u8>, FileError> {
-        let length = self.place(name, dtype)?.length;
+        let length = self.tensor(name, dtype)?.length;
         self.read_range(name, dtype, 0, length)
     }
 
-    /// Where the tensor `name` lies; it must exist with type `dtype`.
-    pub fn place(&self, name: &str, dtype: Dtype) -> Result<&TensorPlace, FileError> {
+    /// Where the tensor `name` lies.
+    ///
+    /// # Errors
+    /// There is none of this name, or it has another type than `dtype`.
+    pub fn tensor(&self, name: &str, dtype: Dtype) -> Result<&TensorLocation, FileError> {
         let wrong = |m| FileError::format(&self.path, m);
-        let place = self.header.tensor(name).ok_or_else(|| wrong(format!("has no tensor `{name}`")))?;
-        if place.spec.dtype != dtype {
-            return Err(wrong(format!("tensor `{name}` is {:?}, not {dtype:?}", place.spec.dtype)));
+        let tensor = self.header.tensor(name).ok_or_else(|| wrong(format!("has no tensor `{name}`")))?;
+        if tensor.spec.dtype != dtype {
+            return Err(wrong(format!("tensor `{name}` is {:?}, not {dtype:?}", tensor.spec.dtype)));
         }
-        Ok(place)
+        Ok(tensor)
+    }
+
+    #[doc(hidden)]
+    pub fn place(&self, name: &str, dtype: Dtype) -> Result<&TensorLocation, FileError> {
+        self.tensor(name, dtype)
     }
 }
 

@@ -1,12 +1,13 @@
 //! `states.safetensors`: every parameter of one model, stacked over its kept states.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
-use crate::architecture::Network;
+use crate::architecture::{Network, Parameter};
 use crate::files::{write_atomic, FileError};
-use crate::safetensors_file::{self, from_f32, to_f32, to_i64, Dtype, Header, TensorFile, TensorSpec};
+use crate::safetensors_file::{self, from_f32, to_f32, to_i64, Dtype, Header, TensorLocation, TensorSpec};
 
 /// Name of the tensor of kept epochs, i64 of shape (S).
 pub const EPOCHS: &str = "epochs";
@@ -65,10 +66,116 @@ pub fn check_header(header: &Header, network: &Network) -> Result<usize, String>
             ));
         }
     }
-    if let Some(stray) = header.tensors.iter().find(|t| expected.iter().all(|e| e.name != t.spec.name)) {
-        return Err(format!("has a tensor `{}` that the network does not have", stray.spec.name));
+    if let Some(unexpected) = header.tensors.iter().find(|t| expected.iter().all(|e| e.name != t.spec.name)) {
+        return Err(format!("has a tensor `{}` that the network does not have", unexpected.spec.name));
     }
     Ok(count)
+}
+
+/// A states file in a stream: a file, an entry of an archive, or bytes in memory.
+#[derive(Debug)]
+pub struct StatesReader<R> {
+    stream: R,
+    header: Header,
+    network: Network,
+    count: usize,
+}
+
+impl<R: Read> StatesReader<R> {
+    /// Reads the header of a states file of `size` bytes, and checks it against the network.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn new(mut stream: R, size: u64, network: &Network) -> Result<Self, String> {
+        let header = Header::read(&mut stream)?;
+        let count = check_header(&header, network)?;
+        header.check_length(size)?;
+        Ok(Self { stream, header, network: network.clone(), count })
+    }
+
+    /// Number of states.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Reads the stream to its end, and calls `visit` with the index of a state, a parameter, and its
+    /// values in that state, tensor by tensor: no more than one is held. Returns the epochs, which may
+    /// be anything until [`check_epochs`].
+    ///
+    /// # Errors
+    /// The stream fails, or ends too early.
+    pub fn visit(mut self, mut visit: impl FnMut(usize, &Parameter, &[f32])) -> io::Result<Vec<i64>> {
+        let mut epochs = Vec::new();
+        for tensor in &self.header.tensors {
+            if tensor.spec.name == EPOCHS {
+                let mut bytes = vec![0; tensor.length as usize];
+                self.stream.read_exact(&mut bytes)?;
+                epochs = to_i64(&bytes);
+                continue;
+            }
+            let parameter = self.network.parameters().iter().find(|p| p.name == tensor.spec.name);
+            let parameter = parameter.expect("check_header knows every tensor");
+            let mut bytes = vec![0; 4 * parameter.range.len()];
+            for state in 0..self.count {
+                self.stream.read_exact(&mut bytes)?;
+                visit(state, parameter, &to_f32(&bytes));
+            }
+        }
+        Ok(epochs)
+    }
+
+    /// Reads all states: their epochs and flat vectors.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the stream.
+    pub fn read_all(self) -> Result<(Vec<u32>, Vec<Vec<f32>>), String> {
+        let mut states = vec![vec![0.0; self.network.state_len()]; self.count];
+        let epochs = self.visit(|state, parameter, values| {
+            states[state][parameter.range.clone()].copy_from_slice(values);
+        });
+        Ok((check_epochs(&epochs.map_err(|e| e.to_string())?)?, states))
+    }
+}
+
+impl<R: Read + Seek> StatesReader<R> {
+    fn read_at(&mut self, start: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.stream.seek(SeekFrom::Start(self.header.length + start))?;
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn tensor(&self, name: &str) -> &TensorLocation {
+        self.header.tensor(name).expect("check_header knows every tensor")
+    }
+
+    /// The epochs, which may be anything until [`check_epochs`].
+    ///
+    /// # Errors
+    /// The stream fails.
+    pub fn epochs(&mut self) -> io::Result<Vec<i64>> {
+        let &TensorLocation { start, length, .. } = self.tensor(EPOCHS);
+        Ok(to_i64(&self.read_at(start, length as usize)?))
+    }
+
+    /// The flat parameter vector of state `index`.
+    ///
+    /// # Errors
+    /// The stream fails.
+    ///
+    /// # Panics
+    /// There is no such state.
+    pub fn state(&mut self, index: usize) -> io::Result<Vec<f32>> {
+        assert!(index < self.count);
+        let mut flat = vec![0.0; self.network.state_len()];
+        for i in 0..self.network.parameters().len() {
+            let Parameter { name, range, .. } = &self.network.parameters()[i];
+            let (range, length) = (range.clone(), 4 * range.len());
+            let bytes = self.read_at(self.tensor(name).start + (index * length) as u64, length)?;
+            flat[range].copy_from_slice(&to_f32(&bytes));
+        }
+        Ok(flat)
+    }
 }
 
 /// Reads all states of a stream of `size` bytes: their epochs and flat vectors.
@@ -76,50 +183,33 @@ pub fn check_header(header: &Header, network: &Network) -> Result<usize, String>
 /// # Errors
 /// A sentence that says what is wrong with it.
 pub fn read_all(stream: &mut impl Read, size: u64, network: &Network) -> Result<(Vec<u32>, Vec<Vec<f32>>), String> {
-    let header = Header::read(stream)?;
-    let count = check_header(&header, network)?;
-    if header.file_length() != size {
-        return Err(format!(
-            "has {size} bytes, its header describes {}: it is truncated or damaged",
-            header.file_length()
-        ));
-    }
-    let mut states = vec![vec![0.0; network.state_len()]; count];
-    let mut epochs = Vec::new();
-    for tensor in &header.tensors {
-        if tensor.spec.name == EPOCHS {
-            let mut bytes = vec![0; tensor.length as usize];
-            stream.read_exact(&mut bytes).map_err(|e| e.to_string())?;
-            epochs = check_epochs(&to_i64(&bytes))?;
-            continue;
-        }
-        let parameter = network.parameters().iter().find(|p| p.name == tensor.spec.name);
-        let parameter = parameter.expect("check_header knows every tensor");
-        let mut bytes = vec![0; 4 * parameter.range.len()];
-        for state in &mut states {
-            stream.read_exact(&mut bytes).map_err(|e| e.to_string())?;
-            state[parameter.range.clone()].copy_from_slice(&to_f32(&bytes));
-        }
-    }
-    Ok((epochs, states))
+    StatesReader::new(stream, size, network)?.read_all()
 }
 
 /// A states file open for reading state by state.
 #[derive(Debug)]
 pub struct StatesFile {
-    file: TensorFile,
-    network: Network,
+    path: PathBuf,
+    reader: StatesReader<File>,
     epochs: Vec<u32>,
 }
 
 impl StatesFile {
     /// Opens a states file and checks it against the network.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not one of this network's states.
     pub fn open(path: &Path, network: &Network) -> Result<Self, FileError> {
-        let mut file = TensorFile::open(path)?;
-        check_header(file.header(), network).map_err(|m| FileError::format(path, m))?;
-        let epochs = to_i64(&file.read(EPOCHS, Dtype::I64)?);
-        let epochs = check_epochs(&epochs).map_err(|m| FileError::format(path, m))?;
-        Ok(Self { file, network: network.clone(), epochs })
+        let wrong = |message| FileError::format(path, message);
+        let file = File::open(path).map_err(FileError::io("read", path))?;
+        let metadata = file.metadata().map_err(FileError::io("read", path))?;
+        if metadata.is_dir() {
+            return Err(wrong("is a folder, not a safetensors file".to_owned()));
+        }
+        let mut reader = StatesReader::new(file, metadata.len(), network).map_err(wrong)?;
+        let epochs = reader.epochs().map_err(FileError::io("read", path))?;
+        let epochs = check_epochs(&epochs).map_err(wrong)?;
+        Ok(Self { path: path.into(), reader, epochs })
     }
 
     /// The kept epochs, ascending.
@@ -128,18 +218,17 @@ impl StatesFile {
     }
 
     /// The flat parameter vector of state `index`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
     pub fn state(&mut self, index: usize) -> Result<Vec<f32>, FileError> {
-        assert!(index < self.epochs.len());
-        let mut flat = vec![0.0; self.network.state_len()];
-        for parameter in self.network.parameters() {
-            let length = 4 * parameter.range.len() as u64;
-            let bytes = self.file.read_range(&parameter.name, Dtype::F32, index as u64 * length, length)?;
-            flat[parameter.range.clone()].copy_from_slice(&to_f32(&bytes));
-        }
-        Ok(flat)
+        self.reader.state(index).map_err(FileError::io("read", &self.path))
     }
 
     /// The last state and its epoch.
+    ///
+    /// # Errors
+    /// The file cannot be read.
     pub fn last(&mut self) -> Result<(u32, Vec<f32>), FileError> {
         let index = self.epochs.len() - 1;
         Ok((self.epochs[index], self.state(index)?))

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use crate::dataset::{DatasetInfo, Samples};
 use crate::files::FileError;
-use crate::hyperparameters::{Hyperparameters, Init, Params};
-use crate::init::initial_parameters;
-use crate::plan::ModelId;
+use crate::hyperparameters::Hyperparameters;
+use crate::init::{initial_parameters, Init};
+use crate::model_id::ModelId;
+use crate::params::Params;
 use crate::random::{Purpose, Stream};
 use crate::result::ResultLine;
 use crate::zoo_dir::{DatasetRecord, ZooDir, ZooRecord};

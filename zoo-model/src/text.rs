@@ -67,6 +67,16 @@ pub fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{plural}")
 }
 
+/// Names to choose from, as serde lists them: `` `a` ``, `` `a` or `b` ``, `` one of `a`, `b`, `c` ``.
+pub fn alternatives(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.as_slice() {
+        [a, b] => format!("{a} or {b}"),
+        [_, _, _, ..] => format!("one of {}", quoted.join(", ")),
+        _ => quoted.concat(),
+    }
+}
+
 /// A number with so many digits after the point; what rounds to zero has no sign.
 pub fn fixed(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
@@ -101,6 +111,9 @@ mod tests {
         let round = [-0.001, -0.0, 0.001, -0.005001, -1.0, f64::NAN].map(|v| fixed(v, 2));
         assert_eq!(round, ["0.00", "0.00", "0.00", "-0.01", "-1.00", "NaN"]);
         assert_eq!(fixed(-0.4, 0), "0");
+        assert_eq!(alternatives(&["a"]), "`a`");
+        assert_eq!(alternatives(&["a", "b"]), "`a` or `b`");
+        assert_eq!(alternatives(&["a", "b", "c"]), "one of `a`, `b`, `c`");
     }
 
     #[test]

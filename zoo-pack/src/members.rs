@@ -19,7 +19,7 @@ use std::thread;
 
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Compress, Compression, Crc, Decompress, FlushCompress, FlushDecompress, Status};
-use sha2::{Digest, Sha256};
+use zoo_model::files::{Hashing, Sha256};
 
 /// Uncompressed bytes in a member; the last one may hold fewer.
 pub const PIECE: usize = 1 << 20;
@@ -266,16 +266,16 @@ pub fn decode<T>(
     source: impl Read + Send,
     threads: usize,
     consume: impl FnOnce(&mut Decoded) -> T,
-) -> (T, Option<[u8; 32]>) {
+) -> (T, Option<Sha256>) {
     let threads = threads.max(1);
     thread::scope(|scope| {
         let (sender, deliveries) = sync_channel(2 * threads);
         let reader = scope.spawn(move || {
             let workers = Workers::start(scope, threads, |member: Vec<u8>| inflate(&member));
-            let mut source = Counted { source, hasher: Sha256::new(), length: 0 };
+            let mut source = Hashing::new(source);
             let whole = deliver(&mut source, &workers, &sender).is_ok();
             // What follows the damage still counts for the archive's checksum.
-            (whole && io::copy(&mut source, &mut io::sink()).is_ok()).then(|| source.hasher.finalize().into())
+            (whole && io::copy(&mut source, &mut io::sink()).is_ok()).then(|| source.finish().2)
         });
         let mut decoded =
             Decoded { deliveries, piece: Vec::new(), read: 0, position: 0, ended: false, damages: Vec::new() };
@@ -285,33 +285,18 @@ pub fn decode<T>(
     })
 }
 
-struct Counted<R> {
-    source: R,
-    hasher: Sha256,
-    length: u64,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.source.read(buffer)?;
-        self.hasher.update(&buffer[..n]);
-        self.length += n as u64;
-        Ok(n)
-    }
-}
-
 /// The consumer wants no more.
 struct Gone;
 
 fn deliver<R: Read>(
-    source: &mut Counted<R>,
+    source: &mut Hashing<R>,
     workers: &Workers<Vec<u8>, Piece>,
     sender: &SyncSender<Delivery>,
 ) -> Result<(), Gone> {
     let send = |delivery| sender.send(delivery).map_err(|_| Gone);
     let mut first = true;
     loop {
-        let offset = source.length;
+        let offset = source.length();
         let broken = |message: String| Delivery::Broken { offset, begun: false, message };
         let cut = |message: String| Delivery::Broken { offset, begun: true, message };
         let mut header = [0; HEADER];
@@ -472,6 +457,7 @@ fn inflate(member: &[u8]) -> Piece {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use zoo_model::files::sha256;
 
     fn noise(n: usize) -> Vec<u8> {
         let mut state = 1u64;
@@ -488,7 +474,7 @@ mod tests {
         out
     }
 
-    fn unpacked(archive: &[u8]) -> (Vec<u8>, Vec<Damage>, Option<[u8; 32]>) {
+    fn unpacked(archive: &[u8]) -> (Vec<u8>, Vec<Damage>, Option<Sha256>) {
         let ((data, damages), sum) = decode(archive, 2, |decoded| {
             let mut data = Vec::new();
             decoded.read_to_end(&mut data).unwrap();
@@ -504,7 +490,7 @@ mod tests {
         assert_eq!(archive, packed(&data, 3));
         let (found, damages, sum) = unpacked(&archive);
         assert!(found == data && damages.is_empty());
-        assert_eq!(sum.unwrap(), <[u8; 32]>::from(Sha256::digest(&archive)));
+        assert_eq!(sum.unwrap(), sha256(&archive));
         let mut theirs = Vec::new();
         MultiGzDecoder::new(&archive[..]).read_to_end(&mut theirs).unwrap();
         assert!(theirs == data);
@@ -513,8 +499,7 @@ mod tests {
     /// An upgrade of the deflate implementation that changes archives shows here.
     #[test]
     fn the_compressed_form_is_pinned() {
-        let sums =
-            [0, 1, 6, 9].map(|level| hex::encode(Sha256::digest(compress(&noise(PIECE), level)))[..16].to_owned());
+        let sums = [0, 1, 6, 9].map(|level| sha256(&compress(&noise(PIECE), level)).to_string()[..16].to_owned());
         assert_eq!(sums, ["b5c38e13abca9572", "0e5c5e3f946138a5", "cf22c259288627cd", "f14e0c6076bb7e5e"]);
     }
 

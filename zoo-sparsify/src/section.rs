@@ -1,69 +1,26 @@
 //! `[[sparsify]]` and the twins that it asks for.
 
-use serde::{Deserialize, Deserializer, Serialize};
-use zoo_model::plan::{check_zoo_name, count, fractions, name, ZooSection};
-use zoo_model::{Hyperparameters, Manifest, ManifestError};
+use std::iter::once;
+use std::sync::Arc;
 
-use zoo_engine::magnitude::Scope;
-use zoo_engine::{ModelSpec, Sparsification};
+use serde::{Deserialize, Deserializer};
+use zoo_model::manifest::Entry;
+use zoo_model::plan::{check_zoo_name, name, ZooSection};
+use zoo_model::text::alternatives;
+use zoo_model::{Manifest, ManifestError};
 
-/// How weights are removed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "method", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
-pub enum Method {
-    /// The smallest by magnitude; then fine-tuning with the mask fixed.
-    Magnitude {
-        /// Share of the weights to remove, in (0, 1).
-        sparsity: f64,
-        /// What competes for being kept.
-        scope: Scope,
-        /// Epochs of the cubic [`Ramp`](zoo_engine::magnitude::Ramp) to this sparsity; `None`: at once.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        ramp_epochs: Option<u32>,
-    },
-    /// Those that [variational dropout](zoo_engine::variational) drowns in noise.
-    VariationalDropout,
-}
+use crate::methods::{method, methods, names, Pruning, PruningMethod};
+use crate::Twin;
 
-impl Method {
-    /// Its name in manifests and `params.json`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Magnitude { .. } => "magnitude",
-            Self::VariationalDropout => "variational-dropout",
-        }
-    }
-}
+/// Keys that come after the methods' own.
+pub(crate) const COMMON_KEYS: [&str; 3] = ["epochs", "learning-rate", "suffix"];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum MethodName {
-    Magnitude,
-    VariationalDropout,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Schedule {
-    #[default]
-    OneShot,
-    Cubic,
-}
-
-/// One `[[sparsify]]` entry: a twin zoo for every sparsity.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+/// What every entry has, whatever its method.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-struct SparsifySection {
+struct Common {
     #[serde(deserialize_with = "name")]
-    method: MethodName,
-    #[serde(default, deserialize_with = "fractions")]
-    sparsity: Vec<f64>,
-    #[serde(default, deserialize_with = "some_name")]
-    scope: Option<Scope>,
-    #[serde(default, deserialize_with = "some_name")]
-    schedule: Option<Schedule>,
-    #[serde(default, deserialize_with = "some_count")]
-    ramp_epochs: Option<u32>,
+    method: MethodKey,
     #[serde(default, deserialize_with = "epochs")]
     epochs: Option<u32>,
     #[serde(default, deserialize_with = "learning_rate")]
@@ -71,58 +28,30 @@ struct SparsifySection {
     suffix: Option<String>,
 }
 
-/// One twin zoo to make.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Twin {
-    /// What follows the parent's name in the twin's: `magnitude-80`, `magnitude-80-cubic`,
-    /// `variational-dropout`.
-    #[serde(skip)]
-    pub suffix: String,
-    /// How weights are removed.
-    #[serde(flatten)]
-    pub method: Method,
-    /// Epochs of fine-tuning; 0 keeps the pruned models as they are.
-    pub epochs: u32,
-    /// Learning rate of the fine-tuning; `None`: the parent's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub learning_rate: Option<f64>,
-}
+/// A method by its name.
+struct MethodKey(&'static dyn PruningMethod);
 
-impl Twin {
-    /// What is known of a twin of a model with these hyperparameters.
-    pub fn spec(&self, hyperparameters: Hyperparameters) -> ModelSpec {
-        let sparsification = match self.method {
-            Method::Magnitude { .. } => Sparsification::Masks,
-            Method::VariationalDropout => Sparsification::VariationalDropout,
-        };
-        ModelSpec { hyperparameters, sparsification }
-    }
-
-    /// Name of the twin zoo of a zoo of this name.
-    pub fn zoo_name(&self, parent: &str) -> String {
-        format!("{parent}-{}", self.suffix)
-    }
-
-    /// The kept states of each model: after each epoch; of magnitude pruning also that before the
-    /// first, as epoch 0.
-    pub fn kept_epochs(&self) -> Vec<u32> {
-        let first = u32::from(self.method == Method::VariationalDropout);
-        (first..=self.epochs).collect()
+impl<'de> Deserialize<'de> for MethodKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let unknown = || format!("unknown variant `{name}`, expected {}", alternatives(&names()));
+        method(&name).map(Self).ok_or_else(|| serde::de::Error::custom(unknown()))
     }
 }
 
 /// The twins that a manifest asks for, in its order.
+///
+/// # Errors
+/// A mistake in a `[[sparsify]]` entry, or two entries that ask for the same twin.
 pub fn twins(manifest: &Manifest) -> Result<Vec<Twin>, ManifestError> {
     let zoo: ZooSection = manifest.required("zoo")?;
-    let sections: Vec<SparsifySection> = manifest.section("sparsify")?.unwrap_or_default();
     let mut twins: Vec<Twin> = Vec::new();
-    for section in sections {
-        for twin in section.twins(manifest)? {
-            check_zoo_name(&twin.zoo_name(&zoo.name)).map_err(|m| manifest.error("sparsify.suffix", m))?;
+    for entry in manifest.entries("sparsify")? {
+        for twin in twins_of(&entry)? {
+            check_zoo_name(&twin.zoo_name(&zoo.name)).map_err(|m| entry.error("suffix", m))?;
             if twins.iter().any(|t| t.suffix == twin.suffix) {
                 let message = format!(
-                    "two entries make a twin `{}`: give one of them a `suffix` of its own",
+                    "two entries define the twin `{}`: give one of them its own `suffix`",
                     twin.zoo_name(&zoo.name)
                 );
                 return Err(manifest.error("sparsify", message));
@@ -133,73 +62,41 @@ pub fn twins(manifest: &Manifest) -> Result<Vec<Twin>, ManifestError> {
     Ok(twins)
 }
 
-impl SparsifySection {
-    fn twins(&self, manifest: &Manifest) -> Result<Vec<Twin>, ManifestError> {
-        let default = match self.method {
-            MethodName::Magnitude => DEFAULT_EPOCHS,
-            MethodName::VariationalDropout => VARIATIONAL_EPOCHS,
-        };
-        let epochs = manifest.reduction.epochs(self.epochs.unwrap_or(default));
-        let twin = |method: Method, name: String| Twin {
-            suffix: self.suffix.as_ref().map_or(name.clone(), |more| format!("{name}-{more}")),
-            method,
-            epochs,
-            learning_rate: self.learning_rate,
-        };
-        let error = |key: &str, message: &str| Err(manifest.error(&format!("sparsify.{key}"), message.to_owned()));
-        if self.method == MethodName::VariationalDropout {
-            let given = [
-                ("sparsity", !self.sparsity.is_empty()),
-                ("scope", self.scope.is_some()),
-                ("schedule", self.schedule.is_some()),
-                ("ramp-epochs", self.ramp_epochs.is_some()),
-            ];
-            if let Some((key, _)) = given.into_iter().find(|(_, given)| *given) {
-                return error(key, "is of magnitude pruning; variational dropout finds by itself what to remove");
-            }
-            if epochs == 0 {
-                return error("epochs", "must be at least 1 with variational dropout");
-            }
-            return Ok(vec![twin(Method::VariationalDropout, "variational-dropout".into())]);
-        }
-        if self.sparsity.is_empty() {
-            return error("sparsity", "is missing: the share of the weights to remove, such as 0.8");
-        }
-        let cubic = self.schedule == Some(Schedule::Cubic);
-        if self.ramp_epochs.is_some() && !cubic {
-            return error("ramp-epochs", "needs schedule = \"cubic\"");
-        }
-        if cubic && epochs == 0 {
-            return error("epochs", "must be at least 1 with the cubic schedule");
-        }
-        if self.ramp_epochs.is_some_and(|ramp| ramp > self.epochs.unwrap_or(default)) {
-            return error("ramp-epochs", "must not be above `epochs`");
-        }
-        // A plan that is cut reaches its sparsity nevertheless.
-        let ramp_epochs = cubic.then(|| self.ramp_epochs.unwrap_or(epochs.div_ceil(2)).min(epochs));
-        let schedule = if cubic { "-cubic" } else { "" };
-        let twin = |&sparsity: &f64| {
-            // Percent with as many digits as given: 0.825 is 82.5, not 82.49999999999999.
-            let percent = (sparsity * 1e8).round() / 1e6;
-            let method = Method::Magnitude { sparsity, scope: self.scope.unwrap_or_default(), ramp_epochs };
-            twin(method, format!("magnitude-{percent}{schedule}"))
-        };
-        Ok(self.sparsity.iter().map(twin).collect())
+/// The twins that one entry asks for.
+fn twins_of(entry: &Entry) -> Result<Vec<Twin>, ManifestError> {
+    entry.check_keys(&known_keys())?;
+    let common_keys: Vec<&str> = once("method").chain(COMMON_KEYS).collect();
+    let Common { method: MethodKey(method), epochs, learning_rate, suffix } = entry.read(&common_keys)?;
+    let is_foreign = |key: &&str| entry.has(key) && !method.keys().contains(key) && !common_keys.contains(key);
+    if let Some(key) = known_keys().into_iter().find(is_foreign) {
+        let owners = methods().into_iter().filter(|other| other.keys().contains(&key));
+        let owners = owners.map(|other| other.title()).collect::<Vec<_>>().join(" and ");
+        return Err(entry.error(key, format!("applies to {owners} only; {}", method.why_no_other_keys())));
     }
+    let epochs = epochs.unwrap_or(method.default_epochs());
+    let twin = |pruning: Arc<dyn Pruning>| {
+        let name = pruning.suffix();
+        Twin {
+            suffix: suffix.as_ref().map_or(name.clone(), |more| format!("{name}-{more}")),
+            pruning,
+            epochs: entry.reduction().epochs(epochs),
+            learning_rate,
+        }
+    };
+    Ok(method.read_entry(entry, epochs)?.into_iter().map(twin).collect())
 }
 
-/// Epochs of fine-tuning after magnitude pruning, unless the manifest says otherwise.
-const DEFAULT_EPOCHS: u32 = 15;
-
-/// Epochs of variational dropout, unless the manifest says otherwise: those of the published twins.
-const VARIATIONAL_EPOCHS: u32 = 25;
-
-fn some_name<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(d: D) -> Result<Option<T>, D::Error> {
-    name(d).map(Some)
-}
-
-fn some_count<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
-    count(d).map(Some)
+/// Every key that an entry of some method may have.
+fn known_keys() -> Vec<&'static str> {
+    let methods = methods();
+    let own = methods.iter().flat_map(|method| method.keys().iter().copied());
+    let mut keys = Vec::new();
+    for key in once("method").chain(own).chain(COMMON_KEYS) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
 }
 
 fn epochs<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
@@ -219,6 +116,8 @@ fn learning_rate<'de, D: Deserializer<'de>>(d: D) -> Result<Option<f64>, D::Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::methods::magnitude::Magnitude;
+    use zoo_engine::magnitude::Scope;
 
     fn of(text: &str) -> Result<Vec<Twin>, ManifestError> {
         twins(&Manifest::parse("m.toml", format!("[zoo]\nname = \"z\"\n{text}")).unwrap())
@@ -232,8 +131,8 @@ mod tests {
         let names: Vec<String> = twins.iter().map(|t| t.zoo_name("z")).collect();
         assert_eq!(names, ["z-magnitude-50", "z-magnitude-82.5", "z-magnitude-50-layer"]);
         assert_eq!(twins[0].kept_epochs(), [0, 1, 2, 3]);
-        let by_layer = Method::Magnitude { sparsity: 0.5, scope: Scope::Layer, ramp_epochs: None };
-        assert_eq!((&twins[2].method, twins[2].epochs), (&by_layer, 15));
+        let pruning = Arc::new(Magnitude { sparsity: 0.5, scope: Scope::Layer, ramp_epochs: None });
+        assert_eq!(twins[2], Twin { suffix: "magnitude-50-layer".into(), pruning, epochs: 15, learning_rate: None });
         assert!(of("").unwrap().is_empty());
     }
 
@@ -246,14 +145,25 @@ mod tests {
             .unwrap();
         let names: Vec<String> = twins.iter().map(|t| t.zoo_name("z")).collect();
         assert_eq!(names, ["z-magnitude-50-cubic", "z-magnitude-80-cubic", "z-magnitude-80", "z-variational-dropout"]);
-        assert!(matches!(twins[0].method, Method::Magnitude { ramp_epochs: Some(3), .. }));
+        assert_eq!(twins[0].pruning.settings()["ramp-epochs"], 3);
         assert_eq!(twins[3].kept_epochs(), (1..=25).collect::<Vec<u32>>());
         for twin in &twins {
             let json = serde_json::to_value(twin).unwrap();
-            assert_eq!(json["method"], twin.method.name());
+            assert_eq!(json["method"], twin.pruning.method().name());
             let again: Twin = serde_json::from_value(json).unwrap();
             assert_eq!(again, Twin { suffix: String::new(), ..twin.clone() });
         }
+        assert!(twins[0] != twins[1] && twins[2] != twins[3]);
+    }
+
+    #[test]
+    fn a_mistake_is_named_at_its_own_entry() {
+        let sound = "[[sparsify]]\nmethod = \"magnitude\"\nsparsity = 0.5\nepochs = 2\n";
+        let error = |text: &str| of(&format!("{sound}{text}")).unwrap_err().to_string();
+        let missing = error("[[sparsify]]\nmethod = \"magnitude\"\n");
+        assert!(missing.starts_with("m.toml:7: sparsify.sparsity: is missing"), "{missing}");
+        let zero = error("[[sparsify]]\nmethod = \"variational-dropout\"\nepochs = 0\n");
+        assert!(zero.starts_with("m.toml:9: sparsify.epochs: must be at least 1"), "{zero}");
     }
 
     #[test]
@@ -269,9 +179,11 @@ mod tests {
         assert!(error(entry.replace("sparsity = 0.5\n", "")).contains("sparsify.sparsity: is missing"));
         assert!(error(format!("{entry}ramp-epochs = 3\n")).contains("needs schedule = \"cubic\""));
         assert!(error(format!("{entry}schedule = \"cubic\"\nepochs = 0\n")).contains("at least 1"));
-        assert!(error(format!("{entry}schedule = \"cubic\"\nepochs = 2\nramp-epochs = 3\n")).contains("above `epochs`"));
+        assert!(
+            error(format!("{entry}schedule = \"cubic\"\nepochs = 2\nramp-epochs = 3\n")).contains("exceed `epochs`")
+        );
         let variational = entry.replace("magnitude", "variational-dropout");
-        assert!(error(variational.clone()).contains("sparsify.sparsity: is of magnitude pruning"));
+        assert!(error(variational.clone()).contains("sparsify.sparsity: applies to magnitude pruning only"));
         assert!(error(variational.replace("sparsity = 0.5", "epochs = 0")).contains("at least 1"));
         assert!(error(entry.replace("[[sparsify]]", "[sparsify]"))
             .contains("sparsify: is a list of tables: write [[sparsify]]"));

@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use zoo_engine::metrics::Score;
 use zoo_engine::{
-    Batches, BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineError, EngineFactory, ModelSpec, Snapshot, Task,
+    Batches, BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineError, EngineFactory, ModelSpec, Snapshot,
+    Task,
 };
 use zoo_engine_population::PopulationFactory;
 use zoo_model::stage::Interrupt;

@@ -1,7 +1,7 @@
 //! Models in the middle of their training, on disk.
 //!
-//! A safetensors file: f64 tensors `parameters` (L, P), `moment{k}` (L, Q) and, with variational
-//! dropout, `log_sigma2` (L, Q), f32 tensor `states` (L, S, P), and in the header, as JSON under
+//! A safetensors file of L models: an f64 tensor (L, Q) for each of a [`Snapshot`]'s
+//! [vectors](Snapshot::vectors), an f32 tensor `states` (L, S, P), and in the header, as JSON under
 //! `progress`, all the rest. A file that does not fit its models is not an error: they then start over.
 //! Models are found whatever batch they were saved in, so that another width of vectors, or another
 //! device, goes on.
@@ -11,10 +11,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use zoo_engine::Snapshot;
+use zoo_engine::{Moments, NoiseSnapshot, Snapshot};
 use zoo_model::files::{fingerprint, write_atomic, FileError};
 use zoo_model::safetensors_file::{self, from_f32, to_f32, Dtype, TensorFile, TensorSpec};
-use zoo_model::{ModelId, ResultLine};
+use zoo_model::{ModelId, Optimizer, ResultLine};
 
 use crate::trajectory::{Progress, Trajectory};
 
@@ -26,6 +26,7 @@ struct Header {
     fingerprint: String,
     ids: Vec<ModelId>,
     epoch: u32,
+    optimizer: Optimizer,
     steps: Vec<u64>,
     lines: Vec<Vec<ResultLine>>,
 }
@@ -36,23 +37,17 @@ pub fn save(path: &Path, fingerprint: &str, ids: &[ModelId], progress: &Progress
         fingerprint: fingerprint.to_owned(),
         ids: ids.to_vec(),
         epoch: progress.epoch,
+        optimizer: progress.snapshots.first().map_or(Optimizer::Adam, |s| s.moments.optimizer()),
         steps: progress.snapshots.iter().map(|s| s.step).collect(),
         lines: progress.trajectories.iter().map(|t| t.lines.clone()).collect(),
     };
-    let moments = progress.snapshots.first().map_or(0, |s| s.moments.len());
     let models = ids.len();
     let spec = |name: String, dtype, shape: &[usize]| TensorSpec { name, dtype, shape: shape.to_vec() };
     let (mut specs, mut data) = (Vec::new(), Vec::new());
-    let mut push = |name: String, vectors: Vec<&Vec<f64>>| {
-        specs.push(spec(name, Dtype::F64, &[models, vectors.first().map_or(0, |v| v.len())]));
-        data.push(vectors.iter().flat_map(|v| v.iter().flat_map(|x| x.to_le_bytes())).collect::<Vec<u8>>());
-    };
-    push("parameters".into(), progress.snapshots.iter().map(|s| &s.parameters).collect());
-    for k in 0..moments {
-        push(format!("moment{k}"), progress.snapshots.iter().map(|s| &s.moments[k]).collect());
-    }
-    if progress.snapshots.iter().any(|s| s.log_sigma2.is_some()) {
-        push("log_sigma2".into(), progress.snapshots.iter().filter_map(|s| s.log_sigma2.as_ref()).collect());
+    let of_models: Vec<Vec<(String, &Vec<f64>)>> = progress.snapshots.iter().map(Snapshot::vectors).collect();
+    for (k, (name, vector)) in of_models.first().into_iter().flatten().enumerate() {
+        specs.push(spec(name.clone(), Dtype::F64, &[models, vector.len()]));
+        data.push(of_models.iter().flat_map(|v| v[k].1.iter().flat_map(|x| x.to_le_bytes())).collect::<Vec<u8>>());
     }
     let states = progress.trajectories.first().map_or(0, |t| t.states.len());
     let length = progress.snapshots.first().map_or(0, |s| s.parameters.len());
@@ -149,34 +144,42 @@ pub fn read(path: &Path, fingerprint: &str) -> Option<(Vec<ModelId>, Progress)> 
     let mut file = TensorFile::open(path).ok()?;
     let header = header_of(&file, fingerprint)?;
     let models = header.ids.len();
-    let count = |prefix: &str| file.header().tensors.iter().filter(|t| t.spec.name.starts_with(prefix)).count();
-    let (moments, is_variational) = (count("moment"), count("log_sigma2") > 0);
-    let mut read = |name: &str| -> Option<Vec<Vec<f64>>> {
-        let &[rows, length] = file.place(name, Dtype::F64).ok()?.spec.shape.as_slice() else { return None };
+    let mut vectors = HashMap::new();
+    let names = file.header().tensors.iter().filter(|t| t.spec.dtype == Dtype::F64).map(|t| t.spec.name.clone());
+    for name in names.collect::<Vec<String>>() {
+        let &[rows, length] = file.place(&name, Dtype::F64).ok()?.spec.shape.as_slice() else { return None };
         if rows != models || length == 0 {
             return None;
         }
-        let bytes = file.read(name, Dtype::F64).ok()?;
+        let bytes = file.read(&name, Dtype::F64).ok()?;
         let values = bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes")));
-        Some(values.collect::<Vec<f64>>().chunks_exact(length).map(<[f64]>::to_vec).collect())
+        let rows: Vec<Vec<f64>> = values.collect::<Vec<f64>>().chunks_exact(length).map(<[f64]>::to_vec).collect();
+        vectors.insert(name, rows);
+    }
+    let of_model = |name: &str, m: usize| vectors.get(name).map(|rows| rows[m].clone());
+    let moments = |prefix: &str, m: usize| {
+        Moments::try_new(header.optimizer, |name| of_model(&format!("{prefix}moments.{name}"), m))
     };
-    let parameters = read("parameters")?;
-    let moments: Vec<Vec<Vec<f64>>> = (0..moments).map(|k| read(&format!("moment{k}"))).collect::<Option<_>>()?;
-    let log_sigma2 = if is_variational { Some(read("log_sigma2")?) } else { None };
+    let snapshot = |m: usize| {
+        let noise = match of_model("noise.log_sigma2", m) {
+            Some(log_sigma2) => Some(NoiseSnapshot { log_sigma2, moments: moments("noise.", m)? }),
+            None => None,
+        };
+        Some(Snapshot {
+            step: header.steps[m],
+            parameters: of_model("parameters", m)?,
+            moments: moments("", m)?,
+            noise,
+        })
+    };
+    let snapshots = (0..models).map(snapshot).collect::<Option<Vec<Snapshot>>>()?;
     let kept = header.lines.first()?.len();
-    let expected = [models, kept, parameters.first()?.len()];
+    let expected = [models, kept, snapshots.first()?.parameters.len()];
     if file.place("states", Dtype::F32).ok()?.spec.shape != expected || header.lines.iter().any(|l| l.len() != kept) {
         return None;
     }
     let states = to_f32(&file.read("states", Dtype::F32).ok()?);
     let mut states = states.chunks_exact(expected[2]).map(<[f32]>::to_vec);
-    let snapshots = (0..models).map(|m| Snapshot {
-        step: header.steps[m],
-        parameters: parameters[m].clone(),
-        moments: moments.iter().map(|k| k[m].clone()).collect(),
-        log_sigma2: log_sigma2.as_ref().map(|l| l[m].clone()),
-    });
-    let snapshots = snapshots.collect();
     let trajectories =
         header.lines.into_iter().map(|lines| Trajectory { lines, states: states.by_ref().take(kept).collect() });
     Some((header.ids, Progress { epoch: header.epoch, snapshots, trajectories: trajectories.collect() }))
@@ -197,8 +200,11 @@ mod tests {
             step: 7,
             parameters: vec![x; 3],
             // Running statistics have no moments.
-            moments: vec![vec![0.1; 2], vec![x; 2]],
-            log_sigma2: Some(vec![-x; 2]),
+            moments: Moments::Adam { mean: vec![0.1; 2], mean_square: vec![x; 2] },
+            noise: Some(NoiseSnapshot {
+                log_sigma2: vec![-x; 2],
+                moments: Moments::Adam { mean: vec![0.2; 2], mean_square: vec![2.0 * x; 2] },
+            }),
         };
         let trajectory = |x: f32| Trajectory { lines: vec![line()], states: vec![vec![x; 3]] };
         let progress = Progress {
@@ -222,8 +228,12 @@ mod tests {
 
     #[test]
     fn models_go_on_in_batches_of_another_width() {
-        let snapshot =
-            |x: f64| Snapshot { step: 7, parameters: vec![x; 3], moments: vec![vec![x; 3]], log_sigma2: None };
+        let snapshot = |x: f64| Snapshot {
+            step: 7,
+            parameters: vec![x; 3],
+            moments: Moments::Sgd { momentum: vec![x; 3] },
+            noise: None,
+        };
         let trajectory = |x: f64| Trajectory { lines: vec![line()], states: vec![vec![x as f32; 3]] };
         let progress = |epoch, models: &[u32]| Progress {
             epoch,
@@ -255,16 +265,18 @@ mod tests {
                 fingerprint: "f".into(),
                 ids: vec![ModelId(0), ModelId(1)],
                 epoch: 1,
+                optimizer: Optimizer::Sgd,
                 steps: vec![1, 1],
                 lines: vec![vec![line(); lines]; 2],
             };
             let metadata = BTreeMap::from([("progress".to_owned(), serde_json::to_string(&header).unwrap())]);
             let specs = [
                 TensorSpec { name: "parameters".into(), dtype: Dtype::F64, shape: parameters.to_vec() },
+                TensorSpec { name: "moments.momentum".into(), dtype: Dtype::F64, shape: parameters.to_vec() },
                 TensorSpec { name: "states".into(), dtype: Dtype::F32, shape: states.to_vec() },
             ];
-            let data =
-                [vec![0; 8 * parameters.iter().product::<usize>()], vec![0; 4 * states.iter().product::<usize>()]];
+            let vector = vec![0; 8 * parameters.iter().product::<usize>()];
+            let data = [vector.clone(), vector, vec![0; 4 * states.iter().product::<usize>()]];
             write_atomic(&path, |out| safetensors_file::write(out, &specs, &metadata, data.iter().map(Vec::as_slice)))
                 .unwrap();
             read(&path, "f").map(|(_, progress)| progress)

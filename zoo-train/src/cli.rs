@@ -9,7 +9,7 @@ use zoo_engine::{BuiltEngine, DeviceError, DeviceName, Engine, ModelSpec};
 use zoo_model::stage::{Stage, UsageError};
 use zoo_model::{Plan, ZooDir};
 
-use crate::{merge, registry, train, Error, Settings, Shard, Summary};
+use crate::{merge, registry, train, Settings, Shard, TrainError, TrainSummary};
 
 /// The names that `--engine` takes: those of the registered engines.
 pub fn engine_names() -> PossibleValuesParser {
@@ -45,7 +45,7 @@ impl TrainingArgs {
     ///
     /// # Errors
     /// The engine does not train them, or the device cannot be used.
-    pub fn engine(&self, model: &ModelSpec, stage: &Stage) -> Result<Box<dyn Engine>, Error> {
+    pub fn engine(&self, model: &ModelSpec, stage: &Stage) -> Result<Box<dyn Engine>, TrainError> {
         let factory = registry::choose(self.engine.as_deref(), model)?;
         let BuiltEngine { engine, notice } = factory.build(self.device).map_err(|error| match error {
             DeviceError::Unavailable(why) => {
@@ -120,11 +120,11 @@ Interrupted (Ctrl-C, SIGTERM, even SIGKILL), the same command goes on where it s
 Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 130 interrupted.";
 
 /// `zoo-train`.
-pub fn run(args: &Args, stage: &Stage) -> Result<Summary, Error> {
+pub fn run(args: &Args, stage: &Stage) -> Result<TrainSummary, TrainError> {
     if let Some(Command::Merge { shards, output }) = &args.command {
         let shards: Vec<ZooDir> = shards.iter().map(ZooDir::new).collect();
         let completion = merge::merge(&shards, &ZooDir::new(output))?;
-        return Ok(Summary { output: output.clone(), up_to_date: false, completion });
+        return Ok(TrainSummary { output: output.clone(), up_to_date: false, completion });
     }
     let missing = || UsageError("MANIFEST, --data and --output are needed".into());
     let (Some(manifest), Some(data), Some(output)) = (&args.manifest, &args.data, &args.output) else {

@@ -7,7 +7,7 @@ use zoo_model::plan::{list, name};
 use zoo_model::stage::UsageError;
 use zoo_model::{Dataset, Manifest, Split};
 
-use crate::Error;
+use crate::TrainError;
 
 /// What `[data]` says that a dataset's file says too. The section is zoo-data's, which knows all of it.
 #[derive(Debug, Deserialize)]
@@ -27,7 +27,7 @@ struct Described {
 ///
 /// # Errors
 /// Name, classes or sizes of the splits differ: both are named.
-pub(crate) fn check(manifest: &Manifest, dataset: &Dataset, path: &Path) -> Result<(), Error> {
+pub(crate) fn check(manifest: &Manifest, dataset: &Dataset, path: &Path) -> Result<(), TrainError> {
     let Some(described) = manifest.section::<Described>("data")? else { return Ok(()) };
     let mut differences = Vec::new();
     let mut compare = |key: &str, found: String, wanted: String| {

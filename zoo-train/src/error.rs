@@ -7,7 +7,7 @@ use zoo_model::{GeometryError, ManifestError};
 
 /// Why training failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum TrainError {
     /// A mistake in the manifest.
     #[error("{0}")]
     Manifest(#[from] ManifestError),
@@ -31,7 +31,7 @@ pub enum Error {
     Device(#[from] DeviceError),
 }
 
-impl From<EngineError> for Error {
+impl From<EngineError> for TrainError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Interrupted(interrupted) => interrupted.into(),

@@ -11,7 +11,7 @@
 //! let engine = registry::on_processor(None, &model)?;
 //! let summary = train(&manifest, data, Path::new("zoos/quickstart"), engine.as_ref(), &Settings::default(), &Default::default())?;
 //! println!("{summary}");
-//! # Ok::<(), zoo_train::Error>(())
+//! # Ok::<(), zoo_train::TrainError>(())
 //! ```
 //!
 //! Replace a part: an [`Engine`](zoo_engine::Engine) does the arithmetic and is found in the
@@ -30,6 +30,6 @@ pub mod population;
 pub mod registry;
 pub mod trajectory;
 
-pub use error::Error;
+pub use error::TrainError;
 pub use planned::{is_up_to_date, record, train};
-pub use population::{Completion, Population, Settings, Shard, Summary};
+pub use population::{Completion, Population, Settings, Shard, TrainSummary};

@@ -13,7 +13,7 @@ use zoo_model::{ModelId, ZooDir, ZooRecord};
 use crate::population::{
     find, finish_if_complete, read_run, started_shards, training_dir, write_run, Completion, Found, Run, ShardRecord,
 };
-use crate::Error;
+use crate::TrainError;
 
 /// Merges shards of one zoo into `output`, which may be one of them. Files are hard-linked where
 /// the file system allows, else copied; the shards stay as they are.
@@ -21,7 +21,7 @@ use crate::Error;
 /// # Errors
 /// A shard is of another zoo (named, with the fields that differ), or models are missing (named,
 /// with the shards that they belong to).
-pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, Error> {
+pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, TrainError> {
     let mut whole: Option<(Run, &Path)> = None;
     let mut started = BTreeMap::new();
     for shard in shards {
@@ -117,7 +117,7 @@ fn missing_models(missing: &[ModelId], models: usize, started: Vec<(&ZooDir, Sha
 }
 
 /// What a shard is a part of: read from `run.json`, or from a finished zoo.
-fn shard_run(shard: &ZooDir) -> Result<Run, Error> {
+fn shard_run(shard: &ZooDir) -> Result<Run, TrainError> {
     if let Some(run) = read_run(shard)? {
         return Ok(run);
     }

@@ -9,9 +9,9 @@ use zoo_model::zoo_dir::{DatasetRecord, EngineRecord};
 use zoo_model::{Dataset, Manifest, ModelId, Params, Plan, ZooDir, ZooRecord, FORMAT_VERSION};
 
 use crate::described::check as check_described;
-use crate::population::{self, ModelSource, Population, Settings, Summary};
+use crate::population::{self, ModelSource, Population, Settings, TrainSummary};
 use crate::trajectory::Job;
-use crate::Error;
+use crate::TrainError;
 
 /// Trains the plan of a manifest on a prepared dataset into a zoo directory.
 ///
@@ -27,7 +27,7 @@ pub fn train(
     engine: &dyn Engine,
     settings: &Settings,
     stage: &Stage,
-) -> Result<Summary, Error> {
+) -> Result<TrainSummary, TrainError> {
     let plan = Plan::new(manifest)?;
     let dataset = Dataset::read(data)?;
     if !settings.any_data {
@@ -52,7 +52,7 @@ pub fn is_up_to_date(
     dataset: &Dataset,
     output: &Path,
     engine: &dyn Engine,
-) -> Result<bool, Error> {
+) -> Result<bool, TrainError> {
     let record = record(&Plan::new(manifest)?, dataset, engine)?;
     Ok(population::is_current(&ZooDir::new(output), &record)?)
 }
@@ -62,7 +62,7 @@ pub fn is_up_to_date(
 ///
 /// # Errors
 /// The images do not fit the architecture.
-pub fn record(plan: &Plan, dataset: &Dataset, engine: &dyn Engine) -> Result<ZooRecord, Error> {
+pub fn record(plan: &Plan, dataset: &Dataset, engine: &dyn Engine) -> Result<ZooRecord, TrainError> {
     let network = plan.models[0].hyperparameters.network(dataset.shape, dataset.classes())?;
     let engine = EngineRecord { name: engine.name().into(), version: engine.version() };
     let manifest = plan.record();
@@ -96,7 +96,7 @@ impl ModelSource for Planned<'_> {
         self.plan.models.iter().map(|m| (m.id, m.hyperparameters.clone().into())).collect()
     }
 
-    fn jobs(&self, indices: &[usize], _: &dyn Engine, _: &Dataset) -> Result<Vec<(Params, Job<'_>)>, Error> {
+    fn jobs(&self, indices: &[usize], _: &dyn Engine, _: &Dataset) -> Result<Vec<(Params, Job<'_>)>, TrainError> {
         let job = |&i: &usize| {
             let model = &self.plan.models[i];
             let task = Task::new(&model.hyperparameters, self.dataset.shape, self.dataset.classes())?;

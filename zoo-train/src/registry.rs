@@ -12,7 +12,7 @@ use zoo_engine_dfdx::DfdxFactory;
 use zoo_engine_population::PopulationFactory;
 use zoo_model::stage::UsageError;
 
-use crate::Error;
+use crate::TrainError;
 
 static REGISTERED: RwLock<Vec<Arc<dyn EngineFactory>>> = RwLock::new(Vec::new());
 
@@ -75,7 +75,7 @@ pub fn choose(name: Option<&str>, model: &ModelSpec) -> Result<Arc<dyn EngineFac
 ///
 /// # Errors
 /// As [`choose`], and the engine does not work on the processor.
-pub fn on_processor(name: Option<&str>, model: &ModelSpec) -> Result<Box<dyn Engine>, Error> {
+pub fn on_processor(name: Option<&str>, model: &ModelSpec) -> Result<Box<dyn Engine>, TrainError> {
     Ok(choose(name, model)?.build(DeviceName::Cpu)?.engine)
 }
 
@@ -83,6 +83,6 @@ pub fn on_processor(name: Option<&str>, model: &ModelSpec) -> Result<Box<dyn Eng
 ///
 /// # Errors
 /// One of them does not work there.
-pub fn all_on_processor() -> Result<Vec<Box<dyn Engine>>, Error> {
+pub fn all_on_processor() -> Result<Vec<Box<dyn Engine>>, TrainError> {
     factories().iter().map(|factory| Ok(factory.build(DeviceName::Cpu)?.engine)).collect()
 }

@@ -53,10 +53,8 @@ impl Progress {
     ) -> Result<bool, EngineError> {
         let tasks: Vec<Task> = jobs.iter().map(|j| j.task.clone()).collect();
         let fresh = engine.start(&tasks, data, None)?.snapshots()?;
-        let shape = |s: &Snapshot| {
-            let moments: Vec<usize> = s.moments.iter().map(Vec::len).collect();
-            (s.parameters.len(), moments, s.log_sigma2.as_ref().map(Vec::len))
-        };
+        let shape =
+            |s: &Snapshot| s.vectors().into_iter().map(|(name, vector)| (name, vector.len())).collect::<Vec<_>>();
         let due: Vec<u32> = kept_epochs.iter().copied().filter(|&e| e <= self.epoch).collect();
         let is_due = |t: &Trajectory| t.lines.iter().map(|l| l.training_iteration).eq(due.iter().copied());
         Ok(self.snapshots.iter().map(shape).eq(fresh.iter().map(shape)) && self.trajectories.iter().all(is_due))
@@ -165,6 +163,7 @@ fn result_line(epoch: u32, state: &[f32], train: Option<Score>, val: Option<Scor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zoo_engine::{Moments, NoiseSnapshot};
     use zoo_engine_population::PopulationEngine;
     use zoo_model::synthetic::noise_dataset;
     use zoo_model::{Hyperparameters, Optimizer};
@@ -191,9 +190,12 @@ mod tests {
         let faults: [fn(&mut Progress); 7] = [
             |p| drop(p.snapshots.pop()),
             |p| p.snapshots[1].parameters.truncate(1),
-            |p| drop(p.snapshots[0].moments.pop()),
-            |p| p.snapshots[0].moments[0].truncate(1),
-            |p| p.snapshots[1].log_sigma2 = Some(vec![0.0; 3]),
+            |p| p.snapshots[0].moments = Moments::Sgd { momentum: p.snapshots[0].parameters.clone() },
+            |p| p.snapshots[0].moments = Moments::filled(Optimizer::Adam, vec![0.0]),
+            |p| {
+                let (log_sigma2, moments) = (p.snapshots[1].parameters.clone(), p.snapshots[1].moments.clone());
+                p.snapshots[1].noise = Some(NoiseSnapshot { log_sigma2, moments });
+            },
             |p| drop(p.trajectories[1].lines.pop()),
             |p| p.epoch = 0,
         ];

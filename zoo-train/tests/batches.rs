@@ -13,7 +13,7 @@ use zoo_engine_population::PopulationFactory;
 use zoo_model::stage::{Console, Interrupt, Progress, Stage};
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Dataset, Manifest};
-use zoo_train::{train, Error, Settings};
+use zoo_train::{train, Settings, TrainError};
 
 /// Six models of one cohort, five epochs.
 const MANIFEST: &str = r#"
@@ -106,7 +106,7 @@ impl Progress for Counter {
 
 /// Trains with batches of a width until a number of models' epochs are trained; how many were, and how
 /// many were resumed.
-fn run(data: &Path, output: &Path, width: usize, stop_after: u64) -> (Result<bool, Error>, [u64; 2]) {
+fn run(data: &Path, output: &Path, width: usize, stop_after: u64) -> (Result<bool, TrainError>, [u64; 2]) {
     let manifest = Manifest::parse("batches.toml", MANIFEST.into()).unwrap();
     let engine = Batched { engine: PopulationFactory.build(DeviceName::Cpu).unwrap().engine, width };
     let counter = Counter { stop_after, ..Counter::default() };
@@ -128,9 +128,9 @@ fn another_width_goes_on_where_the_first_one_stopped() {
 
     // Four models of three epochs, then models 0 to 2 of one more: 3 is left behind.
     let (outcome, counts) = run(&data, &resumed, 4, 12);
-    assert!(matches!(outcome, Err(Error::Interrupted(_))) && counts == [12, 0], "{counts:?}");
+    assert!(matches!(outcome, Err(TrainError::Interrupted(_))) && counts == [12, 0], "{counts:?}");
     let (outcome, counts) = run(&data, &resumed, 3, 3);
-    assert!(matches!(outcome, Err(Error::Interrupted(_))) && counts == [3, 9], "{counts:?}");
+    assert!(matches!(outcome, Err(TrainError::Interrupted(_))) && counts == [3, 9], "{counts:?}");
     let (outcome, counts) = run(&data, &resumed, 6, u64::MAX);
     assert!(matches!(outcome, Ok(true)) && counts == [15, 15], "{counts:?}");
     assert!(files(&whole) == files(&resumed));

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use zoo_engine::{DeviceName, Engine, EngineError, Task};
 use zoo_model::architecture::Network;
-use zoo_model::files::sha256;
+use zoo_model::files::{sha256, Sha256};
 use zoo_model::plan::TrainSection;
 use zoo_model::result::to_json_lines;
 use zoo_model::stage::Interrupt;
@@ -120,7 +120,7 @@ pub fn retrain(
         return Ok(compare(id, &network, &parent, model));
     };
     let found = states_sha256(&network, &parent);
-    if found != named.states_sha256 {
+    if found.to_string() != named.states_sha256 {
         return fail(format!("its parent, trained again, has states of SHA-256 {found}, not {}", named.states_sha256));
     }
     let last = parent.states.last().expect("a trained model has states");
@@ -148,7 +148,7 @@ fn run(
 }
 
 /// SHA-256 of the states file that this trajectory would have.
-fn states_sha256(network: &Network, trajectory: &Trajectory) -> String {
+fn states_sha256(network: &Network, trajectory: &Trajectory) -> Sha256 {
     let epochs: Vec<u32> = trajectory.lines.iter().map(|l| l.training_iteration).collect();
     let mut file = Vec::new();
     states::write_to(&mut file, network, &epochs, &trajectory.states).expect("memory does not fail");

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
-use sha2::{Digest, Sha256};
 use zoo_model::architecture::{Network, Role};
 use zoo_model::files::{is_system_file, Hashing};
+use zoo_model::files::{Sha256, Sha256Hasher};
 use zoo_model::result::{from_json_lines, ResultLine};
 use zoo_model::safetensors_file::{to_f32, to_i64, Header};
 use zoo_model::states::{check_epochs, check_header, EPOCHS};
 use zoo_model::text::counted;
-use zoo_model::zoo_dir::{checksum_lines, is_sha256, model_file, names};
+use zoo_model::zoo_dir::{checksum_lines, model_file, names};
 use zoo_model::{ModelId, Params, ZooRecord};
 use zoo_pack::index::{Columns, IndexWriter, ParquetError, Schema, FOOTER_LIMIT, MODELS_PER_GROUP};
 use zoo_pack::{Volume, Volumes, CARD, INDEX, VOLUMES};
@@ -64,7 +64,7 @@ pub struct Checker {
     pub failures: Failures,
     pub record: Option<ZooRecord>,
     /// Listed checksums by path; `None` before the list, or when there is none.
-    pub listed: Option<BTreeMap<String, [u8; 32]>>,
+    pub listed: Option<BTreeMap<String, Sha256>>,
     pub seen: Seen,
     /// Entries met, whatever they are.
     pub entries: usize,
@@ -73,7 +73,7 @@ pub struct Checker {
     pub bytes: u64,
     pub sampled: BTreeMap<ModelId, Sampled>,
     /// States checksums of the parents that twins name.
-    pub parents: BTreeMap<ModelId, [u8; 32]>,
+    pub parents: BTreeMap<ModelId, Sha256>,
     /// The volumes that the zoo is split into, if it is.
     pub volumes: Option<Volumes>,
     /// The archive could not be read to its end.
@@ -87,7 +87,7 @@ pub struct Checker {
 #[derive(Default)]
 pub struct Whole {
     /// SHA-256 of the zoo's `SHA256SUMS`, which its volumes share.
-    sums: Option<[u8; 32]>,
+    sums: Option<Sha256>,
     /// Volumes read one after the other.
     volumes: usize,
     /// The first of these is not the zoo's first.
@@ -102,7 +102,7 @@ pub struct Whole {
 /// that is there, since they depend on all models; whether they are right shows at the end.
 #[derive(Default)]
 struct Index {
-    found: Option<[u8; 32]>,
+    found: Option<Sha256>,
     columns: Option<Columns>,
     schema: Schema,
     writer: Option<IndexWriter<Hashing<io::Sink>>>,
@@ -316,7 +316,7 @@ impl Checker {
                 return Err(Hopeless);
             }
         }
-        let mut content = Hashed { content, hasher: Sha256::new(), length: 0, error: None };
+        let mut content = Hashed { content, hasher: Sha256Hasher::default(), length: 0, error: None };
         let outcome = self.read(path, size, &mut content);
         if outcome.is_ok() {
             // What a check did not care to read still counts for the checksum.
@@ -327,7 +327,7 @@ impl Checker {
         } else if outcome.is_ok() && content.length != size {
             self.fail(Level::Structure, path, format!("is cut short: {} of {size} bytes", content.length));
         }
-        let found: [u8; 32] = content.hasher.finalize().into();
+        let found = content.hasher.finish();
         match path {
             names::CHECKSUMS if self.whole.sums != Some(found) => {
                 self.whole = Whole { sums: Some(found), ..Whole::default() };
@@ -337,7 +337,7 @@ impl Checker {
         }
         if let (Ok(()), Some(Some(expected))) = (outcome, expected) {
             if expected != found {
-                let message = format!("SHA-256 is {}, SHA256SUMS says {}", hexadecimal(&found), hexadecimal(&expected));
+                let message = format!("SHA-256 is {found}, SHA256SUMS says {expected}");
                 self.fail(Level::Checksums, path, message);
             }
         }
@@ -387,7 +387,6 @@ impl Checker {
         let mut list = |text: &[u8]| -> Result<(), String> {
             for line in checksum_lines(text) {
                 let (path, sum) = line?;
-                let sum = sha256_bytes(&sum);
                 if listed.insert(path.clone(), sum).is_some_and(|other| other != sum) {
                     self.fail(Level::Structure, names::CHECKSUMS, format!("lists {path} with two checksums"));
                 }
@@ -429,9 +428,9 @@ impl Checker {
                 let message = format!("its parent is {}, but a twin has its parent's id", parent.id);
                 self.fail(Level::Meaning, path, message);
             }
-            match is_sha256(&parent.states_sha256) {
-                true => drop(self.parents.insert(id, sha256_bytes(&parent.states_sha256))),
-                false => {
+            match parent.states_sha256.parse() {
+                Ok(sum) => drop(self.parents.insert(id, sum)),
+                Err(_) => {
                     self.fail(Level::Meaning, path, "`states_sha256` of `zoo::parent` is not 64 hexadecimal digits")
                 }
             }
@@ -744,7 +743,7 @@ impl Tally {
 /// A reader that hashes what passes and remembers what went wrong.
 struct Hashed<'a> {
     content: &'a mut dyn Read,
-    hasher: Sha256,
+    hasher: Sha256Hasher,
     length: u64,
     error: Option<io::Error>,
 }
@@ -772,15 +771,6 @@ fn small(content: &mut Hashed) -> Vec<u8> {
     let mut bytes = Vec::new();
     let _ = content.read_to_end(&mut bytes);
     bytes
-}
-
-/// The bytes of a checksum that [`is_sha256`].
-fn sha256_bytes(sum: &str) -> [u8; 32] {
-    std::array::from_fn(|i| u8::from_str_radix(&sum[2 * i..2 * i + 2], 16).expect("checked to be hexadecimal"))
-}
-
-pub fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn brief(epochs: &[u32]) -> String {

@@ -24,7 +24,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use zoo_model::files::{is_system_file, read_limited, sha256, sha256_file, FileError};
+use zoo_model::files::{is_system_file, read_limited, sha256, sha256_file, FileError, Sha256};
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::stage::{Interrupted, Stage, SummaryError, UsageError};
 use zoo_model::text::counted;
@@ -34,7 +34,7 @@ use zoo_pack::entries::{padding, Entries, Entry};
 use zoo_pack::members::{decode, Damage, Origin, HEADER};
 use zoo_pack::{sums_path, Volumes, VOLUMES};
 
-use checker::{hexadecimal, size_limit, Checker, Hopeless, Whole, HEAD};
+use checker::{size_limit, Checker, Hopeless, Whole, HEAD};
 pub use report::{Failure, Level, Report, VolumeSet, VolumesHere, KEPT_FAILURES};
 
 /// Why no verdict could be reached.
@@ -236,7 +236,7 @@ fn files_at(path: &Path) -> Vec<PathBuf> {
 /// The paths, with the volumes of a zoo in their order where the first of them is, whatever their names, and
 /// after them those that are named again.
 fn in_order(paths: &[PathBuf]) -> Vec<&Path> {
-    let mut zoos: Vec<(String, usize, Vec<usize>)> = Vec::new();
+    let mut zoos: Vec<(Sha256, usize, Vec<usize>)> = Vec::new();
     let mut keyed: Vec<_> = (0..).zip(paths).map(|(i, path)| ((i, 0, 0), path.as_path())).collect();
     for ((first, copy, place), path) in keyed.iter_mut().filter(|_| paths.len() > 1) {
         let Some((sums, number)) = volume_place(path) else { continue };
@@ -254,7 +254,7 @@ fn in_order(paths: &[PathBuf]) -> Vec<&Path> {
 
 /// SHA-256 of the zoo's `SHA256SUMS`, and the place in `volumes.json` of the volume at `path`; the first of
 /// a directory. `None` if it is no volume that can be read.
-fn volume_place(path: &Path) -> Option<(String, usize)> {
+fn volume_place(path: &Path) -> Option<(Sha256, usize)> {
     if path.is_dir() {
         let is_part = path.join(VOLUMES).is_file();
         return is_part.then(|| Some((sha256_file(&path.join(names::CHECKSUMS)).ok()?, 0)))?;
@@ -425,8 +425,8 @@ fn archive(
     }
     match (&recorded, sum) {
         (Some(Err(message)), _) => checker.fail(Level::Archive, "", message),
-        (Some(Ok(expected)), Some(found)) if *expected != hexadecimal(&found) => {
-            let message = format!("its SHA-256 is {}, the .sha256 file beside it says {expected}", hexadecimal(&found));
+        (Some(Ok(expected)), Some(found)) if *expected != found => {
+            let message = format!("its SHA-256 is {found}, the .sha256 file beside it says {expected}");
             checker.fail(Level::Archive, "", message);
         }
         _ => {}
@@ -547,7 +547,7 @@ impl Spans {
 
 /// The checksum of an archive in the `.sha256` file beside it, or what is wrong with that file; volumes
 /// share one. `None` if there is no such file.
-fn recorded_checksum(path: &Path) -> Result<Option<Result<String, String>>, Error> {
+fn recorded_checksum(path: &Path) -> Result<Option<Result<Sha256, String>>, Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut candidates = vec![sums_path(path)];
     candidates.extend(volume_name(path).map(|(whole, _)| sums_path(&path.with_file_name(whole))));
@@ -665,9 +665,8 @@ fn check_parents(path: &Path, checker: &mut Checker, report: &mut Report, option
     let sums = parents::states_checksums(&place)?;
     for (id, expected) in checker.parents.clone() {
         let message = match sums.get(&id) {
-            Some(found) if *found == hexadecimal(&expected) => continue,
+            Some(found) if *found == expected => continue,
             Some(found) => {
-                let expected = hexadecimal(&expected);
                 format!("its parent's states should have SHA-256 {expected}, in {} they have {found}", place.display())
             }
             None => format!("its parent is not in {}", place.display()),

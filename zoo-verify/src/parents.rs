@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use zoo_model::files::{parent_of, sha256_file, FileError};
+use zoo_model::files::{parent_of, sha256_file, FileError, Sha256};
 use zoo_model::zoo_dir::{model_file, names, parse_checksums};
 use zoo_model::{ModelId, ZooDir};
 use zoo_pack::entries::Entries;
@@ -29,7 +29,7 @@ pub fn beside(path: &Path, name: &str) -> Option<PathBuf> {
 
 /// SHA-256 of the states of every model of the zoo at `path`, as its `SHA256SUMS` lists them; a
 /// directory without one is hashed.
-pub fn states_checksums(path: &Path) -> Result<BTreeMap<ModelId, String>, FileError> {
+pub fn states_checksums(path: &Path) -> Result<BTreeMap<ModelId, Sha256>, FileError> {
     let lines = if path.is_dir() {
         let zoo = ZooDir::new(path);
         match zoo.checksums()? {
@@ -43,7 +43,7 @@ pub fn states_checksums(path: &Path) -> Result<BTreeMap<ModelId, String>, FileEr
         let listed = head_entry(path, names::CHECKSUMS, CHECKSUMS_LIMIT)?;
         parse_checksums(&listed).map_err(|m| FileError::format(path, format!("SHA256SUMS in it: {m}")))?
     };
-    let states = |(path, sum): (String, String)| match model_file(&path) {
+    let states = |(path, sum): (String, Sha256)| match model_file(&path) {
         Some((id, names::STATES)) => Some((id, sum)),
         _ => None,
     };

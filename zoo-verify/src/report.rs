@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use zoo_model::files::Sha256;
 use zoo_model::text::{counted, escaped};
 
 /// The levels of verification, each resting on those before it.
@@ -70,7 +71,7 @@ pub struct VolumesHere {
     pub files: Vec<String>,
     /// SHA-256 of `SHA256SUMS`, which is the same in all volumes of a zoo, and in no other.
     #[serde(skip)]
-    pub sums: Option<[u8; 32]>,
+    pub sums: Option<Sha256>,
 }
 
 impl fmt::Display for VolumesHere {
@@ -202,6 +203,7 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zoo_model::files::sha256;
 
     fn report(file: &str, numbers: &[usize], sums: u8) -> Report {
         let files = (1..=3).map(|n| format!("noise.{n}-of-3.tar.gz")).collect();
@@ -210,7 +212,7 @@ mod tests {
             ok: true,
             levels: vec![Level::Structure, Level::Replay],
             name: Some("noise".into()),
-            volumes: Some(VolumesHere { numbers: numbers.into(), of: 3, files, sums: Some([sums; 32]) }),
+            volumes: Some(VolumesHere { numbers: numbers.into(), of: 3, files, sums: Some(sha256(&[sums])) }),
             models: 1,
             states: 1,
             entries: 1,

@@ -517,7 +517,7 @@ fn the_index_is_checked_over_all_volumes() {
     let mut wrong = right.clone();
     let at = wrong.windows(8).rposition(|w| w == 0.1f64.to_le_bytes()).unwrap();
     wrong[at] ^= 1;
-    let sum = |bytes: &[u8]| zoo_model::files::sha256(bytes);
+    let sum = |bytes: &[u8]| zoo_model::files::sha256(bytes).to_string();
     let relisted = String::from_utf8(listed.clone()).unwrap().replace(&sum(&right), &sum(&wrong));
     let files: Vec<String> = (1..=count).map(|n| format!("n.{n}-of-{count}.tar.gz")).collect();
     for file in &files {
@@ -748,7 +748,7 @@ fn models_that_cannot_be_run_again_are_a_refusal() {
     refused(&["--replay", "1"], "does not say which dataset file");
     change(&|record| record.dataset.sha256 = "0".repeat(64));
     refused(&["--replay", "1"], "it was trained on another dataset file: SHA-256 000");
-    let sum = zoo_model::files::sha256_file(&dir.join("d.safetensors")).unwrap();
+    let sum = zoo_model::files::sha256_file(&dir.join("d.safetensors")).unwrap().to_string();
     change(&|record| record.dataset.sha256.clone_from(&sum));
     refused(&["--retrain", "1"], "by version 0 of its engine");
     change(&|record| record.engine = engine("abacus", "0"));

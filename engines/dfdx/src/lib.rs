@@ -24,7 +24,7 @@ use zoo_engine::optimizer::OptimizerState;
 use zoo_engine::variational::is_kept;
 use zoo_engine::{
     BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineError, EngineFactory, LayerOutputs, ModelSpec,
-    Snapshot, Sparsification, Task,
+    NoiseSnapshot, Snapshot, Sparsification, Task,
 };
 
 use backend::{Backend, Real};
@@ -278,12 +278,11 @@ impl<D: Backend> Cohort for Models<'_, D> {
         let snapshot = |m: &Model<D>| Snapshot {
             step: m.optimizer.step,
             parameters: m.parameters.clone(),
-            moments: [&m.optimizer]
-                .into_iter()
-                .chain(m.noise.as_ref().map(|n| &n.optimizer))
-                .flat_map(|o| o.moments.clone())
-                .collect(),
-            log_sigma2: m.noise.as_ref().map(|n| n.log_sigma2.clone()),
+            moments: m.optimizer.moments.clone(),
+            noise: m.noise.as_ref().map(|noise| NoiseSnapshot {
+                log_sigma2: noise.log_sigma2.clone(),
+                moments: noise.optimizer.moments.clone(),
+            }),
         };
         Ok(self.models.iter().map(snapshot).collect())
     }
@@ -360,9 +359,7 @@ impl<D: Backend> Model<D> {
         let mut parameters: Vec<Real> = task.initial.iter().map(|&p| p.into()).collect();
         if let Some(snapshot) = from {
             optimizer.step = snapshot.step;
-            // Those of the noise follow.
-            let own = optimizer.moments.len();
-            optimizer.moments = snapshot.moments[..own].to_vec();
+            optimizer.moments.clone_from(&snapshot.moments);
             parameters.clone_from(&snapshot.parameters);
         }
         let device = device.clone();
@@ -746,7 +743,7 @@ mod tests {
         let between = whole.snapshots().unwrap();
         let running = between[0].parameters.len() - task.network.parameter_count();
         assert!(between[0].parameters[task.network.parameter_count()..].iter().any(|&s| s != 0.0 && s != 1.0));
-        assert_eq!((running, between[0].moments[0].len()), (9600, task.network.parameter_count()));
+        assert_eq!((running, between[0].moments.get("mean").unwrap().len()), (9600, task.network.parameter_count()));
         whole.train_epoch(2, &go_on).unwrap();
         let mut resumed = start(Some(&between));
         resumed.train_epoch(2, &go_on).unwrap();

@@ -21,16 +21,16 @@ pub struct Noise<D: Backend> {
 }
 
 impl<D: Backend> Noise<D> {
-    /// Before the first step, or from a snapshot, whose last moments are the noise's.
+    /// Before the first step, or from a snapshot.
     pub fn new(task: &Task, from: Option<&Snapshot>, sigma2: Vec<Matrix<D>>, samples: usize) -> Self {
         let undecayed = Hyperparameters { weight_decay: 0.0, ..task.hyperparameters.clone() };
         let mut log_sigma2 = initial_log_sigma2(&task.network);
         let mut optimizer = OptimizerState::new(&undecayed, log_sigma2.len(), samples);
         if let Some(snapshot) = from {
             optimizer.step = snapshot.step;
-            let own = snapshot.moments.len() - optimizer.moments.len();
-            optimizer.moments = snapshot.moments[own..].to_vec();
-            log_sigma2.clone_from(snapshot.log_sigma2.as_ref().expect("a snapshot of a model with noise"));
+            let noise = snapshot.noise.as_ref().expect("a snapshot of a model with noise");
+            optimizer.moments.clone_from(&noise.moments);
+            log_sigma2.clone_from(&noise.log_sigma2);
         }
         Self { log_sigma2, optimizer, sigma2 }
     }

@@ -141,7 +141,7 @@ fn answers(engine: &PopulationEngine, h: &Hyperparameters, data: &Dataset) -> Re
     let evaluated = cohort.evaluate(Split::Test, &go_on)?;
     let scores = trained.into_iter().chain(evaluated.iter().filter_map(|e| e.score));
     let snapshots = cohort.snapshots()?;
-    let vectors = snapshots.iter().flat_map(|s| s.moments.iter().chain([&s.parameters])).flatten();
+    let vectors = snapshots.iter().flat_map(|s| s.vectors()).flat_map(|(_, vector)| vector);
     let values = vectors.copied().chain(scores.flat_map(|s| [s.loss, s.accuracy]));
     let bits = values.map(|x| if x.is_nan() { f64::NAN } else { x }.to_bits());
     Ok(bits.chain(evaluated.iter().flat_map(|e| e.predictions.iter().map(|&p| p.into()))).collect())

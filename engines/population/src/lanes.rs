@@ -6,7 +6,7 @@ mod noise;
 
 use std::ops::Range;
 
-use zoo_model::{Dataset, Hyperparameters, Optimizer, Split};
+use zoo_model::{Dataset, Hyperparameters, Split};
 
 use super::dropout::{Draw, Drop, Dropout};
 use super::kernels::{
@@ -16,9 +16,9 @@ use super::kernels::{
 use super::layers::Layer;
 use super::rows::Rows;
 use super::simd::{Simd, ROW};
-use noise::Noise;
-use zoo_engine::optimizer::{adam_rates, moment_count, BETA1};
-use zoo_engine::{Snapshot, Task};
+use noise::{LayOut, Noise};
+use zoo_engine::optimizer::{adam_rates, BETA1};
+use zoo_engine::{Moments, NoiseSnapshot, Snapshot, Task};
 
 /// Where a layer's parameters lie in the lanes' parameter vector: block by block the weights as
 /// (tap, output of the block), then the biases.
@@ -116,7 +116,6 @@ pub struct Lanes<S: Simd> {
     models: usize,
     /// For each value of the parameter vector its place in PyTorch's flat vector.
     places: Vec<u32>,
-    optimizer: Optimizer,
     learning_rates: Vec<f64>,
     learning_rate: S::F,
     weight_decay: S::F,
@@ -124,7 +123,7 @@ pub struct Lanes<S: Simd> {
     dropout: Dropout<S>,
     step: u64,
     parameters: Vec<S::F>,
-    moments: Vec<Vec<S::F>>,
+    moments: Moments<Vec<S::F>>,
     gradients: Vec<S::F>,
     /// 1 where a parameter may differ from zero, else 0.
     mask: Option<Vec<S::F>>,
@@ -152,25 +151,22 @@ impl<S: Simd> Lanes<S> {
             let value = |&p: &u32| s.load(&lanes.iter().map(|v| v[p as usize] as f32).collect::<Vec<f32>>());
             places.iter().map(value).collect()
         };
-        let optimizer = tasks[0].hyperparameters.optimizer;
         let parameters = match from {
             Some(from) => vector(&|l| from[l].parameters.clone()),
             None => vector(&|l| tasks[l].initial.iter().map(|&p| p.into()).collect()),
         };
-        let own_moments = moment_count(optimizer);
-        let moments: Vec<Vec<S::F>> = match from {
-            Some(from) => (0..own_moments).map(|k| vector(&|l| from[l].moments[k].clone())).collect(),
-            None => vec![vec![s.splat(0.0); places.len()]; own_moments],
+        let moments = match from {
+            Some(from) => lane_moments(&from.iter().map(|f| &f.moments).collect::<Vec<_>>(), &vector),
+            None => Moments::filled(tasks[0].hyperparameters.optimizer, vec![s.splat(0.0); places.len()]),
         };
         let kept = |t: &Task| t.fixed_mask().map(|m| m.iter().map(|&k| f64::from(u8::from(k))).collect());
         let all = vec![1.0; places.len()];
         let masked = tasks.iter().any(|t| t.fixed_mask().is_some());
         let mask = masked.then(|| vector(&|l| kept(&tasks[l]).unwrap_or_else(|| all.clone())));
         let scratch = (0..layers.len()).map(|i| Scratch::new(s, &layers, i)).collect();
-        let noise = tasks[0].variational().map(|_| Noise::new(s, &layers, &lane_tasks, from, &vector, own_moments));
+        let noise = tasks[0].variational().map(|_| Noise::new(s, &layers, &lane_tasks, from, &vector));
         let mut lanes = Self {
             s,
-            optimizer,
             learning_rates: hyperparameters.iter().map(|h| h.learning_rate).collect(),
             learning_rate: per_lane(&|h| h.learning_rate),
             weight_decay: per_lane(&|h| h.weight_decay),
@@ -241,18 +237,20 @@ impl<S: Simd> Lanes<S> {
     /// The models as they are now. NaN is the canonical one, whatever processor made it.
     pub fn snapshots(&self) -> Vec<Snapshot> {
         let wide = |v: Vec<f32>| v.into_iter().map(|x| if x.is_nan() { f64::NAN } else { x.into() }).collect();
-        let mut parameters = self.flat(&self.parameters).into_iter();
-        let of_noise = self.noise.iter().flat_map(|noise| noise.moments());
-        let moments = self.moments.iter().chain(of_noise);
-        let mut moments: Vec<_> = moments.map(|m| self.flat(m).into_iter()).collect();
-        let mut log_sigma2 = self.noise.as_ref().map(|noise| self.flat(noise.log_sigma2()).into_iter());
-        let mut next = |_| Snapshot {
+        let per_model = |vector: &Vec<S::F>| self.flat(vector).into_iter().map(wide).collect::<Vec<Vec<f64>>>();
+        let parameters = per_model(&self.parameters);
+        let moments = self.moments.map(per_model);
+        let noise = self.noise.as_ref().map(|n| (per_model(n.log_sigma2()), n.moments().map(per_model)));
+        let of_model = |m: usize| Snapshot {
             step: self.step,
-            parameters: wide(parameters.next().expect("one a model")),
-            moments: moments.iter_mut().map(|m| wide(m.next().expect("one a model"))).collect(),
-            log_sigma2: log_sigma2.as_mut().map(|l| wide(l.next().expect("one a model"))),
+            parameters: parameters[m].clone(),
+            moments: moments.map(|of_all| of_all[m].clone()),
+            noise: noise.as_ref().map(|(log_sigma2, moments)| NoiseSnapshot {
+                log_sigma2: log_sigma2[m].clone(),
+                moments: moments.map(|of_all| of_all[m].clone()),
+            }),
         };
-        (0..self.models).map(&mut next).collect()
+        (0..self.models).map(of_model).collect()
     }
 
     /// PyTorch's flat vectors of the models.
@@ -434,7 +432,6 @@ impl<S: Simd> Lanes<S> {
         let rates: Vec<(f64, f64)> =
             self.learning_rates.iter().map(|&rate| adam_rates(rate, BETA1, self.step)).collect();
         let stepper = Stepper {
-            optimizer: self.optimizer,
             step_size: s.load(&rates.iter().map(|r| r.0 as f32).collect::<Vec<f32>>()),
             correction: rates[0].1 as f32,
             learning_rate: self.learning_rate,
@@ -483,7 +480,6 @@ impl<S: Simd> Lanes<S> {
 
 /// An optimiser's step, the same for all parameters of a lane.
 struct Stepper<S: Simd> {
-    optimizer: Optimizer,
     /// Of Adam, see [`adam_rates`].
     step_size: S::F,
     correction: f32,
@@ -492,19 +488,30 @@ struct Stepper<S: Simd> {
 }
 
 impl<S: Simd> Stepper<S> {
-    fn step(&self, s: S, parameters: &mut [S::F], gradients: &[S::F], moments: &mut [Vec<S::F>], weight_decay: S::F) {
-        let Self { step_size, correction, learning_rate, momentum, .. } = *self;
-        match self.optimizer {
-            Optimizer::Adam => {
-                let [mean, square] = moments else { unreachable!("Adam has two moments") };
+    fn step(
+        &self,
+        s: S,
+        parameters: &mut [S::F],
+        gradients: &[S::F],
+        moments: &mut Moments<Vec<S::F>>,
+        weight_decay: S::F,
+    ) {
+        let Self { step_size, correction, learning_rate, momentum } = *self;
+        match moments {
+            Moments::Adam { mean, mean_square: square } => {
                 s.vectorize(Adam { parameters, gradients, mean, square, weight_decay, step_size, correction });
             }
-            Optimizer::Sgd => {
-                let [buffer] = moments else { unreachable!("SGD has one moment") };
+            Moments::Sgd { momentum: buffer } => {
                 s.vectorize(Sgd { parameters, gradients, buffer, weight_decay, momentum, learning_rate });
             }
         }
     }
+}
+
+/// Moments of models side by side.
+fn lane_moments<F>(of_models: &[&Moments], lay_out: &LayOut<F>) -> Moments<Vec<F>> {
+    let of_model = |m: usize, name| of_models[m].get(name).expect("models of a cohort have one optimiser").clone();
+    Moments::new(of_models[0].optimizer(), |name| lay_out(&|m| of_model(m, name)))
 }
 
 /// The backward pass of a pooled layer, lane by lane, down to the gradient of the layer before if

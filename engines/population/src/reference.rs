@@ -9,15 +9,15 @@ mod noise;
 use std::ops::Range;
 
 use zoo_model::random::{dropout_threshold, Purpose, Stream};
-use zoo_model::{Hyperparameters, Optimizer};
+use zoo_model::Hyperparameters;
 
 use super::functions::{activate, exp};
 use super::kernels::{Block, OUTPUTS_AT_ONCE};
 use super::layers::{layers, Layer};
 use super::simd::{Portable, ROW};
 use noise::Noise;
-use zoo_engine::optimizer::{adam_rates, moment_count, BETA1, BETA2, EPSILON};
-use zoo_engine::Task;
+use zoo_engine::optimizer::{adam_rates, BETA1, BETA2, EPSILON};
+use zoo_engine::{Moments, Task};
 
 /// One lane: the scalar arithmetic.
 const ONE: Portable<1> = Portable::<1>;
@@ -194,8 +194,8 @@ pub struct Model {
     pub hyperparameters: Hyperparameters,
     /// PyTorch's flat vector.
     pub parameters: Vec<f32>,
-    /// See [`moment_count`].
-    pub moments: Vec<Vec<f32>>,
+    /// The optimiser's moments.
+    pub moments: Moments<Vec<f32>>,
     /// Which parameters may differ from zero; `None`: all.
     pub mask: Option<Vec<bool>>,
     /// Optimiser steps taken.
@@ -208,12 +208,12 @@ impl Model {
     /// A model before its first step.
     pub fn new(task: &Task) -> Option<Self> {
         let zeros = vec![0.0; task.initial.len()];
-        let moments = moment_count(task.hyperparameters.optimizer);
+        let moments = Moments::filled(task.hyperparameters.optimizer, zeros);
         Some(Self {
             layers: layers(&task.network)?,
             hyperparameters: task.hyperparameters.clone(),
             parameters: task.initial.clone(),
-            moments: vec![zeros; moments],
+            moments: moments.clone(),
             mask: task.fixed_mask().map(<[bool]>::to_vec),
             step: 0,
             noise: task.variational().map(|_| Noise::new(task, moments)),
@@ -282,21 +282,19 @@ fn optimize(
     step: u64,
     gradient: &[f32],
     parameters: &mut [f32],
-    moments: &mut [Vec<f32>],
+    moments: &mut Moments<Vec<f32>>,
 ) {
     for (i, p) in parameters.iter_mut().enumerate() {
         let g = weight_decay.mul_add(*p, gradient[i]);
-        *p -= match h.optimizer {
-            Optimizer::Adam => {
-                let [mean, square] = &mut *moments else { unreachable!("Adam has two moments") };
+        *p -= match moments {
+            Moments::Adam { mean, mean_square: square } => {
                 let (step_size, correction) = adam_rates(h.learning_rate, BETA1, step);
                 mean[i] = (g - mean[i]).mul_add((1.0 - BETA1) as f32, mean[i]);
                 square[i] = square[i].mul_add(BETA2 as f32, g * g * (1.0 - BETA2) as f32);
                 let denominator = square[i].sqrt() / correction as f32 + EPSILON as f32;
                 step_size as f32 * (mean[i] / denominator)
             }
-            Optimizer::Sgd => {
-                let [buffer] = &mut *moments else { unreachable!("SGD has one moment") };
+            Moments::Sgd { momentum: buffer } => {
                 buffer[i] = (h.momentum as f32).mul_add(buffer[i], g);
                 h.learning_rate as f32 * buffer[i]
             }
@@ -316,6 +314,7 @@ mod tests {
     use zoo_model::init::initial_parameters;
     use zoo_model::stage::Interrupt;
     use zoo_model::synthetic::noise_dataset;
+    use zoo_model::Optimizer;
     use zoo_model::{Activation, Architecture, Dataset, Init, Split};
 
     const BATCH: usize = 3;
@@ -392,16 +391,17 @@ mod tests {
                 let (snapshots, logits) = (cohort.snapshots().unwrap(), cohort.logits(Split::Test, 1..2).unwrap());
                 for ((found, logits), m) in snapshots.iter().zip(&logits).zip(range) {
                     let (model, expected) = &expected[m];
-                    let Snapshot { step, parameters, moments, log_sigma2 } = found;
+                    let Snapshot { step, parameters, moments, noise: found_noise } = found;
                     let what = format!("engine {e}, model {m}: {:?}", tasks[m].hyperparameters);
                     assert_eq!(*step, 3, "{what}");
                     assert!(bits(parameters.iter().copied()) == wide(&model.parameters), "parameters, {what}");
                     let noise = model.noise.as_ref();
-                    let found_moments: Vec<_> = moments.iter().map(|m| bits(m.iter().copied())).collect();
-                    let expected_moments = model.moments.iter().chain(noise.iter().flat_map(|n| &n.moments));
-                    assert!(found_moments == expected_moments.map(|m| wide(m)).collect::<Vec<_>>(), "moments, {what}");
-                    let log_sigma2 = log_sigma2.as_ref().map(|l| bits(l.iter().copied()));
-                    assert!(log_sigma2 == noise.map(|n| wide(&n.log_sigma2)), "noise, {what}");
+                    let moment_bits = |m: &Moments| m.map(|v| bits(v.iter().copied()));
+                    assert!(moment_bits(moments) == model.moments.map(|m| wide(m)), "moments, {what}");
+                    let found_noise =
+                        found_noise.as_ref().map(|n| (bits(n.log_sigma2.iter().copied()), moment_bits(&n.moments)));
+                    let expected_noise = noise.map(|n| (wide(&n.log_sigma2), n.moments.map(|m| wide(m))));
+                    assert!(found_noise == expected_noise, "noise, {what}");
                     assert_eq!(bits(logits.iter().copied()), wide(expected), "logits, {what}");
                 }
             }

@@ -1,12 +1,11 @@
 //! CIFAR-10 and CIFAR-100, the binary versions: records of one or two labels and 3,072 pixels.
 
-use crate::checksum::Checksum::Sha256;
+use crate::checksum::Checksum;
+use crate::description::{Description, Origin, PublishedFile};
+use crate::error::DataError;
 use crate::formats::{archive, records};
-use crate::parts::{Fault, Part, Parts, Source};
-use crate::published::{Description, Origin, PublishedFile};
-use crate::section::TransformSection;
-use crate::transform::Image;
-use crate::Error;
+use crate::parts::{Fault, Part, Parts, SourceFile};
+use crate::transform::{Image, TransformSection};
 
 /// CIFAR-10.
 pub const CIFAR10: Description = Description {
@@ -14,7 +13,7 @@ pub const CIFAR10: Description = Description {
     origin: Origin::Files {
         files: &[PublishedFile::new(
             "cifar-10-binary.tar.gz",
-            Sha256("c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+            Checksum::sha256("c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
         )],
         mirrors: &["https://www.cs.toronto.edu/~kriz/"],
         folders: &["data", ""],
@@ -33,7 +32,7 @@ pub const CIFAR100: Description = Description {
     origin: Origin::Files {
         files: &[PublishedFile::new(
             "cifar-100-binary.tar.gz",
-            Sha256("58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
+            Checksum::sha256("58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
         )],
         mirrors: &["https://www.cs.toronto.edu/~kriz/"],
         folders: &["data", ""],
@@ -47,7 +46,7 @@ pub const CIFAR100: Description = Description {
 /// Most bytes of a file in the archives; published are 154 MB.
 const FILE_LIMIT: u64 = 1 << 30;
 
-fn read_10(files: &[Source], parts: &mut Parts) -> Result<(), Error> {
+fn read_10(files: &[SourceFile], parts: &mut Parts) -> Result<(), DataError> {
     let names = [
         "cifar-10-batches-bin/data_batch_1.bin",
         "cifar-10-batches-bin/data_batch_2.bin",
@@ -65,7 +64,7 @@ fn read_10(files: &[Source], parts: &mut Parts) -> Result<(), Error> {
     Ok(())
 }
 
-fn read_100(files: &[Source], parts: &mut Parts) -> Result<(), Error> {
+fn read_100(files: &[SourceFile], parts: &mut Parts) -> Result<(), DataError> {
     let names = ["cifar-100-binary/train.bin", "cifar-100-binary/test.bin", "cifar-100-binary/fine_label_names.txt"];
     let file = &files[0];
     let contents = archive::tar_files(file.open()?, &names, FILE_LIMIT).map_err(|m| file.wrong(m))?;

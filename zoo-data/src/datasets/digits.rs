@@ -4,11 +4,10 @@ use std::io::Read;
 
 use flate2::read::GzDecoder;
 
+use crate::description::{Description, Origin};
+use crate::error::DataError;
 use crate::parts::{Fault, Parts};
-use crate::published::{Description, Origin};
-use crate::section::TransformSection;
-use crate::transform::Image;
-use crate::Error;
+use crate::transform::{Image, TransformSection};
 
 /// The published file has one part; its first 1,297 rows are taken for training, the last 500 for
 /// testing.
@@ -29,7 +28,7 @@ pub const DIGITS: Description = Description {
 
 /// Reads the embedded file: 1,797 rows of 64 pixels (8x8, 0..16, stretched here to 0..255) and
 /// the label.
-fn read(bytes: &[u8], parts: &mut Parts) -> Result<(), Error> {
+fn read(bytes: &[u8], parts: &mut Parts) -> Result<(), DataError> {
     let mut text = String::new();
     GzDecoder::new(bytes).read_to_string(&mut text).expect("the embedded file is sound");
     for (number, row) in text.lines().enumerate() {
@@ -38,7 +37,7 @@ fn read(bytes: &[u8], parts: &mut Parts) -> Result<(), Error> {
         let pixels = pixels.iter().map(|&v| ((v * 255 + 8) / 16) as u8).collect();
         let part = if number < TRAIN { &mut parts.train } else { &mut parts.test };
         part.push(Image { channels: 1, height: 8, width: 8, pixels }, *label).map_err(|fault| match fault {
-            Fault::Interrupted(interrupted) => Error::from(interrupted),
+            Fault::Interrupted(interrupted) => DataError::from(interrupted),
             Fault::Wrong(message) => unreachable!("the embedded file is sound: {message}"),
         })?;
     }

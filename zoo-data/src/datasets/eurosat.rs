@@ -3,12 +3,14 @@
 
 use std::io::BufReader;
 
-use crate::checksum::Checksum::Sha256;
+use zoo_model::files::Sha256;
+
+use crate::checksum::Checksum;
+use crate::description::{Description, Origin, PublishedFile};
+use crate::error::DataError;
 use crate::formats::archive::Zip;
-use crate::parts::{Parts, Picture, Source};
-use crate::published::{Description, Origin, PublishedFile};
-use crate::section::TransformSection;
-use crate::Error;
+use crate::parts::{Parts, Picture, SourceFile};
+use crate::transform::TransformSection;
 
 /// EuroSAT. The repacked form is that of Zenodo's record 7711810, whose top folder has another name.
 pub const EUROSAT: Description = Description {
@@ -16,9 +18,9 @@ pub const EUROSAT: Description = Description {
     origin: Origin::Files {
         files: &[PublishedFile {
             name: "EuroSAT.zip",
-            checksum: Sha256("8ebea626349354c5328b142b96d0430e647051f26efc2dc974c843f25ecf70bd"),
+            checksum: Checksum::sha256("8ebea626349354c5328b142b96d0430e647051f26efc2dc974c843f25ecf70bd"),
             aliases: &["EuroSAT_RGB.zip"],
-            repacked: &["b4f5b234ecb7d7ff9c6cddb046543b4717c53fd6e9815be6c0e80cc614f51b90"],
+            repacked: &[Sha256::literal("b4f5b234ecb7d7ff9c6cddb046543b4717c53fd6e9815be6c0e80cc614f51b90")],
         }],
         mirrors: &[
             "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/",
@@ -48,7 +50,7 @@ pub const EUROSAT: Description = Description {
 /// Most bytes of a picture's file; published are 10 kB.
 const FILE_LIMIT: u64 = 1 << 20;
 
-fn read(files: &[Source], parts: &mut Parts) -> Result<(), Error> {
+fn read(files: &[SourceFile], parts: &mut Parts) -> Result<(), DataError> {
     let file = &files[0];
     let mut zip = Zip::open(BufReader::new(file.open()?)).map_err(|m| file.wrong(m))?;
     let [train, test] = super::test_part(pictures(&zip).map_err(|m| file.wrong(m))?);

@@ -6,14 +6,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use zoo_model::files::{is_system_file, read_limited, sha256, sha256_file, FileError};
+use zoo_model::files::{is_system_file, read_limited, sha256, sha256_file, FileError, Sha256};
 use zoo_model::text::escaped;
 
+use crate::description::{Description, Origin};
+use crate::error::DataError;
 use crate::formats::picture;
-use crate::parts::{Part, Parts, Picture, Source};
-use crate::published::{Description, Origin};
-use crate::section::{DataSection, TransformSection};
-use crate::Error;
+use crate::parts::{Part, Parts, Picture, SourceFile};
+use crate::transform::TransformSection;
 
 /// Pictures of any size; a manifest gives the rest.
 pub const IMAGE_FOLDER: Description = Description {
@@ -33,21 +33,24 @@ const SIDE_LIMIT: u32 = 16_384;
 type Entry = (String, u16);
 
 /// Reads the training and test pictures, by class and name.
-pub fn read(section: &DataSection, root: &Path, parts: &mut Parts) -> Result<(), Error> {
-    let folder = root.join(section.folder());
-    let Listing { parts: [train, test], left_out } = list(section, &folder)?;
+///
+/// # Errors
+/// A class has no folder or no pictures, or a picture cannot be read.
+pub fn read(folder: &Path, parts: &mut Parts) -> Result<(), DataError> {
+    let classes = &parts.class_names;
+    let Listing { parts: [train, test], left_out } = list(folder, classes)?;
     for part in ["train", "test", ""].iter().take(if folder.join("train").is_dir() { 2 } else { 3 }) {
-        warn_of_others(&folder.join(part), &section.class_names());
+        warn_of_others(&folder.join(part), classes);
     }
     if !left_out.0.is_empty() {
         tracing::warn!("{}: left out {left_out}", folder.display());
     }
-    read_part(&folder, train, &mut parts.train)?;
-    read_part(&folder, test, &mut parts.test)
+    read_part(folder, train, &mut parts.train)?;
+    read_part(folder, test, &mut parts.test)
 }
 
-fn read_part(folder: &Path, entries: Vec<Entry>, part: &mut Part) -> Result<(), Error> {
-    let source = Source { path: folder.to_owned(), remedy: "replace it or take it out".into() };
+fn read_part(folder: &Path, entries: Vec<Entry>, part: &mut Part) -> Result<(), DataError> {
+    let source = SourceFile { path: folder.to_owned(), remedy: "replace it or take it out".into() };
     let pictures = entries.into_iter().map(|(name, label)| {
         let bytes = read_limited(&folder.join(&name), picture::FILE_LIMIT).map_err(|e| e.to_string())?;
         Ok(Picture { name: format!("its file {name}"), label, bytes })
@@ -56,15 +59,17 @@ fn read_part(folder: &Path, entries: Vec<Entry>, part: &mut Part) -> Result<(), 
 }
 
 /// SHA-256 of the list that `sha256sum` makes of the pictures, sorted by path.
-pub fn sources(section: &DataSection, root: &Path) -> Result<BTreeMap<String, String>, Error> {
-    let folder = root.join(section.folder());
-    let mut entries = list(section, &folder)?.parts.concat();
+///
+/// # Errors
+/// As of [`read`].
+pub fn checksum(folder: &Path, classes: &[String]) -> Result<Sha256, DataError> {
+    let mut entries = list(folder, classes)?.parts.concat();
     entries.sort_unstable();
     let mut list = String::new();
     for (name, _) in entries {
         list += &format!("{}  {name}\n", sha256_file(&folder.join(&name))?);
     }
-    Ok([(section.folder().to_owned(), sha256(list.as_bytes()))].into())
+    Ok(sha256(list.as_bytes()))
 }
 
 /// What is below a dataset's folder.
@@ -98,13 +103,12 @@ impl fmt::Display for LeftOut {
 
 /// The training and test pictures: those of the folders `train` and `test`, or, if these are not
 /// there, all but every fifth and every fifth of a class.
-fn list(section: &DataSection, folder: &Path) -> Result<Listing, Error> {
+fn list(folder: &Path, classes: &[String]) -> Result<Listing, DataError> {
     if folder.is_file() {
         return Err(FileError::format(folder, "is a file, expected a folder of pictures").into());
     }
-    let classes = section.class_names();
     let mut left_out = LeftOut::default();
-    let mut listed = |part: &str| list_part(folder, part, &classes, &mut left_out);
+    let mut listed = |part: &str| list_part(folder, part, classes, &mut left_out);
     let parts = match ["train", "test"].map(|part| folder.join(part).is_dir()) {
         [true, true] => [listed("train/")?, listed("test/")?],
         [false, false] => super::test_part(listed("")?),
@@ -118,7 +122,7 @@ fn list(section: &DataSection, folder: &Path) -> Result<Listing, Error> {
 }
 
 /// The pictures of every class below `folder/part`, by class and name.
-fn list_part(folder: &Path, part: &str, classes: &[String], left_out: &mut LeftOut) -> Result<Vec<Entry>, Error> {
+fn list_part(folder: &Path, part: &str, classes: &[String], left_out: &mut LeftOut) -> Result<Vec<Entry>, DataError> {
     let mut entries = Vec::new();
     for (label, class) in (0..).zip(classes) {
         let place = folder.join(format!("{part}{class}"));

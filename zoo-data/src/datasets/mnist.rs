@@ -1,14 +1,13 @@
 //! MNIST and Fashion-MNIST: IDX files of images and labels.
 
-use zoo_model::files::read_limited;
+use zoo_model::files::{read_limited, Sha256};
 
-use crate::checksum::Checksum::Sha256;
+use crate::checksum::Checksum;
+use crate::description::{Description, Origin, PublishedFile};
+use crate::error::DataError;
 use crate::formats::idx::{self, Idx};
-use crate::parts::{Part, Parts, Source};
-use crate::published::{Description, Origin, PublishedFile};
-use crate::section::TransformSection;
-use crate::transform::Image;
-use crate::Error;
+use crate::parts::{Part, Parts, SourceFile};
+use crate::transform::{Image, TransformSection};
 
 /// MNIST.
 pub const MNIST: Description = Description {
@@ -42,22 +41,22 @@ pub const FASHION_MNIST: Description = Description {
             file(
                 0,
                 "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-                &["b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7"],
+                &[Sha256::literal("b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7")],
             ),
             file(
                 1,
                 "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-                &["0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056"],
+                &[Sha256::literal("0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056")],
             ),
             file(
                 2,
                 "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-                &["cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa"],
+                &[Sha256::literal("cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa")],
             ),
             file(
                 3,
                 "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-                &["8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05"],
+                &[Sha256::literal("8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05")],
             ),
         ],
         mirrors: &[
@@ -90,18 +89,18 @@ const NAMES: [[&str; 2]; 4] = [
     ["t10k-labels-idx1-ubyte.gz", "t10k-labels.idx1-ubyte"],
 ];
 
-const fn file(index: usize, sha256: &'static str, repacked: &'static [&'static str]) -> PublishedFile {
+const fn file(index: usize, sha256: &'static str, repacked: &'static [Sha256]) -> PublishedFile {
     let [name, alias] = &NAMES[index];
-    PublishedFile { name, checksum: Sha256(sha256), aliases: std::slice::from_ref(alias), repacked }
+    PublishedFile { name, checksum: Checksum::sha256(sha256), aliases: std::slice::from_ref(alias), repacked }
 }
 
-fn read(files: &[Source], parts: &mut Parts) -> Result<(), Error> {
+fn read(files: &[SourceFile], parts: &mut Parts) -> Result<(), DataError> {
     read_part(&files[..2], &mut parts.train)?;
     read_part(&files[2..], &mut parts.test)
 }
 
-fn read_part(files: &[Source], part: &mut Part) -> Result<(), Error> {
-    let array = |file: &Source| -> Result<Idx, Error> {
+fn read_part(files: &[SourceFile], part: &mut Part) -> Result<(), DataError> {
+    let array = |file: &SourceFile| -> Result<Idx, DataError> {
         idx::parse(&read_limited(&file.path, 1 << 30)?).map_err(|m| file.wrong(m))
     };
     let (images, labels) = (array(&files[0])?, array(&files[1])?);

@@ -1,12 +1,11 @@
 //! STL-10, the labelled part: images of 3 x 96 x 96 bytes, column by column, and labels 1 to 10.
 
-use crate::checksum::Checksum::Sha256;
+use crate::checksum::Checksum;
+use crate::description::{Description, Origin, PublishedFile};
+use crate::error::DataError;
 use crate::formats::{archive, records};
-use crate::parts::{Fault, Part, Parts, Source};
-use crate::published::{Description, Origin, PublishedFile};
-use crate::section::TransformSection;
-use crate::transform::Image;
-use crate::Error;
+use crate::parts::{Fault, Part, Parts, SourceFile};
+use crate::transform::{Image, TransformSection};
 
 /// STL-10.
 pub const STL10: Description = Description {
@@ -14,7 +13,7 @@ pub const STL10: Description = Description {
     origin: Origin::Files {
         files: &[PublishedFile::new(
             "stl10_binary.tar.gz",
-            Sha256("f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866"),
+            Checksum::sha256("f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866"),
         )],
         mirrors: &["http://ai.stanford.edu/~acoates/stl10/"],
         folders: &["data", ""],
@@ -30,7 +29,7 @@ pub const STL10: Description = Description {
 /// Most bytes of a file in the archive that is read; published are 221 MB.
 const FILE_LIMIT: u64 = 1 << 30;
 
-fn read(files: &[Source], parts: &mut Parts) -> Result<(), Error> {
+fn read(files: &[SourceFile], parts: &mut Parts) -> Result<(), DataError> {
     let names =
         ["stl10_binary/train_X.bin", "stl10_binary/train_y.bin", "stl10_binary/test_X.bin", "stl10_binary/test_y.bin"];
     let file = &files[0];

@@ -1,13 +1,12 @@
 //! SVHN, the cropped digits: MAT-files with images `X` (32, 32, 3, N) and labels `y` (N, 1), in
 //! which 10 stands for the digit 0.
 
-use crate::checksum::Checksum::Sha256;
+use crate::checksum::Checksum;
+use crate::description::{Description, Origin, PublishedFile};
+use crate::error::DataError;
 use crate::formats::{mat, records};
-use crate::parts::{Part, Parts, Source};
-use crate::published::{Description, Origin, PublishedFile};
-use crate::section::TransformSection;
-use crate::transform::Image;
-use crate::Error;
+use crate::parts::{Part, Parts, SourceFile};
+use crate::transform::{Image, TransformSection};
 
 /// SVHN.
 pub const SVHN: Description = Description {
@@ -16,11 +15,11 @@ pub const SVHN: Description = Description {
         files: &[
             PublishedFile::new(
                 "train_32x32.mat",
-                Sha256("435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
+                Checksum::sha256("435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
             ),
             PublishedFile::new(
                 "test_32x32.mat",
-                Sha256("cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b"),
+                Checksum::sha256("cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b"),
             ),
         ],
         mirrors: &["http://ufldl.stanford.edu/housenumbers/"],
@@ -34,12 +33,12 @@ pub const SVHN: Description = Description {
     transform: TransformSection { grayscale: true, center_crop: Some(28), ..TransformSection::NONE },
 };
 
-fn read(files: &[Source], parts: &mut Parts) -> Result<(), Error> {
+fn read(files: &[SourceFile], parts: &mut Parts) -> Result<(), DataError> {
     read_part(&files[0], &mut parts.train)?;
     read_part(&files[1], &mut parts.test)
 }
 
-fn read_part(file: &Source, part: &mut Part) -> Result<(), Error> {
+fn read_part(file: &SourceFile, part: &mut Part) -> Result<(), DataError> {
     let variables = mat::read(file.open()?, &["X", "y"]).map_err(|m| file.wrong(m))?;
     let [images, labels] = &variables[..] else { unreachable!("two names") };
     let [channels, height, width] = SVHN.shape;

@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::io::BufReader;
 
-use crate::checksum::Checksum::Sha256;
+use crate::checksum::Checksum;
+use crate::description::{Description, Origin, PublishedFile};
+use crate::error::DataError;
 use crate::formats::archive::Zip;
-use crate::parts::{Parts, Picture, Source};
-use crate::published::{Description, Origin, PublishedFile};
-use crate::section::TransformSection;
-use crate::Error;
+use crate::parts::{Parts, Picture, SourceFile};
+use crate::transform::TransformSection;
 
 /// Tiny ImageNet.
 pub const TINY_IMAGENET: Description = Description {
@@ -17,7 +17,7 @@ pub const TINY_IMAGENET: Description = Description {
     origin: Origin::Files {
         files: &[PublishedFile::new(
             "tiny-imagenet-200.zip",
-            Sha256("6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"),
+            Checksum::sha256("6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"),
         )],
         mirrors: &["http://cs231n.stanford.edu/"],
         folders: &["data", ""],
@@ -34,7 +34,7 @@ pub const TINY_IMAGENET: Description = Description {
 const FILE_LIMIT: u64 = 4 << 20;
 const FOLDER: &str = "tiny-imagenet-200/";
 
-fn read(files: &[Source], parts: &mut Parts) -> Result<(), Error> {
+fn read(files: &[SourceFile], parts: &mut Parts) -> Result<(), DataError> {
     let file = &files[0];
     let mut zip = Zip::open(BufReader::new(file.open()?)).map_err(|m| file.wrong(m))?;
     parts.class_names = class_names(&mut zip).map_err(|m| file.wrong(m))?;

@@ -1,20 +1,19 @@
 //! USPS: LIBSVM text in bzip2, labels 1 to 10 for the digits 0 to 9, pixels from -1 to 1.
 
-use crate::checksum::Checksum::Md5;
+use crate::checksum::Checksum;
+use crate::description::{Description, Origin, PublishedFile};
+use crate::error::DataError;
 use crate::formats::{decompressed, libsvm};
-use crate::parts::{Fault, Part, Parts, Source};
-use crate::published::{Description, Origin, PublishedFile};
-use crate::section::TransformSection;
-use crate::transform::Image;
-use crate::Error;
+use crate::parts::{Fault, Part, Parts, SourceFile};
+use crate::transform::{Image, TransformSection};
 
 /// USPS.
 pub const USPS: Description = Description {
     name: "usps",
     origin: Origin::Files {
         files: &[
-            PublishedFile::new("usps.bz2", Md5("ec16c51db3855ca6c91edd34d0e9b197")),
-            PublishedFile::new("usps.t.bz2", Md5("8ea070ee2aca1ac39742fdd1ef5ed118")),
+            PublishedFile::new("usps.bz2", Checksum::Md5("ec16c51db3855ca6c91edd34d0e9b197")),
+            PublishedFile::new("usps.t.bz2", Checksum::Md5("8ea070ee2aca1ac39742fdd1ef5ed118")),
         ],
         mirrors: &["https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/"],
         folders: &["data", ""],
@@ -27,12 +26,12 @@ pub const USPS: Description = Description {
     transform: TransformSection { resize: Some(28), ..TransformSection::NONE },
 };
 
-fn read(files: &[Source], parts: &mut Parts) -> Result<(), Error> {
+fn read(files: &[SourceFile], parts: &mut Parts) -> Result<(), DataError> {
     read_part(&files[0], &mut parts.train)?;
     read_part(&files[1], &mut parts.test)
 }
 
-fn read_part(file: &Source, part: &mut Part) -> Result<(), Error> {
+fn read_part(file: &SourceFile, part: &mut Part) -> Result<(), DataError> {
     let text = decompressed(file.open()?).map_err(|e| file.wrong(format!("cannot be decompressed ({e})")))?;
     let [channels, height, width] = USPS.shape;
     let read = libsvm::read(text, height * width, |line, label, values| {

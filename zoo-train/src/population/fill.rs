@@ -17,14 +17,14 @@ use super::shard::ShardRecord;
 use super::{Completion, Population, Settings, Shard};
 use crate::checkpoint::{self, Checkpoints};
 use crate::trajectory::{self, Job, Progress, Trajectory};
-use crate::Error;
+use crate::TrainError;
 
 /// Models of a batch that one thread writes; a batch of a device has hundreds.
 const MODELS_PER_WRITER: usize = 16;
 
 impl Population<'_> {
     /// Trains the models; finishes the directory once all of them are there.
-    pub(super) fn fill(&self, settings: &Settings, stage: &Stage) -> Result<Completion, Error> {
+    pub(super) fn fill(&self, settings: &Settings, stage: &Stage) -> Result<Completion, TrainError> {
         let (ids, specs): (Vec<ModelId>, Vec<ModelSpec>) = self.source.models().into_iter().unzip();
         let run = Run { record: self.record.clone(), ids };
         let _lock = lock(self.zoo, settings.shard)?;
@@ -54,7 +54,7 @@ impl Population<'_> {
     }
 
     /// Writes down which models a shard has to train.
-    fn write_shard(&self, shard: Shard, cohorts: &[Vec<usize>], run: &Run) -> Result<(), Error> {
+    fn write_shard(&self, shard: Shard, cohorts: &[Vec<usize>], run: &Run) -> Result<(), TrainError> {
         if shard == Shard::WHOLE {
             return Ok(());
         }
@@ -92,8 +92,8 @@ fn divide(batches: Vec<Vec<usize>>, epoch: impl Fn(usize) -> Option<u32>) -> Vec
 fn in_parallel(
     batches: &[Vec<usize>],
     at_once: usize,
-    work: impl Fn(&[usize]) -> Result<(), Error> + Sync,
-) -> Result<(), Error> {
+    work: impl Fn(&[usize]) -> Result<(), TrainError> + Sync,
+) -> Result<(), TrainError> {
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     let work_on_all = || {
@@ -108,7 +108,7 @@ fn in_parallel(
     std::thread::scope(|scope| {
         for _ in 0..at_once.clamp(1, batches.len().max(1)) {
             scope.spawn(|| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(Error::Threads);
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(TrainError::Threads);
                 let outcome = pool.and_then(|pool| pool.install(work_on_all));
                 if let (Err(error), Ok(mut failure)) = (outcome, failure.lock()) {
                     failure.get_or_insert(error);
@@ -131,7 +131,7 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     /// Trains a batch and writes its models.
-    fn train(&self, batch: &[usize]) -> Result<(), Error> {
+    fn train(&self, batch: &[usize]) -> Result<(), TrainError> {
         let zoo = self.population.zoo;
         let ids: Vec<ModelId> = batch.iter().map(|&i| self.run.ids[i]).collect();
         let is_done = || ids.iter().all(|&id| zoo.model(id).is_dir());
@@ -142,12 +142,12 @@ impl Worker<'_> {
         self.stage.interrupt.check()?;
         match self.train_from_checkpoint(batch, &ids) {
             // Another process that trains the same has finished it, and taken `.training` away.
-            Err(Error::File(_)) if is_done() => Ok(()),
+            Err(TrainError::File(_)) if is_done() => Ok(()),
             outcome => outcome,
         }
     }
 
-    fn train_from_checkpoint(&self, batch: &[usize], ids: &[ModelId]) -> Result<(), Error> {
+    fn train_from_checkpoint(&self, batch: &[usize], ids: &[ModelId]) -> Result<(), TrainError> {
         let Population { zoo, source, engine, data, kept_epochs, .. } = self.population;
         let models = ids.len() as u64;
         let staging = training_dir(zoo);
@@ -173,10 +173,10 @@ impl Worker<'_> {
                 checkpoint::save(&path, fingerprint, ids, now)?;
                 saved = (Instant::now(), now.epoch);
             }
-            Ok::<(), Error>(())
+            Ok::<(), TrainError>(())
         });
         let trajectories = match outcome {
-            Err(Error::Interrupted(Interrupted)) => {
+            Err(TrainError::Interrupted(Interrupted)) => {
                 if progress.epoch > saved.1 {
                     checkpoint::save(&path, fingerprint, ids, &progress)?;
                 }
@@ -192,7 +192,7 @@ impl Worker<'_> {
     }
 
     /// Writes the models of a batch, many by several threads.
-    fn write(&self, params: &[Params], jobs: &[Job], trajectories: &[Trajectory]) -> Result<(), Error> {
+    fn write(&self, params: &[Params], jobs: &[Job], trajectories: &[Trajectory]) -> Result<(), TrainError> {
         let zoo = self.population.zoo;
         let staging = training_dir(zoo);
         let write = |m: usize| {
@@ -200,7 +200,7 @@ impl Worker<'_> {
             zoo.write_model(&staging, &params[m], &jobs[m].task.network, lines, states)
         };
         let threads = self.settings.threads.min(jobs.len() / MODELS_PER_WRITER).max(1);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(Error::Threads)?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(TrainError::Threads)?;
         Ok(pool.install(|| (0..jobs.len()).into_par_iter().try_for_each(write))?)
     }
 }

@@ -22,7 +22,7 @@ use zoo_model::text::counted;
 use zoo_model::{Dataset, ModelId, Params, ZooDir, ZooRecord};
 
 use crate::trajectory::Job;
-use crate::Error;
+use crate::TrainError;
 
 pub use run::{check_replaces_nothing, find, is_current, read_run, Found, Run};
 pub(crate) use run::{finish_if_complete, training_dir, write_run};
@@ -39,7 +39,12 @@ pub trait ModelSource: Sync {
 
     /// What to train for these models, indices into [`models`](Self::models), and their
     /// `params.json`.
-    fn jobs(&self, indices: &[usize], engine: &dyn Engine, data: &Dataset) -> Result<Vec<(Params, Job<'_>)>, Error>;
+    fn jobs(
+        &self,
+        indices: &[usize],
+        engine: &dyn Engine,
+        data: &Dataset,
+    ) -> Result<Vec<(Params, Job<'_>)>, TrainError>;
 }
 
 /// How to fill a zoo directory.
@@ -77,7 +82,7 @@ pub struct Completion {
 
 /// What making a zoo left.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
+pub struct TrainSummary {
     /// The zoo directory.
     pub output: PathBuf,
     /// Whether there was nothing to do.
@@ -87,7 +92,7 @@ pub struct Summary {
     pub completion: Completion,
 }
 
-impl fmt::Display for Summary {
+impl fmt::Display for TrainSummary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Completion { done, models, finished } = self.completion;
         let state = match (self.up_to_date, finished) {
@@ -123,7 +128,7 @@ impl Population<'_> {
     /// # Errors
     /// The directory holds another zoo, another process is at work on it, a file cannot be read or
     /// written, or [`Interrupted`]: then the same call goes on where this one stopped, to the same bits.
-    pub fn make(&self, settings: &Settings, stage: &Stage) -> Result<Summary, Error> {
+    pub fn make(&self, settings: &Settings, stage: &Stage) -> Result<TrainSummary, TrainError> {
         let Self { zoo, record, .. } = *self;
         if !zoo.path().exists() {
             check_outside_zoos(zoo.path())?;
@@ -136,7 +141,7 @@ impl Population<'_> {
         for folder in [parent_of(replacement.path()), zoo.path()] {
             remove_abandoned(folder);
         }
-        let summary = |up_to_date, completion| Summary { output: zoo.path().to_owned(), up_to_date, completion };
+        let summary = |up_to_date, completion| TrainSummary { output: zoo.path().to_owned(), up_to_date, completion };
         if refresh(zoo, record)? {
             clear_remains(zoo);
             touch(&zoo.record_path())?;

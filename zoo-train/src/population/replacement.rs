@@ -9,7 +9,7 @@ use zoo_model::zoo_dir::names;
 use zoo_model::ZooDir;
 
 use super::run::{is_current, lock_against_workers};
-use crate::Error;
+use crate::TrainError;
 
 /// What zoo directories are made of.
 const ENTRIES: [&str; 4] = [names::ZOO, names::CHECKSUMS, names::MODELS, names::TRAINING];
@@ -25,7 +25,7 @@ pub(super) fn replacement_of(zoo: &ZooDir) -> Result<ZooDir, FileError> {
 }
 
 /// Puts a finished replacement in the place of what `zoo` holds. What is there and not of a zoo stays.
-pub(super) fn replace(zoo: &ZooDir, replacement: &ZooDir, stage: &Stage) -> Result<(), Error> {
+pub(super) fn replace(zoo: &ZooDir, replacement: &ZooDir, stage: &Stage) -> Result<(), TrainError> {
     let _replacing = OutputLock::wait_beside(zoo.path(), || stage.interrupt.check())?;
     // Another shard was first, and took it away.
     let Some(record) = replacement.record()? else { return Ok(()) };

@@ -12,7 +12,7 @@ use zoo_model::zoo_dir::{names, RECORD_LIMIT};
 use zoo_model::{ModelId, ZooDir, ZooRecord};
 
 use super::{Completion, Shard};
-use crate::Error;
+use crate::TrainError;
 
 /// `run.json`: what a directory in the making will be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,7 +96,7 @@ pub fn find(zoo: &ZooDir, record: &ZooRecord) -> Result<Found, FileError> {
 ///
 /// # Errors
 /// It does: names what differs.
-pub fn check_replaces_nothing(zoo: &ZooDir, record: &ZooRecord) -> Result<(), Error> {
+pub fn check_replaces_nothing(zoo: &ZooDir, record: &ZooRecord) -> Result<(), TrainError> {
     match find(zoo, record)? {
         Found::Other(found) => Err(other_inputs(zoo, &found, record).into()),
         Found::Nothing | Found::Same => Ok(()),
@@ -154,7 +154,7 @@ pub(super) fn completion(zoo: &ZooDir, record: &ZooRecord) -> Result<Completion,
 }
 
 /// Finishes the directory if no model is missing.
-pub(crate) fn finish_if_complete(zoo: &ZooDir, run: &Run) -> Result<Completion, Error> {
+pub(crate) fn finish_if_complete(zoo: &ZooDir, run: &Run) -> Result<Completion, TrainError> {
     let ids = zoo.ids()?;
     let completion = Completion { done: ids.len(), models: run.ids.len(), finished: ids == run.ids };
     if let Some(stray) = ids.iter().find(|id| run.ids.binary_search(id).is_err()) {

@@ -19,7 +19,7 @@ use super::driver::{Buffer, KernelName, Program, Queue};
 use super::source::Source;
 use zoo_engine::metrics::Score;
 use zoo_engine::optimizer::{adam_corrections, BETA1};
-use zoo_engine::{Cohort, EngineError, Evaluation, Mask, Snapshot, Task};
+use zoo_engine::{Cohort, EngineError, Evaluation, Mask, Moments, Snapshot, Task};
 
 /// Samples that are evaluated between two checks for an interruption.
 pub const PIECE: usize = 1000;
@@ -179,7 +179,6 @@ impl<'d> DeviceCohort<'d> {
     /// mask, as on the processor.
     fn load(&mut self, from: Option<&[Snapshot]>) -> Result<(), DeviceError> {
         let places = &self.source.places;
-        let own = self.source.moments;
         let mut bytes = Vec::new();
         let tasks = &self.tasks;
         let parameter = |m: usize, p: usize| from.map_or(tasks[m].initial[p], |f| f[m].parameters[p] as f32);
@@ -188,10 +187,10 @@ impl<'d> DeviceCohort<'d> {
         }
         self.queue.upload(&bytes, &mut self.finished.parameters)?;
         let Some(from) = from else { return Ok(()) };
-        let vector = |m: usize, k: usize| {
-            places.iter().flat_map(move |&p| (from[m].moments[k][p as usize] as f32).to_le_bytes())
-        };
-        let moments: Vec<u8> = (0..from.len()).flat_map(|m| (0..own).flat_map(move |k| vector(m, k))).collect();
+        let mut moments = Vec::new();
+        for (_, vector) in from.iter().flat_map(|snapshot| snapshot.moments.named()) {
+            moments.extend(places.iter().flat_map(|&p| (vector[p as usize] as f32).to_le_bytes()));
+        }
         self.queue.upload(&moments, &mut self.finished.moments)
     }
 
@@ -519,11 +518,12 @@ impl Cohort for DeviceCohort<'_> {
     fn snapshots(&self) -> Result<Vec<Snapshot>, EngineError> {
         let parameters = self.flat(&self.finished.parameters, 1)?;
         let mut moments = self.flat(&self.finished.moments, self.source.moments)?.into_iter();
+        let optimizer = self.tasks[0].hyperparameters.optimizer;
         let each = parameters.into_iter().map(|parameters| Snapshot {
             step: self.step,
             parameters,
-            moments: moments.by_ref().take(self.source.moments).collect(),
-            log_sigma2: None,
+            moments: Moments::new(optimizer, |_| moments.next().expect("a vector for every moment")),
+            noise: None,
         });
         Ok(each.collect())
     }

@@ -165,8 +165,8 @@ fn bits(value: f64) -> u64 {
 }
 
 fn snapshot_bits(snapshot: &Snapshot) -> (u64, Vec<u64>) {
-    let values = snapshot.moments.iter().flatten().chain(&snapshot.parameters);
-    (snapshot.step, values.map(|&x| bits(x)).collect())
+    let vectors = snapshot.vectors();
+    (snapshot.step, vectors.iter().flat_map(|(_, v)| v.iter().map(|&x| bits(x))).collect())
 }
 
 #[cfg(all(test, feature = "testing"))]

@@ -7,19 +7,19 @@ use super::super::layers::Layer;
 use super::super::noise::{AddDivergence, AddNoise, AddOfSquares, Exp, OfSquares, PoolNoisy, Product};
 use super::super::rows::Rows;
 use super::super::simd::Simd;
-use super::{pooled_backward, Lanes, Placement, PooledRows, Stepper};
+use super::{lane_moments, pooled_backward, Lanes, Placement, PooledRows, Stepper};
 use zoo_engine::variational::{initial_log_sigma2, is_kept};
-use zoo_engine::{Snapshot, Task};
+use zoo_engine::{Moments, NoiseSnapshot, Snapshot, Task};
 
 /// Lays out one flat vector a model, which the argument gives, as the parameters.
-type LayOut<'a, F> = dyn Fn(&dyn Fn(usize) -> Vec<f64>) -> Vec<F> + 'a;
+pub(super) type LayOut<'a, F> = dyn Fn(&dyn Fn(usize) -> Vec<f64>) -> Vec<F> + 'a;
 
 /// The noise of the lanes' weights. Vectors are laid out as the parameters.
 pub struct Noise<S: Simd> {
     /// One a lane.
     tasks: Vec<Task>,
     log_sigma2: Vec<S::F>,
-    moments: Vec<Vec<S::F>>,
+    moments: Moments<Vec<S::F>>,
     sigma2: Vec<S::F>,
     /// By sigma^2.
     gradients: Vec<S::F>,
@@ -53,23 +53,15 @@ struct NoiseScratch<S: Simd> {
 
 impl<S: Simd> Noise<S> {
     /// The noise before the first step, or of snapshots. `vector` lays out one flat vector a model.
-    pub fn new(
-        s: S,
-        layers: &[Layer],
-        tasks: &[&Task],
-        from: Option<&[Snapshot]>,
-        vector: &LayOut<S::F>,
-        own_moments: usize,
-    ) -> Self {
+    pub fn new(s: S, layers: &[Layer], tasks: &[&Task], from: Option<&[Snapshot]>, vector: &LayOut<S::F>) -> Self {
+        let from: Option<Vec<&NoiseSnapshot>> =
+            from.map(|f| f.iter().map(|s| s.noise.as_ref().expect("a snapshot of a model with noise")).collect());
         let initial = initial_log_sigma2(&tasks[0].network);
-        let log_sigma2 = vector(&|l| match from {
-            Some(from) => from[l].log_sigma2.clone().expect("a snapshot of a model with noise"),
-            None => initial.clone(),
-        });
+        let log_sigma2 = vector(&|l| from.as_ref().map_or(&initial, |from| &from[l].log_sigma2).clone());
         let zeros = vec![s.splat(0.0); log_sigma2.len()];
-        let moments: Vec<Vec<S::F>> = match from {
-            Some(from) => (own_moments..2 * own_moments).map(|k| vector(&|l| from[l].moments[k].clone())).collect(),
-            None => vec![zeros.clone(); own_moments],
+        let moments = match &from {
+            Some(from) => lane_moments(&from.iter().map(|f| &f.moments).collect::<Vec<_>>(), vector),
+            None => Moments::filled(tasks[0].hyperparameters.optimizer, zeros.clone()),
         };
         let mut noise = Self {
             tasks: tasks.iter().map(|&t| t.clone()).collect(),
@@ -84,12 +76,12 @@ impl<S: Simd> Noise<S> {
     }
 
     /// Moments of log sigma^2.
-    pub fn moments(&self) -> &[Vec<S::F>] {
+    pub fn moments(&self) -> &Moments<Vec<S::F>> {
         &self.moments
     }
 
     /// Log sigma^2.
-    pub fn log_sigma2(&self) -> &[S::F] {
+    pub fn log_sigma2(&self) -> &Vec<S::F> {
         &self.log_sigma2
     }
 

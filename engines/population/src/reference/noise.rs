@@ -8,7 +8,7 @@ use super::super::noise::{add_noise, kl_gradient};
 use super::{backward, convolve, corner, cross_entropy_gradient, drop_units, exceeds, optimize};
 use super::{Model, Pass, ONE, WINDOW};
 use zoo_engine::variational::{initial_log_sigma2, is_kept};
-use zoo_engine::Task;
+use zoo_engine::{Moments, Task};
 
 /// The noise of a model's weights.
 #[derive(Debug, Clone)]
@@ -18,14 +18,13 @@ pub struct Noise {
     /// Log sigma^2, flat.
     pub log_sigma2: Vec<f32>,
     /// Its moments.
-    pub moments: Vec<Vec<f32>>,
+    pub moments: Moments<Vec<f32>>,
 }
 
 impl Noise {
-    /// Before the first step, with so many moments.
-    pub fn new(task: &Task, moments: usize) -> Self {
+    /// Before the first step, with these moments.
+    pub fn new(task: &Task, moments: Moments<Vec<f32>>) -> Self {
         let log_sigma2: Vec<f32> = initial_log_sigma2(&task.network).iter().map(|&l| l as f32).collect();
-        let moments = vec![vec![0.0; log_sigma2.len()]; moments];
         Self { task: task.clone(), log_sigma2, moments }
     }
 

@@ -8,7 +8,7 @@ use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::files::{parent_of, read_limited, FileError};
+use super::{parent_of, read_limited, FileError};
 
 /// What names of hidden lock files end with.
 const EXTENSION: &str = ".lock";
@@ -96,7 +96,7 @@ impl OutputLock {
     /// # Errors
     /// [`FileError::Busy`].
     pub fn exclusive(path: PathBuf, output: &Path) -> Result<Self, FileError> {
-        Self::take(path, output, false)
+        Self::acquire(path, output, false)
     }
 
     /// Locks `output` by the lock file `path`, against [`exclusive`](Self::exclusive) alone.
@@ -104,10 +104,10 @@ impl OutputLock {
     /// # Errors
     /// [`FileError::Busy`].
     pub fn shared(path: PathBuf, output: &Path) -> Result<Self, FileError> {
-        Self::take(path, output, true)
+        Self::acquire(path, output, true)
     }
 
-    fn take(path: PathBuf, output: &Path, shared: bool) -> Result<Self, FileError> {
+    fn acquire(path: PathBuf, output: &Path, shared: bool) -> Result<Self, FileError> {
         loop {
             let Some(mut file) = open(&path) else { return Ok(Self { path, file: None, shared }) };
             match try_lock(&file, shared) {
