@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Test accuracy of four cells of the Fashion-MNIST grid after three epochs, 16 seeds each: zoos of this
-# project beside the same recipe in PyTorch. Prints the table of docs/engines.md.
+# project and the same recipe in PyTorch. Prints the table of docs/engines.md.
 #
 #   benches/accuracy.sh FOLDER     needs zoo on the PATH, and Python with torch, numpy and safetensors
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packing against `tar | pigz -6`, and verifying against sha256sum, tar and sha256sum again, on a
+# Packing against `tar | pigz -6`, and verifying against sha256sum, tar and another sha256sum, on a
 # zoo of noise of about 220 MB; best of three, files in the page cache.
 #   benches/archive.sh [MODELS]        # needs pigz
 set -euo pipefail

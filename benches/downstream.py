@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""`zoo benchmark` against the same in Python: equal scores, and how long both take.
+"""`zoo benchmark` against the same in Python: equal scores, and both times.
 
     python benches/downstream.py ZOO [--zoo-binary target/release/zoo] [--check]
 
 Scores: features of every state by NumPy, the same split, scikit-learn's Ridge with the same penalties. R^2 and tau
-must be equal to three digits: exit code 1 if not. Times: the way of the published code, see `published`. --check
-leaves the times out. Needs numpy, scikit-learn, scipy and the package in python/.
+must be equal to three digits: exit code 1 if not. Times: the method of the published code, see `published`. --check
+omits the times. Needs numpy, scikit-learn, scipy and the package in python/.
 """
 import argparse
 import json
@@ -26,7 +26,7 @@ QUANTILES = [1, 25, 50, 75, 99]
 
 
 def statistics(layers):
-    """s(w) of one state: the layers' weights and biases apart."""
+    """s(w) of one state: statistics of each layer's weights and biases."""
     out = []
     for values in layers:
         values = values.astype(np.float64).ravel()
@@ -68,8 +68,8 @@ def classifier(x, y):
 
 
 def published(vectors, bounds, y):
-    """Seconds of the published baselines' way: quantile features of all states at once, layer by layer; then for
-    every property and each of 17 penalties X'X anew in double precision, and a general solver.
+    """Seconds of the published baselines' method: quantile features of all states at once, layer by layer; then for
+    every property and each of 17 penalties, X'X recomputed in double precision and a general solver.
     """
     start = time.monotonic()
     pieces = {split: np.split(x, bounds, axis=1) for split, x in vectors.items()}

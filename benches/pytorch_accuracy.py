@@ -6,7 +6,7 @@ accuracy.sh that needs Python.
 
 All seeds of a cell are trained at once: `torch.func.vmap` over stacked parameters, PyTorch's own
 modules, initialisations and optimisers (which are element-wise). Each model has its own order of
-the samples and its own dropout masks. Prints one JSON object a cell; `--compare` a table of means,
+the samples and its own dropout masks. Prints one JSON object per cell; `--compare` a table of means,
 deviations and the difference in standard errors.
 """
 import argparse

@@ -1,19 +1,19 @@
-"""Model-samples per second of the same work in PyTorch: eager, one model after the other as the
-published scripts do it, and torch.func.vmap over populations.
+"""Model-samples per second of the same work in PyTorch: eager, one model after the other as in the
+published scripts, and torch.func.vmap over populations.
 
     pip install torch numpy
     python benches/pytorch_baseline.py [--seconds 5] [--threads N]
     python benches/pytorch_baseline.py --whole-run /usr/share/datasets/fashion-mnist --epochs 1
     python benches/pytorch_baseline.py --device cuda [--models 256 1024 4096]
 
-Batch 10, dropout 0, training only; one process a core. Prints one line a case.
+Batch 10, dropout 0, training only; one process per core. Prints one line per case.
 
 A whole run is what the published scripts do for one model of the Fashion-MNIST zoo (50,000 images
 to train on, 10,000 each for validation and test): training, evaluation of both splits and a saved
-state an epoch. One model a core at a time; prints the seconds a model and epoch.
+state per epoch. One model per core at a time; prints the seconds per model and epoch.
 
 On a GPU it prints JSON lines: the rates of eager and vmap, the rate of multiply-adds that a large
-float32 matrix product reaches (no TF32), and the bytes a second that a copy reads and writes.
+float32 matrix product reaches (no TF32), and the bytes per second that a copy reads and writes.
 """
 import argparse
 import gzip
@@ -49,7 +49,7 @@ def data(architecture, channels, device="cpu"):
 
 
 def rate_of(step, samples, seconds):
-    """Samples a second of `step`, called again and again for so long."""
+    """Samples per second of `step`, called repeatedly for the given number of seconds."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for _ in range(3):
         step(0)
@@ -58,7 +58,7 @@ def rate_of(step, samples, seconds):
     while time.perf_counter() - started < seconds:
         step(steps)
         steps += 1
-        # Not after every step, which a GPU could otherwise begin while the last one runs.
+        # Not after every step, so that a GPU can start a step while the previous one runs.
         if steps % 20 == 0:
             wait()
     wait()
@@ -109,7 +109,7 @@ def vmapped(architecture, channels, activation, models, threads, seconds, device
 
 
 def card(seconds):
-    """Multiply-adds and bytes a second of the GPU."""
+    """Multiply-adds and bytes per second of the GPU."""
     torch.backends.cuda.matmul.allow_tf32 = False
     n, length = 8192, 1 << 28
     a, b = torch.rand(n, n, device="cuda"), torch.rand(n, n, device="cuda")

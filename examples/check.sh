@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the examples in an empty folder: what make does, does again, and does not do again.
+# Checks the examples in an empty folder: what make builds, rebuilds and does not rebuild.
 #   examples/check.sh FOLDER        # the zoo binaries on PATH, numpy and safetensors for python3
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -25,7 +25,7 @@ before=$(sum zoos/small/models)
 sed -i 's/^sparsity = 0.8/sparsity = 0.8\nscope = "layer"/' small.toml
 run
 expect "other twins leave their parents alone" "$(sum zoos/small/models)" "$before"
-[ "$(sum archives)" != "$first" ] || { echo "examples: the twins were not made anew" >&2; exit 1; }
+[ "$(sum archives)" != "$first" ] || { echo "examples: the twins were not rebuilt" >&2; exit 1; }
 
 rm -rf zoos/small-magnitude-80 archives/small-magnitude-80* small-magnitude-80.verified
 run CUSTOM=1

@@ -1,4 +1,4 @@
-"""Stands in for zoo-sparsify: any program that writes this layout is a stage of the pipeline.
+"""Replaces zoo-sparsify: any program that writes this layout can be a stage of the pipeline.
 
     python custom_sparsify.py zoos/small -o zoos/small-magnitude-80 --sparsity 0.8
 
@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 
 def prune(weights: dict, sparsity: float, seed: int) -> dict:
-    """Zeroes a share of each weight tensor; small weights are the likelier to go. Biases stay."""
+    """Zeroes a fraction of each weight tensor; small weights are more likely to be removed. Biases are kept."""
     rng = np.random.default_rng(seed)
     pruned = {}
     for name, tensor in weights.items():
@@ -52,7 +52,7 @@ def main() -> None:
         diverged += not finite
         line = {
             "training_iteration": 0,
-            # Not evaluated: a loss and its accuracy may be null together.
+            # Not evaluated: a loss and its accuracy may both be null.
             **{f"{split}_{metric}": None for split in ("train", "test", "val") for metric in ("loss", "acc")},
             "diverged": not finite,
             "sparsity_ratio": sum(int((w == 0).sum()) for w in weights) / sum(w.size for w in weights),

@@ -1,6 +1,6 @@
 """Fuzz targets of the Python package's readers, for atheris: python readers.py TARGET [libFuzzer's options and corpora].
 
-Whatever the bytes, a reader answers with a `ZooError`, or the `ValueError` that its documentation names.
+Whatever the bytes, a reader may only raise a `ZooError`, or the `ValueError` that its documentation names.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Makes the fuzz targets' seeds, but for inputs that once failed: python seeds.py PROGRAM (the built `zoo`).
+"""Makes the fuzz targets' seeds, except for inputs that once failed: python seeds.py PROGRAM (the built `zoo`).
 
 Needs numpy, safetensors, pillow and torch.
 """

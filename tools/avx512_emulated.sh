@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs tests of zoo-train's library on an emulated processor with AVX-512, for machines whose own
-# has none. Usage, on Debian or a relative, as root if packages are still to be installed:
+# Runs tests of the population engine on an emulated processor with AVX-512, for machines whose
+# processor lacks it. Usage, on Debian or a derivative, as root if packages have to be installed:
 #
 #   tools/avx512_emulated.sh [TEST FILTER...]
 #
-# Without filters: everything that computes with vectors. Boots Debian's kernel in Bochs, with the
-# test binary as all there is to run, prints the console's output, and succeeds if all tests did.
+# Without filters: all tests of vector code. Boots Debian's kernel in Bochs with only the test binary
+# to run, prints the console output, and succeeds if all tests pass.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 filters=("$@")
@@ -20,14 +20,14 @@ trap 'rm -rf "$work"' EXIT
 # The test binary, without shared libraries.
 target=x86_64-unknown-linux-gnu
 tests=$(RUSTFLAGS="-C target-feature=+crt-static" \
-    cargo test -p zoo-train --lib --release --no-run --target $target --message-format json |
+    cargo test -p zoo-engine-population --lib --release --no-run --target $target --message-format json |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
 # The kernel.
 kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ { print $2; exit }')
 (cd "$work" && apt-get download -q "$kernel" && dpkg -x ./*.deb kernel)
 
-# All that it runs.
+# Its root file system.
 mkdir -p "$work"/{root/{bin,proc,tmp},image/boot/grub}
 cp /bin/busybox "$work/root/bin/"
 strip -o "$work/root/tests" "$tests"
@@ -43,8 +43,8 @@ echo "ALL DONE, failed: \${failed:-0}"
 END
 chmod +x "$work/root/init"
 
-# XSAVES and protection keys, which Bochs 2.7 describes inconsistently, would make Linux do without
-# any vectors.
+# XSAVES and protection keys, which Bochs 2.7 describes inconsistently, would make Linux disable
+# all vector instructions.
 options="console=ttyS0,115200 loglevel=1 mitigations=off nokaslr tsc=reliable nosmp noapic panic=-1"
 cat >"$work/image/boot/grub/grub.cfg" <<END
 set timeout=0

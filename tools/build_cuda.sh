@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the workspace with dfdx on CUDA (`--features cuda`) from PyPI's wheels alone: neither a CUDA
+# Builds the workspace with dfdx on CUDA (`--features cuda`) with only PyPI's wheels: neither a CUDA
 # toolkit nor a GPU nor a driver is needed. Usage:
 #
 #   tools/build_cuda.sh FOLDER [CAPABILITY] [CARGO ARGUMENT...]
 #
-# FOLDER receives the compiler and libraries (about 1.5 GB) and is used again the next time;
+# FOLDER receives the compiler and libraries (about 1.5 GB) and is reused by later runs;
 # CAPABILITY is the GPU's, 90 (Hopper) by default. The programs are in FOLDER/target/release; to run
 # they need an NVIDIA driver for CUDA 13 and, in LD_LIBRARY_PATH, FOLDER/nvidia/cu13/lib.
 set -euo pipefail
@@ -23,7 +23,7 @@ if ! [ -e "$folder/complete" ]; then
     for wheel in "$folder"/wheels/*.whl; do
         python3 -m zipfile -e "$wheel" "$folder"
     done
-    # Archives keep no permissions.
+    # zipfile does not restore permissions.
     find "$toolkit/bin" "$toolkit/nvvm/bin" -type f -exec chmod +x {} +
     for library in nvrtc cublas cublasLt; do
         ln -sf "lib$library.so.13" "$toolkit/lib/lib$library.so"
@@ -33,7 +33,7 @@ if ! [ -e "$folder/complete" ]; then
     touch "$folder/complete"
 fi
 
-# What is linked against in place of the driver: its functions, without bodies.
+# A stub of the driver to link against: its functions, without bodies.
 cargo fetch -q
 bindings=$(cargo metadata --format-version 1 |
     python3 -c 'import json, sys; print(next(p["manifest_path"] for p in json.load(sys.stdin)["packages"] if (p["name"], p["version"]) == ("cudarc", "0.9.15")))')

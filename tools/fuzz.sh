@@ -2,7 +2,7 @@
 # Runs every fuzz target for SECONDS each, two at a time: tools/fuzz.sh SECONDS [TARGET...]
 #
 # The Rust targets are built by `cargo fuzz` (cargo install cargo-fuzz) with the stable compiler; the Python package's
-# readers need a Python with atheris, PyTorch and the package, which $PYTHON names. New inputs gather in fuzz/corpus;
+# readers need a Python with atheris, PyTorch and the package; $PYTHON names it. New inputs are added to fuzz/corpus;
 # an input that crashes is left in fuzz/artifacts, and the script fails.
 set -euo pipefail
 seconds=${1:?usage: tools/fuzz.sh SECONDS [TARGET...]}

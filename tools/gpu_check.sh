@@ -5,20 +5,20 @@
 #
 # FASHION-MNIST is a folder with the four published files (Debian: /usr/share/datasets/fashion-mnist).
 # PROGRAMS is a folder with `gpu`, `parity` and `zoo`, built elsewhere by `tools/gpu_check.sh --build
-# PROGRAMS`; without it they are built here. It needs the driver and NVRTC, PyTorch for what the rates
-# are measured against, and compute-sanitizer for the last step; what is missing is said and left out.
-# Exit code 0: all that ran is as it should be. ZOO_SAMPLES, ZOO_RATES (seconds and populations),
-# ZOO_MODELS and ZOO_EPOCHS make it smaller.
+# PROGRAMS`; without it they are built here. It needs the driver and NVRTC, PyTorch for the baseline
+# rates, and compute-sanitizer for the last step; steps whose requirements are missing are reported and
+# skipped. Exit code 0: every step that ran succeeded. ZOO_SAMPLES, ZOO_RATES (seconds and populations),
+# ZOO_MODELS and ZOO_EPOCHS reduce the work.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 build() {
     mkdir -p "$1"
-    cargo build --release -p zoo-train --example gpu
+    cargo build --release -p zoo-engine-population --example gpu
     cargo build --release
     parity=$(cargo test --release -p zoo-train --test parity --no-run --message-format json |
         sed -n '/"kind":\["test"\]/s/.*"executable":"\([^"]*\)".*/\1/p')
-    # Without symbols, so that they can be carried elsewhere.
+    # Without symbols, to keep copies small.
     strip -o "$1/gpu" target/release/examples/gpu
     strip -o "$1/zoo" target/release/zoo
     strip -o "$1/parity" "$parity"
@@ -36,7 +36,7 @@ if [ -z "$programs" ]; then
 fi
 programs=$(realpath "$programs")
 failed=0
-# What took too long has not failed.
+# A step that took too long has not failed.
 check() {
     local code=0
     timeout "$1" "${@:2}" || code=$?
@@ -48,7 +48,7 @@ check() {
 }
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 
-# Whatever has been measured when the script ends.
+# Prints whatever has been measured when the script ends.
 finish() {
     step "in one table"
     python3 - "$work"/*.jsonl <<'END'
@@ -85,7 +85,7 @@ END
 trap finish EXIT
 
 step "the card"
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "nvidia-smi is not here"
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "nvidia-smi is missing"
 
 step "bits: every kind of model on the GPU and on the processor"
 check 120 "$programs/gpu" bits "${ZOO_SAMPLES:-200}"
@@ -101,7 +101,7 @@ if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
     check 60 python3 benches/pytorch_baseline.py --device cuda --seconds 1 >"$work/torch.jsonl"
     cat "$work/torch.jsonl"
 else
-    echo "PyTorch with CUDA is not here: no baseline"
+    echo "PyTorch with CUDA is missing: no baseline"
 fi
 
 step "a zoo of 1,000 seeds of Fashion-MNIST, 50 epochs, states written"
@@ -115,7 +115,7 @@ check 240 "$programs/zoo" train "$manifest" --models "$models" --epochs "$epochs
     --data "$work/data.safetensors" -o "$work/zoo"
 if [ -e "$work/zoo/zoo.json" ]; then
     echo "{\"seconds\": $((($(date +%s%N) - started) / 1000000))e-3, \"models\": $models, \"epochs\": $epochs}" | tee "$work/run.jsonl"
-    # Losses computed again by the processor.
+    # Losses recomputed by the CPU.
     check 60 "$programs/zoo" verify "$work/zoo" --replay 2 --data "$work/data.safetensors"
 fi
 
@@ -125,8 +125,8 @@ if command -v compute-sanitizer >/dev/null; then
         check 40 compute-sanitizer --tool "$tool" --error-exitcode 9 "$programs/gpu" bits 12 2
     done
 else
-    echo "compute-sanitizer is not here"
+    echo "compute-sanitizer is missing"
 fi
 
-printf '\n%s s in all; %s\n' "$SECONDS" "$([ $failed = 0 ] && echo "all that ran is as it should be" || echo "something FAILED")"
+printf '\n%s s in total; %s\n' "$SECONDS" "$([ $failed = 0 ] && echo "every step that ran succeeded" || echo "a step FAILED")"
 exit $failed

@@ -1,11 +1,11 @@
-"""How fast `Zoo.weights` loads all states, beside how fast the same files can be read from the page cache.
+"""How fast `Zoo.weights` loads all states, compared with reading the same files from the page cache.
 
     python benches/loading.py ZOO [--repeat 5]       # a zoo
     python benches/loading.py --make 500 FOLDER      # one of 500 cnn-s models of noise, 51 states each, for this
 
-Three rates, each the best of the repetitions: "read" reads every file into one buffer that is used again, with one
-thread, as cat does; "read, kept" reads them all into one fresh array, as loading has to, with as many threads as
-loading uses; "weights" is `Zoo.weights`. Every file is read once before.
+Three rates, each the best of the repetitions: "read" reads every file into one reused buffer, with one
+thread, as cat does; "read, kept" reads them all into one new array, as loading must, with the same number of
+threads as loading; "weights" is `Zoo.weights`. Every file is read once beforehand.
 """
 
 from __future__ import annotations

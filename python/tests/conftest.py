@@ -1,4 +1,4 @@
-"""A zoo of noise that every test can have, and a real one where the binaries are."""
+"""A zoo of noise for every test, and a real one where the binaries are available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives: real ones, and ones that a stranger forged."""
+"""Archives: real ones, and forged ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Entry = tuple[tarfile.TarInfo, bytes]
 
 
 def entries_of(zoo: Path) -> list[Entry]:
-    """The entries of an honest archive."""
+    """The entries of a valid archive."""
     sums = zoo / "SHA256SUMS"
     paths = [sums, *sorted(p for p in zoo.rglob("*") if p.is_file() and p != sums)]
     return [file_entry(f"noise/{p.relative_to(zoo)}", p.read_bytes()) for p in paths]
@@ -74,27 +74,27 @@ def added(name: str) -> Callable[[list[Entry]], list[Entry]]:
 @pytest.mark.parametrize(
     ("forge", "message"),
     [
-        (added("../evil"), "no file of a zoo"),
-        (added("/tmp/evil"), "no file of a zoo"),
-        (added("noise/../../evil"), "no file of a zoo"),
-        (added("noise/models/../../../evil/params.json"), "no file of a zoo"),
+        (added("../evil"), "does not belong to a zoo"),
+        (added("/tmp/evil"), "does not belong to a zoo"),
+        (added("noise/../../evil"), "does not belong to a zoo"),
+        (added("noise/models/../../../evil/params.json"), "does not belong to a zoo"),
         (added("noise/models/000009/params.json"), "not listed"),
-        (added("noise/models/\u0661\u0661\u0661\u0661\u0661\u0661/params.json"), "no file of a zoo"),
+        (added("noise/models/\u0661\u0661\u0661\u0661\u0661\u0661/params.json"), "does not belong to a zoo"),
         (added("other/zoo.json"), "lies outside"),
-        (added("noise/zoo.json"), "there twice"),
-        (special(tarfile.SYMTYPE), "no file of a zoo"),
-        (special(tarfile.LNKTYPE), "no file of a zoo"),
-        (special(tarfile.CHRTYPE), "no file of a zoo"),
-        (special(tarfile.DIRTYPE, "noise/models"), "no file of a zoo"),
+        (added("noise/zoo.json"), "occurs twice"),
+        (special(tarfile.SYMTYPE), "does not belong to a zoo"),
+        (special(tarfile.LNKTYPE), "does not belong to a zoo"),
+        (special(tarfile.CHRTYPE), "does not belong to a zoo"),
+        (special(tarfile.DIRTYPE, "noise/models"), "does not belong to a zoo"),
         (lambda entries: entries[:-1], "missing"),
         (lambda entries: entries[1:], "first entry"),
-        (lambda entries: replaced(entries, STATES, [file_entry(STATES, b"other")]), "does not have its SHA-256"),
+        (lambda entries: replaced(entries, STATES, [file_entry(STATES, b"other")]), "does not match its SHA-256"),
         (lambda entries: [file_entry("noise/SHA256SUMS", b"nonsense\n"), *entries[1:]], "line 1"),
-        (lambda entries: [file_entry("no ise/SHA256SUMS", b""), *entries[1:]], "no name for a zoo"),
+        (lambda entries: [file_entry("no ise/SHA256SUMS", b""), *entries[1:]], "not a valid zoo name"),
         (lambda entries: [], "is empty"),
         (
             lambda entries: replaced(entries, "noise/zoo.json", [file_entry("noise/zoo.json", bytes(17 << 20))]),
-            "claims",
+            "declares",
         ),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_name_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
     with gzip.open(tmp_path / "noise.tar.gz", "wb") as archive:
         archive.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
-    with pytest.raises(ZooError, match="no file of a zoo"):
+    with pytest.raises(ZooError, match="does not belong to a zoo"):
         modelzoo.open(tmp_path / "noise.tar.gz", cache=tmp_path / "cache")
 
 
@@ -124,7 +124,7 @@ def test_an_index_of_billions_of_rows_is_not_read(noise_zoo: Path) -> None:
     assert (noise_zoo / "index.parquet").stat().st_size < 100_000
     record = noise_zoo / "zoo.json"
     record.write_text(record.read_text().replace('"states": 15', f'"states": {rows}'))
-    with pytest.warns(modelzoo.FaultWarning, match="more than the states files hold"):
+    with pytest.warns(modelzoo.FaultWarning, match="more than the states files contain"):
         assert len(modelzoo.open(noise_zoo)) == 15
 
 
@@ -292,9 +292,9 @@ def test_packed_by_zoo_pack_whole_and_in_volumes(tmp_path: Path) -> None:
     with pytest.raises(ZooError, match="does not exist"):
         modelzoo.open(tmp_path / "v/nois.tar.gz")
     volumes[0].unlink()
-    with pytest.raises(ZooError, match="is not beside it"):
+    with pytest.raises(ZooError, match="is not next to it"):
         modelzoo.open(base, cache=tmp_path / "fresh")
-    with pytest.raises(ZooError, match="is not beside it"):
+    with pytest.raises(ZooError, match="is not next to it"):
         modelzoo.open(volumes[1], cache=tmp_path / "fresh")
 
 

@@ -39,7 +39,7 @@ epochs = 3
 TOML
 zoo run "$work/zoo.toml" --root "$work/one" -q
 
-# Until six jobs are killed, one of them every half second.
+# Kills one job every half second, until six are killed.
 (
     for _ in $(seq 6); do
         until pid=$(pgrep -f -o "^zoo-(train|sparsify) .*$work/many.*--shard"); do sleep 0.1; done

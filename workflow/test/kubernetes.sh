@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# killed.sh through the Kubernetes profile. No cluster: a kubectl of its own checks every Job against
+# killed.sh through the Kubernetes profile. No cluster: its own kubectl checks every Job against
 # the published model of the API and runs its command on this machine.
 #
 #   workflow/test/kubernetes.sh FOLDER

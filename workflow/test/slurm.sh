@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# killed.sh on a Slurm cluster of its own: one controller and two nodes, on this machine.
+# killed.sh on its own Slurm cluster: one controller and two nodes, on this machine.
 #
 #   workflow/test/slurm.sh FOLDER
 #
@@ -13,7 +13,7 @@ cluster=$work/cluster
 mkdir -p "$cluster"/{state,spool-node1,spool-node2}
 PATH=$PATH:/usr/sbin
 
-# munge insists on folders that nobody else can write to, so not on this one.
+# munge insists on folders that no other user can write to, which rules out this one.
 run=$(mktemp -d)
 chmod 755 "$run"
 dd if=/dev/urandom of="$run/key" bs=128 count=1 status=none
@@ -46,7 +46,7 @@ NodeName=node[1-2] NodeAddr=127.0.0.1 NodeHostname=$(hostname -s) Port=[17001-17
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 export SLURM_CONF=$cluster/slurm.conf
-# Snakemake hides SLURM_CONF from its jobs; this is where their srun looks then.
+# Snakemake hides SLURM_CONF from its jobs; this is where their srun looks instead.
 conf=/run/slurm/conf
 [ ! -e $conf ] || { echo "$conf exists: another cluster uses this machine"; exit 1; }
 mkdir -p /run/slurm

@@ -1,10 +1,10 @@
 """Small files in the published format of every dataset, made and read by the programs that define the formats.
 
-    python datasets.py make FOLDER [SEED]    # FOLDER/DATASET/..., and what is in them: FOLDER/expected.safetensors.gz
+    python datasets.py make FOLDER [SEED]    # FOLDER/DATASET/..., and their contents: FOLDER/expected.safetensors.gz
     python datasets.py check ZOO_DATA        # makes others, and compares what the program ZOO_DATA reads
 
-Needs numpy, scipy, scikit-learn, Pillow and safetensors. Where torchvision is installed, its datasets read the files
-too, and must agree. `data/published` was made by `make data/published 0`.
+Needs numpy, scipy, scikit-learn, Pillow and safetensors. If torchvision is installed, its datasets read the files
+too and must agree. `data/published` was made by `make data/published 0`.
 """
 
 import bz2
@@ -308,7 +308,7 @@ def pictures_of_every_format(rng):
 
 
 def own_pictures(zoo_data, folder, **contents):
-    """What the program ZOO_DATA makes of pictures in a class's folder: its images, or none and what it says."""
+    """What the program ZOO_DATA makes of pictures in a class's folder: its images, or None and its message."""
     shutil.rmtree(folder / "own", ignore_errors=True)
     for path, content in {"a/only/0.png": encoded(Image.new("L", (23, 17)), "PNG"), **contents}.items():
         path = folder / "own" / path

@@ -91,20 +91,20 @@ Module: TypeAlias = (
     Conv2d | BatchNorm2d | MaxPool2d | GlobalAvgPool2d | Activation | Dropout | Flatten | Linear | Residual
 )
 Named: TypeAlias = tuple[str, Module]
-"""A module and what the names of its tensors begin with."""
+"""The prefix of a module's tensor names, and the module."""
 Recipe = Callable[[Params], Sequence[Module] | Sequence[Named]]
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter tensor and its place in the vector of all parameters."""
+    """A parameter tensor and its position in the vector of all parameters."""
 
     name: str
     """The module's name and `weight`, `bias`, `running_mean` or `running_var`."""
     shape: tuple[int, ...]
     """(out, in, kh, kw) of a convolution, (out, in) of a linear layer, (channels) of all others."""
     start: int
-    """First place in the vector."""
+    """First position in the vector."""
 
     @property
     def is_trained(self) -> bool:
@@ -118,7 +118,7 @@ class Parameter:
 
     @property
     def stop(self) -> int:
-        """One past the last place in the vector."""
+        """One past the last position in the vector."""
         return self.start + self.size
 
 
@@ -126,7 +126,7 @@ _RECIPES: dict[str, Recipe] = {}
 
 
 def architecture(name: str) -> Callable[[Recipe], Recipe]:
-    """Registers a recipe under the `model::type` that it is for."""
+    """Registers a recipe for a `model::type`."""
 
     def register(recipe: Recipe) -> Recipe:
         _RECIPES[name] = recipe
@@ -173,7 +173,7 @@ def named(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> list[Parameter]:
 
 
 def parameters(params: Params) -> list[Parameter]:
-    """The tensors of a network: what is trained in forward order, each layer's weight before its
+    """The tensors of a network: the trained ones in forward order, each layer's weight before its
     bias, then running statistics in forward order."""
     placed = named(_tensors(modules(params)))
     ordered = sorted(placed, key=lambda parameter: not parameter.is_trained)
@@ -213,7 +213,7 @@ def in_forward_order(names: Iterable[str]) -> list[str]:
 
 
 def index_dict(layout: Sequence[Parameter]) -> dict[str, list[Any]]:
-    """Where each layer lies in a vector, as the published collection's `index_dict.json` says it.
+    """The position of each layer in a vector, as the published collection's `index_dict.json` describes it.
 
     `layer` ([index, "conv2d" or "fc"]), `idx_start`, `idx_length` (weights and biases),
     `kernel_no` (outputs, as many biases), `kernel_size` (scalars in one kernel), `channels_in`.

@@ -1,4 +1,4 @@
-"""Archives, unpacked as if a stranger had made them.
+"""Archives, unpacked as untrusted input.
 
 Only files that a zoo has, of the paths that it has, are written, into a fresh folder; each must be listed in
 `SHA256SUMS`, once, and have its checksum. The folder gets its name when everything was checked.
@@ -24,7 +24,7 @@ _VOLUME = re.compile(r"[A-Za-z0-9._-]{1,150}\.tar\.gz", re.ASCII)
 
 
 class _Budget:
-    """Bytes that may still be unpacked."""
+    """The number of bytes that may still be unpacked."""
 
     def __init__(self, archive: Path, limit: int | None) -> None:
         self.archive = archive
@@ -35,12 +35,12 @@ class _Budget:
         self.left -= count
         if self.left < 0:
             raise ZooError(
-                f"{self.archive}: unpacks to more than {self.limit} bytes: if you trust it, allow more with limit="
+                f"{self.archive}: unpacks to more than {self.limit} bytes: if you trust it, raise the limit with limit="
             )
 
 
 class _Stream:
-    """A gzip stream that stops a bomb."""
+    """A gzip stream that stops at a decompression bomb."""
 
     def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
         self._stream = stream
@@ -53,13 +53,13 @@ class _Stream:
 
 
 class _Entry(tarfile.TarInfo):
-    """A header; what is no regular file, extended headers of any size among it, ends the reading."""
+    """A header; anything but a regular file, including extended headers of any size, ends the reading."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
         entry = super().frombuf(buf, encoding, errors)
         if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            raise ZooError(f"its entry {entry.name!r} is no file of a zoo")
+            raise ZooError(f"its entry {entry.name!r} does not belong to a zoo")
         return entry
 
 
@@ -80,12 +80,12 @@ def unpacked(archive: Path, cache: str | os.PathLike[str] | None = None, limit: 
                     raise
     zoos = [place for place in home.iterdir() if not files.is_system_file(place.name)]
     if len(zoos) != 1:
-        raise ZooError(f"{home}: is not the one unpacked zoo that it was: remove it")
+        raise ZooError(f"{home}: no longer contains the unpacked zoo alone: remove it")
     return zoos[0]
 
 
 def volumes_of(archive: Path) -> list[Path]:
-    """The volumes that lie where the archive `NAME.tar.gz` would, sorted by their numbers."""
+    """The volumes next to where the archive `NAME.tar.gz` would be, sorted by number."""
     stem = archive.name.removesuffix(".tar.gz")
     found: list[tuple[int, int, Path]] = []
     for place in archive.parent.iterdir() if archive.parent.is_dir() else ():
@@ -116,7 +116,7 @@ def _unpack_all(archive: Path, target: Path, limit: int | None) -> None:
         if name != archive.name:
             other = archive.with_name(name)
             if not other.is_file():
-                raise ZooError(f"{archive}: is one of {len(names)} volumes; {name} is not beside it")
+                raise ZooError(f"{archive}: is one of {len(names)} volumes; {name} is not next to it")
             _unpack(other, target, limit)
 
 
@@ -124,7 +124,7 @@ def _unpack(archive: Path, target: Path, limit: int | None) -> Path:
     _check_sum_beside(archive)
     budget = _Budget(archive, limit)
     try:
-        with parsed("is damaged or no archive of a zoo"), gzip.open(archive) as stream:
+        with parsed("is damaged, or not a zoo archive"), gzip.open(archive) as stream:
             guarded = cast("IO[bytes]", _Stream(cast("IO[bytes]", stream), budget))
             with tarfile.open(fileobj=guarded, mode="r|", tarinfo=_Entry, errorlevel=2) as tar:
                 return _entries(tar, target)
@@ -136,7 +136,7 @@ def _unpack(archive: Path, target: Path, limit: int | None) -> Path:
 
 
 def _check_sum_beside(archive: Path) -> None:
-    """The archive against the `.sha256` that lies beside it, if one does."""
+    """Checks the archive against the `.sha256` file next to it, if there is one."""
     name = re.sub(r"\.\d+-of-\d+(?=\.tar\.gz$)", "", archive.name)
     beside = archive.with_name(f"{name}.sha256")
     if not beside.exists():
@@ -145,12 +145,12 @@ def _check_sum_beside(archive: Path) -> None:
         listed = files.parse_checksums(files.read_limited(beside, 1 << 20))
     except ValueError as error:
         raise ZooError(f"{beside}: {error}") from error
-    # It may have been made where the archive had another folder.
+    # It may have been written when the archive was in another folder.
     expected = {path.rpartition("/")[2]: checksum for path, checksum in listed.items()}.get(archive.name)
     if expected is None:
         raise ZooError(f"{beside}: does not list {archive.name}")
     if files.sha256_file(archive) != expected:
-        raise ZooError(f"{archive}: does not have the SHA-256 that {beside.name} says: download it again")
+        raise ZooError(f"{archive}: does not have the SHA-256 recorded in {beside.name}: download it again")
 
 
 def _entries(tar: tarfile.TarFile, target: Path) -> Path:
@@ -163,28 +163,28 @@ def _entries(tar: tarfile.TarFile, target: Path) -> Path:
             continue
         name, _, path = entry.name.partition("/")
         if not files.is_zoo_file(path):
-            raise ZooError(f"its entry {entry.name!r} is no file of a zoo")
+            raise ZooError(f"its entry {entry.name!r} does not belong to a zoo")
         if zoo is None:
             zoo = target / files.check_zoo_name(name)
         if name != zoo.name:
             raise ZooError(f"its entry {entry.name!r} lies outside {zoo.name}")
         if path in seen:
-            raise ZooError(f"its entry {entry.name!r} is there twice")
+            raise ZooError(f"its entry {entry.name!r} occurs twice")
         if not seen and path != files.CHECKSUMS:
             raise ZooError("its first entry is not SHA256SUMS")
         if path != files.CHECKSUMS and path not in sums:
             raise ZooError(f"its entry {entry.name!r} is not listed in SHA256SUMS")
         kind = path.rpartition("/")[2]
         if entry.size > files.LIMITS.get(kind, entry.size):
-            raise ZooError(f"its entry {entry.name!r} claims {entry.size} bytes, more than such a file may have")
+            raise ZooError(f"its entry {entry.name!r} declares {entry.size} bytes, more than allowed for such a file")
         if entry.size > shutil.disk_usage(target.parent).free:
-            raise ZooError(f"the disk has no room for its entry {entry.name!r}: choose another place with cache=")
+            raise ZooError(f"the disk is too full for its entry {entry.name!r}: choose another folder with cache=")
         seen.add(path)
         found = _write(zoo / path, tar.extractfile(entry), entry.size)
         if path == files.CHECKSUMS:
             sums = files.parse_checksums((zoo / path).read_bytes())
         elif found != sums[path]:
-            raise ZooError(f"its entry {entry.name!r} does not have its SHA-256: download it again")
+            raise ZooError(f"its entry {entry.name!r} does not match its SHA-256: download it again")
     if zoo is None:
         raise ZooError("is empty")
     volumes = files.VOLUMES in seen
@@ -204,5 +204,5 @@ def _write(path: Path, content: Any, size: int) -> str:
             file.write(piece)
             written += len(piece)
     if written != size:
-        raise tarfile.ReadError(f"{path.name} is cut short: {written} of {size} bytes")
+        raise tarfile.ReadError(f"{path.name} is truncated: {written} of {size} bytes")
     return digest.hexdigest()

@@ -1,8 +1,8 @@
-"""PyTorch state dicts from strangers.
+"""Untrusted PyTorch state dicts.
 
-A checkpoint is looked through before PyTorch sees it: it must be in PyTorch's zip format, its pickle may name nothing
-but what a state dict is made of, and everything it holds must lie in the file. Then `torch.load` reads it with
-`weights_only=True`, which in PyTorch before 2.6 had a hole of its own (CVE-2025-32434) that the first look closes.
+A checkpoint is inspected before PyTorch sees it: it must be in PyTorch's zip format, its pickle may refer only to the
+parts of a state dict, and all its data must be in the file. Then `torch.load` reads it with
+`weights_only=True`, which in PyTorch before 2.6 had a vulnerability (CVE-2025-32434) that the inspection closes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .errors import parsed
 from .states import Array
 
 LIMIT = 64 << 20
-"""Most bytes of a checkpoint."""
+"""Maximum size of a checkpoint in bytes."""
 LOG_ALPHA = 3.0
-"""From this log alpha on, variational dropout evaluates a weight as zero."""
+"""From this log alpha upwards, variational dropout evaluates a weight as zero."""
 _PICKLE_LIMIT = 1 << 20
 
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
@@ -43,10 +43,10 @@ def inspect(content: bytes) -> None:
     if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
         raise ValueError("has compressed entries, which PyTorch does not write")
     if sum(e.file_size for e in entries) > len(content):
-        raise ValueError("claims more data than it has")
+        raise ValueError("declares more data than it has")
     names = [e.filename.partition("/")[2] for e in entries]
     if names.count("data.pkl") != 1 or "constants.pkl" in names or any(n.startswith("code/") for n in names):
-        raise ValueError("holds no state dict, or a program")
+        raise ValueError("contains no state dict, or contains a program")
     entry = entries[names.index("data.pkl")]
     if entry.file_size > _PICKLE_LIMIT:
         raise ValueError(f"has a pickle of {entry.file_size} bytes, more than a state dict needs")
@@ -57,7 +57,7 @@ def inspect(content: bytes) -> None:
     for opcode, argument, _ in operations:
         if (opcode.name == "GLOBAL" and argument not in _HARMLESS) or opcode.name in _OTHER_CALLS:
             asked = str(argument or opcode.name).replace(" ", ".")
-            raise ValueError(f"asks for `{asked}`, which no state dict needs: it is not loaded")
+            raise ValueError(f"refers to `{asked}`, which no state dict needs: it is not loaded")
 
 
 def load(content: bytes) -> dict[str, torch.Tensor]:
@@ -69,15 +69,15 @@ def load(content: bytes) -> dict[str, torch.Tensor]:
     with parsed("cannot be loaded"):
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if not isinstance(loaded, dict) or not loaded:
-        raise ValueError("holds no state dict")
+        raise ValueError("contains no state dict")
     for name, tensor in loaded.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise ValueError("holds more than named tensors")
+            raise ValueError("contains more than named tensors")
     return dict(loaded)
 
 
 def to_state(tensors: Mapping[str, torch.Tensor], parameters: Sequence[Parameter]) -> dict[str, Array]:
-    """The parameters of a network, which the tensors must be, all of them and nothing else.
+    """The parameters of a network; the tensors must be exactly these.
 
     The count of batches that PyTorch's batch normalisations keep is no part of a state. Raises ValueError with the
     tensor that is wrong.
@@ -99,7 +99,7 @@ def to_state(tensors: Mapping[str, torch.Tensor], parameters: Sequence[Parameter
 def without_noise(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], bool]:
     """The network that a checkpoint of variational dropout evaluates, and whether it was one.
 
-    Beside `weight` and `bias` such a checkpoint holds `log_sigma2` and `log_sigma2_bias`, the logarithms of their
+    Besides `weight` and `bias`, such a checkpoint contains `log_sigma2` and `log_sigma2_bias`, the logarithms of their
     noise's variance. Where log alpha = log sigma^2 - 2 log |w| is 3 or more, the published code evaluates zeros.
 
     Raises ValueError with the tensor that is wrong.
@@ -117,7 +117,7 @@ def without_noise(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.
 
 
 def dump(state: Mapping[str, Array]) -> bytes:
-    """A checkpoint, as PyTorch writes the state dict of a network."""
+    """A checkpoint in the form in which PyTorch writes the state dict of a network."""
     buffer = io.BytesIO()
     torch.save(OrderedDict((name, torch.from_numpy(np.array(tensor))) for name, tensor in state.items()), buffer)
     return buffer.getvalue()

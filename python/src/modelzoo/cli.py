@@ -26,7 +26,7 @@ examples:
   modelzoo export zoos/quickstart published/quickstart
   modelzoo export quickstart.tar.gz published/quickstart
 
-exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (the same command goes on)
+exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (rerun the command to resume)
 """
 
 
@@ -36,13 +36,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"modelzoo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="import|export")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="print one machine-readable summary to stdout")
+    common.add_argument("--json", action="store_true", help="print one JSON summary to stdout")
     common.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     common.add_argument("--strict", action="store_true", help="fail at the first fault rather than skip it")
 
-    bring = commands.add_parser("import", parents=[common], help="a published raw zoo to a zoo directory")
+    bring = commands.add_parser("import", parents=[common], help="convert a published raw zoo to a zoo directory")
     bring.add_argument("source", type=Path, metavar="SRC", help="folder or zip with a folder per model")
-    bring.add_argument("target", type=Path, metavar="DEST", help="zoo directory to make")
+    bring.add_argument("target", type=Path, metavar="DEST", help="zoo directory to create")
     bring.add_argument("--name", help="name of the zoo (default: DEST's)")
     bring.add_argument("--description", default="", help="one sentence for the dataset card")
     bring.add_argument("--license", default="CC-BY-4.0", help="SPDX identifier (default: the collection's, CC-BY-4.0)")
@@ -50,12 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument("--data", type=Path, metavar="FILE", help="prepared dataset, for all facts about the images")
     bring.add_argument(
         *("--set", "-s"), action="append", default=[], type=_assignment, metavar="KEY=VALUE",
-        help="a hyperparameter for models whose params.json lacks it or holds null",
+        help="value of a hyperparameter that a model's params.json lacks or has as null",
     )  # fmt: skip
 
-    send = commands.add_parser("export", parents=[common], help="a zoo to the published collection's layout")
+    send = commands.add_parser("export", parents=[common], help="convert a zoo to the published collection's layout")
     send.add_argument("source", type=Path, metavar="ZOO", help="zoo directory or archive")
-    send.add_argument("target", type=Path, metavar="DEST", help="folder to make")
+    send.add_argument("target", type=Path, metavar="DEST", help="folder to create")
     return parser
 
 
@@ -73,7 +73,7 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 class _Progress:
-    """A line on stderr, on a terminal only."""
+    """A progress line on stderr, only on a terminal."""
 
     def __init__(self, quiet: bool) -> None:
         self.shown = sys.stderr.isatty() and not quiet
@@ -116,13 +116,13 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code."""
+    """Runs the command; returns its exit code."""
     args = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         done = _import(args) if args.command == "import" else _export(args)
     except KeyboardInterrupt:
-        return _failed("interrupted; the same command goes on where it stopped", 130, args.json)
+        return _failed("interrupted; rerun the same command to resume", 130, args.json)
     except Exception as error:
         return _failed(_sentence(error), 1, args.json)
     if args.json:
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(message: str, code: int, as_json: bool) -> int:
-    """Says why nothing came of it; the exit code."""
+    """Reports a failure; returns the exit code."""
     print(f"modelzoo: {escaped(message)}", file=sys.stderr)
     if as_json:
         print(json.dumps({"error": message}))
@@ -144,9 +144,9 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, ZooError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-        return "PyTorch is needed for this: pip install torch"
+        return "this needs PyTorch: pip install torch"
     if isinstance(error, MemoryError):
-        return "the memory does not suffice"
+        return "out of memory"
     if isinstance(error, OSError) and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
     return f"{type(error).__name__}: {error}"

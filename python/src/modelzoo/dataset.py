@@ -25,15 +25,15 @@ class ZooDataset(Dataset[tuple[Any, torch.Tensor]]):
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.weights = weights
-        """Of all states: a tensor (N, parameters), or a dict of tensors (N, ...)."""
+        """The weights of all states: a tensor (N, parameters), or a dict of tensors (N, ...)."""
         self.rows = rows
         """The rows of the zoo's index, one per item."""
         self.categories: dict[str, list[str]] = {}
-        """Of each property of words: the words, in the order of their numbers, the same in every split; -1 is null."""
+        """The categories of each categorical property, by code and the same in every split; -1 is null."""
         columns = [self._column(rows, index, name) for name in properties]
         stacked = np.stack(columns, axis=1) if columns else np.empty((len(rows), 0), np.float32)
         self.properties = torch.from_numpy(stacked)
-        """Of all states: float32 (N, properties)."""
+        """The properties of all states: float32 (N, properties)."""
         self.transform = transform
         """Applied to an item's weights, if given."""
 

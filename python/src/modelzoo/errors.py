@@ -12,17 +12,17 @@ class ZooError(Exception):
 
 
 class ArgumentError(ZooError, ValueError):
-    """An argument chooses what no zoo has, or contradicts another one."""
+    """An argument has an invalid value, or contradicts another one."""
 
 
 class MissingError(ZooError, KeyError):
-    """A model, epoch or column was asked for that the zoo does not have."""
+    """A requested model, epoch or column does not exist in the zoo."""
 
     __str__ = Exception.__str__  # A KeyError's message is its representation.
 
 
 class FaultWarning(UserWarning):
-    """Something of a zoo was skipped, and the rest was read."""
+    """A part of a zoo was skipped, and the rest was read."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Fault:
 
 @contextlib.contextmanager
 def parsed(fault: str) -> Iterator[None]:
-    """Turns whatever another library's parser raises over a stranger's bytes into a ValueError that begins `fault`.
+    """Turns whatever another library's parser raises on untrusted bytes into a ValueError that begins with `fault`.
 
     Their documentation does not bound it: besides their own errors it may be an OverflowError or RecursionError.
     Errors of the operating system, which have a number, pass.
@@ -57,12 +57,12 @@ def parsed(fault: str) -> Iterator[None]:
 
 
 def escaped(text: str) -> str:
-    """`text` with its control characters escaped: a stranger's words neither steer a terminal nor forge a line."""
+    """`text` with its control characters escaped: untrusted text must not control a terminal or forge a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def summary(faults: Sequence[Fault], shown: int = 5) -> str:
-    """The first faults, and how many more there are."""
+    """The first faults, and the number of further ones."""
     lines = [f"  {fault}" for fault in faults[:shown]]
     if len(faults) > shown:
         lines.append(f"  and {len(faults) - shown} more")

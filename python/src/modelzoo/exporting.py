@@ -1,4 +1,4 @@
-"""A zoo to the published collection's layout."""
+"""Conversion of a zoo to the published collection's layout."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MOST_LINES = 1_000_000
 
 
 def export_zoo(zoo: Zoo, target: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Writes a zoo as the published collection lays zoos out, for its dataset class.
+    """Writes a zoo in the layout of the published collection, for its dataset class.
 
-    `zoo.json` and `SHA256SUMS` go along, so that an import finds everything again. Interrupted, the same call goes on
-    where it stopped.
+    `zoo.json` and `SHA256SUMS` are included, so that an import restores everything. After an interruption, the same
+    call resumes.
     """
     if (target / published.CONFIG).exists():
         shutil.rmtree(target / _WORK, ignore_errors=True)
-        raise ZooError(f"{target}: is an exported zoo already: remove it, or export to another place")
+        raise ZooError(f"{target}: is already an exported zoo: remove it, or export to another folder")
     files.check_outside(target, zoo.path)
     if not zoo.ids:
         raise ZooError(f"{zoo.path}: has no model that can be read")
@@ -46,7 +46,7 @@ def _export(zoo: Zoo, target: Path, work: Path, progress: Callable[[int, int], N
     record = files.read_limited(zoo.path / files.ZOO, files.LIMITS[files.ZOO])
     files.write_atomic(target / files.ZOO, record)
     files.write_atomic(target / files.CHECKSUMS, _checksums(zoo))
-    # There is none for networks that are more than weights and biases, layer by layer.
+    # There is none for networks that are not just weights and biases, layer by layer.
     with contextlib.suppress(ZooError):
         files.write_atomic(target / published.INDEX_DICT, files.to_json(zoo.index_dict))
     config = published.to_config(zoo.params(zoo.ids[0]))
@@ -72,7 +72,7 @@ def _write_model(zoo: Zoo, model: int, folder: Path) -> None:
     lines = {line["training_iteration"]: line for line in zoo.results(model)}
     last = max(lines, default=0)
     if last > _MOST_LINES:
-        raise ZooError(f"{zoo.path}: model {model:06} has a state of epoch {last}, too far for a line an epoch")
+        raise ZooError(f"{zoo.path}: model {model:06} has a state of epoch {last}, too large for one line per epoch")
     # The dataset classes look for an epoch in line EPOCH - 1 or EPOCH, in either order, and compute with the metrics
     # before they look at `training_iteration`. So every epoch has the line of its number.
     text = "".join(

@@ -63,40 +63,40 @@ def model_of(path: str) -> int | None:
 
 
 def is_zoo_file(path: str) -> bool:
-    """Whether a zoo may hold a file of this path."""
+    """Whether a zoo may contain a file with this path."""
     return path in (ZOO, CHECKSUMS, INDEX, CARD, VOLUMES) or model_of(path) is not None
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a file or folder of this name is one that a file manager or file system left."""
+    """Whether a file or folder with this name was left by a file manager or file system."""
     return name in _SYSTEM_FILES or name.lower() == "thumbs.db" or name.startswith(_SYSTEM_PREFIXES)
 
 
 def is_in_system_folder(path: str) -> bool:
-    """Whether a file manager or file system left the file of this path, or a folder that it lies in."""
+    """Whether a file manager or file system left the file with this path, or one of its folders."""
     return any(is_system_file(piece) for piece in path.split("/"))
 
 
 def _is_vacant(folder: Path, work: str) -> bool:
-    """Whether a folder is not there yet, or holds nothing but `work` and what a file manager left."""
+    """Whether a folder does not exist yet, or contains only `work` and what a file manager left."""
     return not folder.exists() or all(name == work or is_system_file(name) for name in os.listdir(folder))
 
 
 def check_zoo_name(name: object) -> str:
-    """A zoo's name, which becomes the name of a folder."""
+    """A valid zoo name, which becomes the name of a folder."""
     if isinstance(name, str) and _NAME.fullmatch(name) and name not in (".", ".."):
         return name
-    raise ZooError(f"`{escaped(str(name))[:200]}` is no name for a zoo: take 1 to 100 letters, digits, `.`, `_`, `-`")
+    raise ZooError(f"`{escaped(str(name))[:200]}` is not a valid zoo name: use 1 to 100 letters, digits, `.`, `_`, `-`")
 
 
 def check_outside(target: Path, source: Path) -> None:
-    """Refuses to make `target` inside of the `source` that it is made from."""
+    """Refuses to create `target` inside the `source` that it is made from."""
     if source.resolve() in target.resolve().parents:
-        raise ZooError(f"{target}: lies in {source}, which it is made from: take another place")
+        raise ZooError(f"{target}: lies in its own source {source}: choose another folder")
 
 
 def read_limited(path: Path, limit: int) -> bytes:
-    """A regular file's bytes, of which there may be `limit` at most."""
+    """The bytes of a regular file, at most `limit`."""
     try:
         with open(path, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -105,12 +105,12 @@ def read_limited(path: Path, limit: int) -> bytes:
     except OSError as error:
         raise ZooError(f"{path}: cannot be read: {error.strerror}") from error
     if len(content) > limit:
-        raise ZooError(f"{path}: is larger than the {limit} bytes that such a file may have")
+        raise ZooError(f"{path}: is larger than the {limit} bytes allowed for such a file")
     return content
 
 
 def _number(digits: str) -> int | float:
-    """An integer; as a float if it is beyond all integers that have a meaning here."""
+    """An integer; as a float if it exceeds all integers that are meaningful here."""
     return int(digits) if len(digits) < 40 else float(digits)
 
 
@@ -129,7 +129,7 @@ def parse_object(content: bytes | str) -> Json:
 
 
 def read_object(path: Path, limit: int) -> Json:
-    """A file that holds one JSON object."""
+    """A file with one JSON object."""
     try:
         return parse_object(read_limited(path, limit))
     except ValueError as error:
@@ -147,7 +147,7 @@ def read_record(path: Path) -> Json:
 
 
 def check_record(record: Json) -> None:
-    """Raises ValueError with the required key of a `zoo.json` that is wrong."""
+    """Raises ValueError naming the first invalid required key of a `zoo.json`."""
     version = record.get("format_version")
     if not isinstance(version, int) or version < 1:
         raise ValueError(f"`format_version` is {version!r}, expected {FORMAT_VERSION}")
@@ -162,7 +162,7 @@ def check_record(record: Json) -> None:
 
 
 def parse_checksums(content: bytes) -> dict[str, str]:
-    """A checksum file in any form that `sha256sum -c` takes: path, without `./`, to checksum in lower case.
+    """A checksum file in any form that `sha256sum -c` accepts: path, without `./`, to checksum in lower case.
 
     Raises ValueError with the line that is wrong.
     """
@@ -203,7 +203,7 @@ def sha256_file(path: Path) -> str:
 def owned(folder: Path) -> Iterator[bool | None]:
     """Marks a folder as in use by this process, however it ends: True, or False if another process uses it.
 
-    None where the file system has no locks, so that nobody can tell.
+    None where the file system has no locks, so that it is unknown.
     """
     if fcntl is None:
         yield None
@@ -224,7 +224,7 @@ def owned(folder: Path) -> Iterator[bool | None]:
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A fresh folder that is removed in the end; those that killed processes left are removed at the start."""
+    """A temporary folder that is removed at the end; leftovers of killed processes are removed at the start."""
     for name in os.listdir(parent):
         if name.startswith(prefix):
             with contextlib.suppress(OSError), owned(parent / name) as abandoned:
@@ -233,7 +233,7 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         while True:
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-            # Until it is marked as ours, another process may take it for abandoned.
+            # Until it is marked as ours, another process may consider it abandoned.
             with contextlib.suppress(FileNotFoundError):
                 if stack.enter_context(owned(folder)) is not False and folder.exists():
                     break
@@ -243,10 +243,10 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def resumable(target: Path, name: str, claim: bytes, what: str, outputs: Sequence[str]) -> Iterator[Path]:
-    """The folder `name` in `target` for the work on it, which is gone when that is done.
+    """The work folder `name` in `target`, removed when the work is done.
 
-    Interrupted, all stays, and the next call with the same `claim` goes on there. After a `ZooError`, which the same
-    call would meet again, nothing is left of the work and of the `outputs`, patterns of names in `target`.
+    After an interruption it stays, and the next call with the same `claim` resumes there. After a `ZooError`, which the
+    same call would meet again, the work folder and the `outputs` (patterns of names in `target`) are removed.
     """
     work = target / name
     if not (work / "claim").exists() and not _is_vacant(target, name):
@@ -254,7 +254,7 @@ def resumable(target: Path, name: str, claim: bytes, what: str, outputs: Sequenc
     work.mkdir(parents=True, exist_ok=True)
     with owned(work) as ours:
         if ours is False:
-            raise ZooError(f"{target}: another process is at work on it")
+            raise ZooError(f"{target}: is in use by another process")
         if (work / "claim").exists() and (work / "claim").read_bytes() != claim:
             raise ZooError(f"{target}: is not empty, and not an interrupted {what}: remove it")
         write_atomic(work / "claim", claim)
@@ -271,7 +271,7 @@ def resumable(target: Path, name: str, claim: bytes, what: str, outputs: Sequenc
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name, syncs it and renames it: it is there whole or not at all."""
+    """Writes a file under a temporary name, syncs it and renames it: it exists completely or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -285,18 +285,18 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
-    """Indented JSON, ending in a newline. NaN has no place in JSON and is an error."""
+    """Indented JSON, ending in a newline. NaN is not valid JSON and is an error."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "replace")
 
 
 def to_json_lines(lines: list[Json]) -> bytes:
-    """One JSON object a line."""
+    """One JSON object per line."""
     dumped = (json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n" for line in lines)
     return "".join(dumped).encode("utf-8", "replace")
 
 
 def model_folders(zoo: Path) -> Iterator[tuple[int | None, str]]:
-    """Ids and names of what lies in `models`, sorted; hidden files and what file managers leave are passed over."""
+    """Ids and names of what lies in `models`, sorted; hidden files and files left by file managers are ignored."""
     try:
         names = sorted(os.listdir(zoo / "models"))
     except FileNotFoundError:

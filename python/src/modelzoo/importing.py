@@ -1,4 +1,4 @@
-"""A published raw zoo to a zoo directory."""
+"""Conversion of a published raw zoo to a zoo directory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .source import Source, open_source
 from .states import to_bytes
 from .zoo import METRICS, RESERVED
 
-#: What no published zoo says; recorded in `zoo.json`.
+#: Facts that no published zoo states; recorded in `zoo.json`.
 UNKNOWN = ("order of the training data", "dropout masks", "version of the trainer")
 _WORK = ".import"
 _SHOWN_FAULTS = 1000
@@ -29,21 +29,21 @@ _SHOWN_FAULTS = 1000
 
 @dataclass(frozen=True)
 class Options:
-    """What a published zoo does not say of itself."""
+    """Facts that a published zoo does not record."""
 
     name: str | None = None
-    """Of the zoo; by default its folder's."""
+    """Name of the zoo; by default that of its folder."""
     description: str = ""
     license: str = "CC-BY-4.0"
-    """That of the published collection."""
+    """By default the license of the published collection."""
     dataset: str | None = None
     """Name of the image dataset."""
     data: Path | None = None
-    """The prepared dataset, if there is one: all facts about the images are taken from it."""
+    """The prepared dataset, if available: the source of all facts about the images."""
     missing: Mapping[str, Any] = field(default_factory=dict)
     """Hyperparameters for models whose configuration lacks them."""
     strict: bool = False
-    """Refuse a zoo with faults rather than skip what is faulty."""
+    """Refuse a zoo with faults instead of skipping the faulty parts."""
 
 
 @dataclass
@@ -61,11 +61,11 @@ def import_zoo(
 ) -> Outcome:
     """Imports the published zoo in `source`, a folder or zip, as the zoo directory `target`.
 
-    Faulty models and states are skipped and returned. Interrupted, the same call goes on where it stopped.
+    Faulty models and states are skipped and returned. After an interruption, the same call resumes.
     """
     if (target / files.ZOO).exists():
         shutil.rmtree(target / _WORK, ignore_errors=True)
-        raise ZooError(f"{target}: is a finished zoo: remove it, or import to another place")
+        raise ZooError(f"{target}: is a finished zoo: remove it, or import to another folder")
     files.check_outside(target, source)
     name = files.check_zoo_name(options.name or target.resolve().name)
     reader = open_source(source)
@@ -91,7 +91,7 @@ class _Importer:
         self.sums: dict[str, str] = {}
 
     def all(self, name: str, source: Path, progress: Callable[[int, int], None]) -> Outcome:
-        """Imports every model, and what belongs to the zoo."""
+        """Imports every model and the zoo's own files."""
         folders = self.source.models()
         if len(folders) > 1_000_000:
             raise ZooError(f"{source}: has {len(folders)} models; a zoo has a million at most")
@@ -124,14 +124,14 @@ class _Importer:
             return None
 
     def numbered(self, folders: Sequence[str]) -> list[tuple[int, str]]:
-        """Ids: of a zoo that was exported from here, its own; else the place among the folders' names."""
+        """Ids: those of the zoo if it was exported from here, otherwise the position among the sorted folder names."""
         own = [re.search(rf"(?:^|/){published.MODEL_PREFIX}(\d{{6}})$", f, re.ASCII) for f in folders]
         if self.own is not None and all(own):
             return [(int(match[1]), folder) for match, folder in zip(own, folders, strict=True) if match]
         return list(enumerate(folders))
 
     def model(self, model: int, folder: str, outcome: Outcome) -> None:
-        """Imports a model, or takes over what an earlier run imported, and counts it."""
+        """Imports a model, or keeps what an earlier run imported, and counts it."""
         kept = self.work / f"{model:06}.json"
         if kept.exists():
             notes = files.parse_object(kept.read_bytes())
@@ -143,7 +143,7 @@ class _Importer:
                 notes = {"states": 0}
                 faults.append(Fault(folder, str(error)))
             outcome.faults += faults
-            if not faults:  # What is faulty may be mended before an interrupted import goes on.
+            if not faults:  # Faults may be repaired before an interrupted import is resumed.
                 files.write_atomic(kept, files.to_json(notes))
         if notes["states"] == 0:
             return
@@ -191,7 +191,7 @@ class _Importer:
             params["model::o_dim"] = architectures.trained(network)[-1].size
             params |= {"imported::directory": escaped(folder.rpartition("/")[2]), "imported::params": config}
         elif architectures.is_known(params.get("model::type")) and architectures.parameters(params) != network:
-            raise ValueError(f"has a `model::o_dim` of {params.get('model::o_dim')!r}, which is not its network's")
+            raise ValueError(f"has a `model::o_dim` of {params.get('model::o_dim')!r}, unlike its network")
         self._check_alike(params, network)
         lines = self._lines(folder, states, faults)
         if sparse:
@@ -233,7 +233,7 @@ class _Importer:
         return states, network, sparse
 
     def _check_alike(self, params: files.Json, network: Sequence[architectures.Parameter]) -> None:
-        """All models of a zoo take the same images and have as many parameters."""
+        """All models of a zoo must take the same images and have the same number of parameters."""
         shape = {key: params.get(key) for key in ("model::channels_in", "model::i_dim", "model::o_dim")}
         for key, value in shape.items():
             if not isinstance(value, int) or isinstance(value, bool):
@@ -248,7 +248,7 @@ class _Importer:
             files.write_atomic(kept, files.to_json(shape))
         first = files.parse_object(kept.read_bytes())
         if shape != first:
-            raise ValueError(f"is another network than the first: {shape}, not {first}")
+            raise ValueError(f"has a different network from the first model: {shape}, not {first}")
 
     def _lines(self, folder: str, epochs: Mapping[int, Mapping[str, Any]], faults: list[Fault]) -> list[files.Json]:
         """A line per state."""
@@ -275,7 +275,7 @@ class _Importer:
         return found
 
     def _write(self, model: int, content: Mapping[str, bytes]) -> None:
-        """A model's folder, whole by renaming."""
+        """A model's folder, renamed into place when it is complete."""
         staging = self.work / "staging"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
@@ -299,7 +299,7 @@ class _Importer:
         files.write_atomic(self.target / files.ZOO, content)
 
     def _restored(self, counts: Mapping[str, int]) -> files.Json | None:
-        """The own record of an exported zoo, if all its states came back to the byte."""
+        """The original record of an exported zoo, if all its states are byte-identical."""
         if self.own is None or self.options.name is not None or self.options.data is not None:
             return None
         own = dict(self.own)
@@ -314,7 +314,7 @@ class _Importer:
     def _record(
         self, name: str, source: Path, shape: files.Json, counts: Mapping[str, int], faults: Sequence[Fault]
     ) -> files.Json:
-        """The record of a zoo that another program made."""
+        """The record of a zoo that another program trained."""
         side = shape["model::i_dim"]
         dataset: files.Json = {"name": "unknown", "sha256": "", "shape": [shape["model::channels_in"], side, side]}
         dataset |= {"classes": shape["model::o_dim"], "train": 0, "val": 0, "test": 0, "mean": [], "std": []}
@@ -340,7 +340,7 @@ class _Importer:
         return {"parent": own if isinstance(own, dict) else {"name": parent.get("zoo"), "fingerprint": ""}}
 
     def _manifest(self) -> files.Json:
-        """What the models' configurations amount to, under the manifest's names."""
+        """The models' configurations in the terms of a manifest."""
         grid = {
             "activation": "model::nlin",
             "init": "model::init_type",
@@ -360,7 +360,7 @@ class _Importer:
 
 
 def _sorted(values: set[Any]) -> list[Any]:
-    """Numbers, then words."""
+    """Numbers first, then strings."""
     return sorted(values, key=lambda value: (isinstance(value, str), value if value is not None else 0))
 
 
@@ -368,21 +368,21 @@ def _network(params: files.Json, tensors: Mapping[str, Any]) -> list[architectur
     """The network's parameters.
 
     Its last bias tells the number of classes, which some configurations get wrong. An architecture that is not known
-    here is what the checkpoint holds.
+    here they are those of the checkpoint.
     """
     if not architectures.is_known(params.get("model::type")):
         return architectures.named((name, tuple(tensor.shape)) for name, tensor in tensors.items())
     last = architectures.trained(architectures.parameters(params | {"model::o_dim": 1}))[-1].name
     bias = tensors.get(last)
     if bias is None or bias.dim() != 1 or not 1 <= len(bias) <= 65_536:
-        raise ValueError(f"has no tensor `{last}` with a number per class")
+        raise ValueError(f"has no tensor `{last}` with one number per class")
     return architectures.parameters(params | {"model::o_dim": len(bias)})
 
 
 def _params_json(params: files.Json) -> bytes:
     try:
         content = files.to_json(params)
-    except ValueError:  # A configuration that holds NaN; its hyperparameters were checked, the rest is only kept.
+    except ValueError:  # A configuration with NaN; its hyperparameters were checked, the rest is only kept.
         content = files.to_json(json.loads(json.dumps(params), parse_constant=str))
     if len(content) > files.LIMITS[files.PARAMS]:
         raise ValueError("has a configuration that is too large")

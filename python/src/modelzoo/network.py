@@ -85,7 +85,7 @@ def _module(module: Module) -> nn.Module:
 
 
 def load(params: Params, state: Mapping[str, Array]) -> Network:
-    """The network that `params` describes with the parameters of one state, in evaluation mode."""
+    """The network that `params` describes, with the parameters of one state, in evaluation mode."""
     network = Network(architectures.modules(params))
     network.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in state.items()})
     network.eval()

@@ -1,4 +1,4 @@
-"""Opening zoos wherever they lie."""
+"""Opening zoos from directories and archives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def open(
     cache: str | os.PathLike[str] | None = None,
     limit: int | None = None,
 ) -> Zoo:
-    """Opens a zoo: its directory, or its archive (`NAME.tar.gz`, which may lie there in volumes, or any one of them).
+    """Opens a zoo: its directory, or its archive (`NAME.tar.gz`, which may be split into volumes, or any volume).
 
     `shares` of the models are the splits train, val and test, drawn with `seed`. Faulty models and states are
     skipped with a `FaultWarning` and listed in `Zoo.faults`; with `strict` they are a `ZooError`.

@@ -31,7 +31,7 @@ class Prepared:
                     self._read_header(file)
                 expected = self._metadata.get("data_sha256")
                 if expected is not None and self._data_sha256() != expected:
-                    raise ValueError("its data do not have the SHA-256 that its header says: it is damaged")
+                    raise ValueError("its data do not match the SHA-256 in its header: it is damaged")
         except OSError as error:
             raise ZooError(f"{self.path}: cannot be read: {error.strerror or error}") from error
         except ValueError as error:
@@ -44,7 +44,7 @@ class Prepared:
         self.class_names: list[str] = json.loads(self._metadata["class_names"])
         """One name per class."""
         self.sources: dict[str, str] = json.loads(self._metadata.get("sources", "{}"))
-        """What it was made of: SHA-256 by file name."""
+        """The files it was made from: SHA-256 by file name."""
         self.mean = np.asarray(json.loads(self._metadata["mean"]), np.float64)
         """Per channel, of pixel / 255."""
         self.std = np.asarray(json.loads(self._metadata["std"]), np.float64)
@@ -56,11 +56,11 @@ class Prepared:
         for split in ("train", "val", "test"):
             images, labels = (file.get_slice(f"{split}_{what}").get_shape() for what in ("images", "labels"))
             if len(images) != 4 or labels != images[:1]:
-                raise ValueError(f"{split}_images and {split}_labels do not belong together")
+                raise ValueError(f"{split}_images and {split}_labels do not match")
             self.sizes[split] = images[0]
             self.shape = (images[1], images[2], images[3])
         if not self.mean.shape == self.std.shape == self.shape[:1] or not (self.std > 0).all():
-            raise ValueError("mean and std must have a number a channel, std above 0")
+            raise ValueError("mean and std must have one number per channel, std above 0")
 
     def _data_sha256(self) -> str:
         digest = hashlib.sha256()
@@ -71,7 +71,7 @@ class Prepared:
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """What a `zoo.json` says of its dataset."""
+        """The `dataset` object of a `zoo.json`."""
         head = {"name": self.name, "sha256": sha256_file(self.path), "shape": list(self.shape)}
         classes = {"classes": len(self.class_names), "class_names": self.class_names}
         numbers = {"mean": self.mean.tolist(), "std": self.std.tolist()}
@@ -87,7 +87,7 @@ class Prepared:
 
     def inputs(self, split: Split) -> NDArray[np.float32]:
         """What a network takes, (N, C, H, W): (pixel / 255 - mean) / std."""
-        # By a table in double precision, as the zoo's own stages compute it.
+        # With a table in double precision, as the zoo's own stages compute it.
         tables = (np.arange(256) / 255 - self.mean[:, None]) / self.std[:, None]
         images = self.images(split)
         inputs = [table.astype(np.float32)[images[:, channel]] for channel, table in enumerate(tables)]

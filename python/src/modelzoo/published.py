@@ -1,8 +1,8 @@
 """The layout of the published collection (ModelZooDataset), both ways.
 
 A published raw zoo is a folder, or a zip of one, with a folder per model: `params.json` (the configuration),
-`result.json` (one JSON object a line and epoch, as ray tune writes it) and `checkpoint_000000/checkpoints`, ...
-(PyTorch state dicts); beside them `config.json` and `index_dict.json`.
+`result.json` (one line with a JSON object per epoch, as Ray Tune writes it) and `checkpoint_000000/checkpoints`, ...
+(PyTorch state dicts); next to them `config.json` and `index_dict.json`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def to_config(params: architectures.Params) -> files.Json:
 
 
 def to_params(config: Mapping[str, Any], missing: Mapping[str, Any]) -> files.Json:
-    """A model's `params.json` here, as far as the configuration says it; `missing` gives what it may lack.
+    """A model's `params.json` here, as far as the configuration states it; `missing` supplies values that it may lack.
 
     `zoo::id`, `model::i_dim` and `model::o_dim` are left to be found out: published configurations have no `i_dim`,
     and some an `o_dim` that is not the network's.
@@ -118,12 +118,12 @@ def to_params(config: Mapping[str, Any], missing: Mapping[str, Any]) -> files.Js
 
 
 def to_lines(content: bytes, skipped: list[str] | None = None) -> dict[int, files.Json]:
-    """Metrics by epoch, as `result.json` holds them here; of an epoch that was run twice, the later.
+    """Metrics by epoch, as in this project's `result.json`; for an epoch that was run twice, the later ones.
 
     Lines that are no JSON, as a trial leaves them that is killed while it writes, are left out and added to `skipped`;
     zeros, which a crashed machine leaves, end a line.
 
-    Raises ValueError with the line that says what cannot be.
+    Raises ValueError with the first line that is impossible.
     """
     lines: dict[int, files.Json] = {}
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -155,18 +155,18 @@ def _object(text: str, is_last: bool) -> tuple[files.Json | None, str | None]:
     try:
         return files.parse_object(text), None
     except ValueError as error:
-        fault = "is cut short" if is_last else str(error)
-    # A trial that was killed while it wrote and then resumed goes on in the line that was cut.
+        fault = "is truncated" if is_last else str(error)
+    # A trial that was killed while writing and then resumed continues on the truncated line.
     for brace in itertools.islice(re.finditer(r"\{", text[1:]), _MOST_BRACES):
         with contextlib.suppress(ValueError):
             line = files.parse_object(text[1 + brace.start() :])
             if "training_iteration" in line:
-                return line, "begins with one that is cut short"
+                return line, "begins with one that is truncated"
     return None, fault
 
 
 def no_metrics(epoch: int) -> files.Json:
-    """The line of a state of which no metrics are known."""
+    """The line of a state without known metrics."""
     return {"training_iteration": epoch} | dict.fromkeys(_ORDER) | {"diverged": False}
 
 
@@ -177,7 +177,7 @@ def _metrics(line: Mapping[str, Any]) -> files.Json:
     for split in ("train", "val", "test"):
         loss, accuracy = f"{split}_loss", f"{split}_acc"
         if loss not in line:
-            found[accuracy] = None  # Without its loss, it cannot be told from a diverged model's.
+            found[accuracy] = None  # Without its loss, it cannot be distinguished from that of a diverged model.
         diverged |= found[loss] is None and found[accuracy] is not None
     found["diverged"] = diverged
     found |= {key: _metric(line, key) for key in TWIN_METRICS if key in line}
@@ -198,11 +198,11 @@ def _metric(line: Mapping[str, Any], key: str) -> float | None:
     if not math.isfinite(value):
         return None
     if not key.endswith("_loss") and not 0 <= value <= 1:
-        raise ValueError(f"`{key}` is {value!r}, expected a share between 0 and 1")
+        raise ValueError(f"`{key}` is {value!r}, expected a fraction between 0 and 1")
     return float(value)
 
 
 def dump_line(line: Mapping[str, Any]) -> str:
-    """A line of a published `result.json`. A metric that is not known is NaN, with which Python can compute."""
+    """A line of a published `result.json`. An unknown metric is NaN, so that Python can compute with it."""
     numbers = {key: math.nan if line.get(key) is None else line[key] for key in _ORDER}
     return json.dumps({**line, **numbers}) + "\n"

@@ -15,10 +15,10 @@ from .errors import ZooError, escaped, parsed
 
 
 class Source(Protocol):
-    """Where a published zoo is read from. Paths are relative, with slashes."""
+    """The source from which a published zoo is read. Paths are relative, with slashes."""
 
     def models(self) -> list[str]:
-        """The folders that hold a `params.json`, sorted."""
+        """The folders that contain a `params.json`, sorted."""
 
     def files(self, folder: str) -> list[str]:
         """The files below a model's folder, relative to it. Raises ValueError if it cannot be read."""
@@ -33,7 +33,7 @@ class Source(Protocol):
 def open_source(path: Path) -> Source:
     """A folder or a zip."""
     if (path / files.ZOO).is_file() and (path / "models").is_dir():
-        raise ZooError(f"{path}: is a zoo directory already: there is nothing to import")
+        raise ZooError(f"{path}: is already a zoo directory: there is nothing to import")
     if path.is_dir():
         return _Folder(path)
     if path.is_file():
@@ -47,7 +47,7 @@ def _one_root(where: Path, models: list[str]) -> str:
         raise ZooError(f"{where}: has no folder with a params.json: it is not a published zoo")
     if len(roots) > 1:
         listed = escaped(", ".join(roots[:5]))
-        raise ZooError(f"{where}: holds {len(roots)} zoos ({listed}): unpack it and import them one by one")
+        raise ZooError(f"{where}: contains {len(roots)} zoos ({listed}): unpack it and import them one by one")
     return roots[0]
 
 
@@ -90,7 +90,7 @@ class _Folder:
 
 
 def _folders(path: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without those that file managers made."""
+    """Names of the folders in a folder, sorted, without those of file managers."""
     try:
         entries = [e.name for e in os.scandir(path) if e.is_dir(follow_symlinks=False)]
     except PermissionError:
@@ -99,7 +99,7 @@ def _folders(path: Path) -> list[str]:
 
 
 def _may_be_file(path: Path) -> bool:
-    """Whether there is such a file, or nobody can tell."""
+    """Whether the file exists, or its existence cannot be determined."""
     try:
         return path.is_file()
     except PermissionError:
@@ -138,7 +138,7 @@ class _Zip:
         if entry.is_dir() or stat.S_ISLNK(entry.external_attr >> 16):
             return
         if name in self._entries:
-            raise ZooError(f"{self._path}: its entry {name!r} is there twice: the archive is not read")
+            raise ZooError(f"{self._path}: its entry {name!r} occurs twice: the archive is not read")
         self._entries[name] = entry
 
     def models(self) -> list[str]:
@@ -155,7 +155,7 @@ class _Zip:
         if entry is None:
             return None
         if entry.file_size > limit:
-            raise ValueError(f"claims {entry.file_size} bytes, more than the {limit} that such a file may have")
+            raise ValueError(f"declares {entry.file_size} bytes, more than the {limit} allowed for such a file")
         try:
             with parsed("is damaged"), self._archive.open(entry) as file:
                 content = file.read(limit + 1)

@@ -20,7 +20,7 @@ from .architectures import Parameter, in_forward_order, named
 from .errors import ZooError
 
 HEADER_LIMIT = 4 << 20
-"""Most bytes of a header: enough for thousands of tensors."""
+"""Maximum size of a header in bytes: enough for thousands of tensors."""
 
 EPOCHS = "epochs"
 
@@ -32,7 +32,7 @@ _ITEM |= {"I32": 4, "U32": 4, "F64": 8, "U64": 8}
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's type and shape, and where it lies in its file."""
+    """A tensor's type, shape and position in its file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class Layout:
 
     @cached_property
     def parameters(self) -> list[Parameter]:
-        """The parameters in forward order, as their numbers tell it; with other names as they lie in the file."""
+        """The parameters in forward order, judging by the numbers in their names; otherwise in file order."""
         names = [name for name in self.tensors if name != EPOCHS]
         if all(name.startswith("module_list.") for name in names):
             names = in_forward_order(names)
@@ -116,7 +116,7 @@ class StatesFile:
                 size = status.st_size
                 length = int.from_bytes(file.read(8), "little")
                 if size < 10 or not 2 <= length <= min(HEADER_LIMIT, size - 8):
-                    raise ValueError(f"has {size} bytes, its header claims {length}: it is truncated or damaged")
+                    raise ValueError(f"has {size} bytes, its header declares {length}: it is truncated or damaged")
                 layout = _parse(file.read(length))
                 if layout.file_length != size:
                     described = layout.file_length
@@ -132,7 +132,7 @@ class StatesFile:
         return StatesFile(path, layout, tuple(epochs.tolist()))
 
     def check(self, parameters: Sequence[Parameter]) -> None:
-        """Checks that the file holds exactly these parameters."""
+        """Checks that the file contains exactly these parameters."""
         expected = {p.name: (self.layout.states, *p.shape) for p in parameters}
         for name, shape in expected.items():
             found = self.layout.tensors.get(name)
@@ -144,12 +144,12 @@ class StatesFile:
                 raise ZooError(f"{self.path}: has a tensor `{name}` that its network does not have")
 
     def map(self) -> dict[str, Array]:
-        """Every parameter as a read-only array (states, ...) that lies in the mapped file."""
+        """Every parameter as a read-only array (states, ...) into the mapped file."""
         shapes = {p.name: (self.layout.states, *p.shape) for p in self.layout.parameters}
         return {name: flat.reshape(shapes[name]) for name, flat in zip(shapes, self.flat(), strict=True)}
 
     def flat(self) -> list[Array]:
-        """The parameters in forward order as read-only arrays (states, scalars) that lie in the mapped file."""
+        """The parameters in forward order as read-only arrays (states, scalars) into the mapped file."""
         # Python's own maps keep a descriptor each; here the bytes stay mapped after the file is closed.
         try:
             with pa.memory_map(os.fsencode(self.path)) as file:
@@ -157,12 +157,12 @@ class StatesFile:
         except (OSError, ValueError) as error:
             raise ZooError(f"{self.path}: cannot be mapped into memory: {error}") from error
         if len(mapped) < self.layout.file_length:
-            raise ZooError(f"{self.path}: was cut short since it was opened")
+            raise ZooError(f"{self.path}: was truncated after it was opened")
         return _flat(self.layout, mapped)
 
 
 class Reader:
-    """Reads whole states files, one after the other, into memory that is used again."""
+    """Reads whole states files, one after the other, into reused memory."""
 
     def __init__(self) -> None:
         self._layout: Layout | None = None
@@ -170,7 +170,7 @@ class Reader:
         self._views: list[Array] = []
 
     def read(self, states: StatesFile) -> list[Array]:
-        """The parameters in forward order as arrays (states, scalars), good until the next call."""
+        """The parameters in forward order as arrays (states, scalars), valid until the next call."""
         layout = states.layout
         if layout is not self._layout:
             self._layout, self._memory = layout, memoryview(bytearray(layout.file_length))
@@ -183,7 +183,7 @@ class Reader:
         except OSError as error:
             raise ZooError(f"{states.path}: cannot be read: {error.strerror}") from error
         if read < layout.file_length:
-            raise ZooError(f"{states.path}: was cut short since it was opened")
+            raise ZooError(f"{states.path}: was truncated after it was opened")
         return self._views
 
 

@@ -52,7 +52,7 @@ _MAP_BELOW = 0.25
 class Zoo:
     """A finished zoo.
 
-    What is faulty is skipped: `faults` says what and why, and a `FaultWarning` shows the first few.
+    Faulty parts are skipped: `faults` lists them with reasons, and a `FaultWarning` shows the first few.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Zoo:
         self.record: Mapping[str, Any] = files.read_record(path / files.ZOO)
         """`zoo.json`."""
         self.faults: list[Fault] = []
-        """What was skipped, and why."""
+        """The parts that were skipped, with the reasons."""
         self._states: dict[int, StatesFile] = {}
         index = self._read_index()
         index, self._places = self._match(index)
@@ -131,13 +131,13 @@ class Zoo:
             raise ValueError("is larger than an index may be")
         table = pq.ParquetFile(path, thrift_string_size_limit=64 << 20, thrift_container_size_limit=16 << 20)
         if table.metadata.num_rows != self.record["states"]:
-            raise ValueError(f"has {table.metadata.num_rows} rows, zoo.json counts {self.record['states']} states")
-        # Encodings can make billions of rows of a small file; states cannot be made of nothing.
+            raise ValueError(f"has {table.metadata.num_rows} rows, zoo.json records {self.record['states']} states")
+        # Encodings can expand a small file to billions of rows; states cannot be compressed.
         folders = (self.path / "models" / name for _, name in files.model_folders(self.path))
         paths = (folder / files.STATES for folder in folders)
         size = sum(path.stat().st_size for path in paths if path.is_file())
         if 4 * max(1, self.record["parameters"]) * table.metadata.num_rows > size:
-            raise ValueError(f"has {table.metadata.num_rows} rows, more than the states files hold")
+            raise ValueError(f"has {table.metadata.num_rows} rows, more than the states files contain")
         content = table.read()
         frame: pd.DataFrame = content.to_pandas()
         for name in content.column_names:
@@ -147,11 +147,11 @@ class Zoo:
                 frame[name] = column.to_pandas(types_mapper=lambda _, kind=kind: kind)
         for key in ("id", "epoch"):
             if frame[key].dtype != np.int32 or (frame[key] < 0).any():
-                raise ValueError(f"its column `{key}` does not hold numbers from 0 upwards")
+                raise ValueError(f"its column `{key}` does not contain numbers from 0 upwards")
         if frame["diverged"].dtype != np.bool_:
-            raise ValueError("its column `diverged` does not hold booleans")
+            raise ValueError("its column `diverged` does not contain booleans")
         if frame.duplicated(["id", "epoch"]).any():
-            raise ValueError("has a state twice")
+            raise ValueError("lists a state twice")
         return frame
 
     def _rows(self, model: int) -> list[files.Json]:
@@ -175,7 +175,7 @@ class Zoo:
         return rows
 
     def _match(self, index: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-        """Drops rows without a state, and says where in its file each row's state is."""
+        """Drops rows without a state, and locates each row's state in its file."""
         index = index.sort_values(["id", "epoch"], kind="stable", ignore_index=True)
         places = np.full(len(index), -1, np.int64)
         there = {model for model, _ in files.model_folders(self.path)}
@@ -201,18 +201,18 @@ class Zoo:
             if not any(fault.place.startswith(f"models/{model:06}") for fault in self.faults):
                 self._fault(f"models/{model:06}", "is not in the index")
         if len(there) < self.record["models"]:
-            self._fault(files.ZOO, f"counts {self.record['models']} models, {len(there)} are there")
+            self._fault(files.ZOO, f"records {self.record['models']} models, found {len(there)}")
         kept = places >= 0
         return index[kept].reset_index(drop=True), places[kept]
 
     def _check(self, params: Mapping[Any, Any], states: StatesFile) -> None:
-        """A states file against the architecture, if that is known here, and against `zoo.json`."""
+        """Checks a states file against `zoo.json`, and against the architecture if that is known."""
         if architectures.is_known(params.get("model::type")):
             known = {str(key): _plain(value) for key, value in params.items() if not pd.isna(value)}
             states.check(architectures.parameters(known))
         count = sum(parameter.size for parameter in architectures.trained(states.layout.parameters))
         if count != self.record["parameters"]:
-            raise ValueError(f"has {count} parameters a model, zoo.json says {self.record['parameters']}")
+            raise ValueError(f"has {count} parameters per model, zoo.json says {self.record['parameters']}")
 
     # Single models
 
@@ -233,7 +233,7 @@ class Zoo:
         try:
             files.to_json(params)
         except ValueError:
-            raise ZooError(f"{path}: holds a number that is not finite") from None
+            raise ZooError(f"{path}: contains a number that is not finite") from None
         return params
 
     def results(self, model: int | str) -> list[files.Json]:
@@ -259,11 +259,11 @@ class Zoo:
         return lines
 
     def states(self, model: int | str) -> dict[str, Array]:
-        """A model's trajectory: every parameter as a read-only array (states, ...), mapped from its file."""
+        """A model's trajectory: every parameter as a read-only array (states, ...), mapped from the file."""
         return self._file(model).map()
 
     def parameters(self, model: int | str | None = None) -> list[Parameter]:
-        """Names, shapes and places in a vector of a model's parameters; of the zoo's first model by default.
+        """Names, shapes and positions of a model's parameters in a vector; by default of the zoo's first model.
 
         Shapes and places are those of the whole zoo; names differ between `cnn-s` with and without dropout.
         """
@@ -273,7 +273,7 @@ class Zoo:
 
     @cached_property
     def index_dict(self) -> dict[str, list[Any]]:
-        """Where each layer lies in a vector, as the published collection's `index_dict.json` says it.
+        """The position of each layer in a vector, as the published collection's `index_dict.json` describes it.
 
         A `ZooError` for networks that are more than layers with weights and biases, such as `resnet18`.
         """
@@ -334,17 +334,17 @@ class Zoo:
         return self.index[chosen]
 
     def _rows_like(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-        """Rows that a caller gives, completed by the index's columns, and their places in the index.
+        """A caller's rows, completed by the index's columns, and their positions in the index.
 
-        They are known by `id` and `epoch`, whatever their order and labels; what else they say must be what the index
-        says, lest they are another zoo's. Columns of the caller's own are kept, and a `split` of the caller's own too.
+        Rows are identified by `id` and `epoch`, whatever their order and labels; other values must equal the index's,
+        so that rows of another zoo are detected. The caller's own columns are kept, including a `split`.
         """
         if not isinstance(rows, pd.DataFrame):
             raise ArgumentError(f"rows is a {type(rows).__name__}, expected rows of this zoo's index, a DataFrame")
         if missing := [key for key in ("id", "epoch") if key not in rows]:
             raise ArgumentError(f"rows have no column `{missing[0]}`: they must be rows of this zoo's index")
         if not rows.columns.is_unique:
-            raise ArgumentError("rows have a column twice")
+            raise ArgumentError("rows have a duplicate column")
         places = self._rows_of(rows)
         if (places < 0).any():
             model, epoch = rows[["id", "epoch"]].iloc[int(np.argmax(places < 0))]
@@ -368,7 +368,7 @@ class Zoo:
         return found, places
 
     def _rows_of(self, rows: pd.DataFrame) -> NDArray[np.int64]:
-        """Where rows stand in the index as it was opened, by `id` and `epoch`; -1 where they do not."""
+        """Positions of rows in the index as opened, by `id` and `epoch`; -1 for rows that are not in it."""
         columns = [pd.to_numeric(rows[key], errors="coerce") for key in ("id", "epoch")]
         numbers = [column.to_numpy(np.float64, na_value=-1) for column in columns]
         sound = np.all([(n >= 0) & (n < 1 << 31) & (n == np.floor(n)) for n in numbers], axis=0)
@@ -446,12 +446,12 @@ class Zoo:
         if layout not in ("vector", "layers") or backend not in ("numpy", "torch"):
             raise ArgumentError("layout must be vector or layers, backend numpy or torch")
         if out is not None and layout == "layers":
-            raise ArgumentError("out goes with layout='vector'")
+            raise ArgumentError("out requires layout='vector'")
         if rows is None:
             rows = self.select(split, epochs, diverged)
             places = self._rows_of(rows)
         elif split is not None or epochs is not None or not diverged:
-            raise ArgumentError("rows stands in the place of split, epochs and diverged")
+            raise ArgumentError("rows cannot be combined with split, epochs or diverged")
         else:
             rows, places = self._rows_like(rows)
         shapes = [(p.name, p.shape, slice(p.start, p.stop)) for p in self.parameters()]
@@ -483,7 +483,7 @@ class Zoo:
         return values, rows
 
     def _fill(self, targets: Sequence[Array], rows: NDArray[np.int64]) -> None:
-        """Copies the states of these rows of the index to (rows, scalars) arrays, one a parameter in forward order."""
+        """Copies the states of these index rows to (rows, scalars) arrays, one per parameter in forward order."""
         ids = self._keys[rows] >> 31
         places = self._places[rows]
         bounds = np.flatnonzero(np.diff(ids)) + 1
@@ -529,13 +529,15 @@ class Zoo:
         if rows is None:
             rows = self.select(split, epochs, diverged)
         elif split is not None or epochs is not None:
-            raise ArgumentError("rows stands in the place of split and epochs")
+            raise ArgumentError("rows cannot be combined with split or epochs")
         else:
             rows, _ = self._rows_like(rows)
         properties = [properties] if isinstance(properties, str) else list(properties)
         for name in properties:
             if name != "ggap" and name not in rows:
-                raise MissingError(f"{name!r} is no column of the index; there are ggap, {', '.join(rows.columns)}")
+                raise MissingError(
+                    f"{name!r} is not a column of the index; available are ggap, {', '.join(rows.columns)}"
+                )
         weights: Any
         if layout == "layers":
             weights, rows = self.weights(rows=rows, layout="layers", backend="torch")
@@ -554,11 +556,11 @@ class Zoo:
         sums = self._checksums(faults)
         for path, expected in sums.items():
             if not files.is_zoo_file(path):
-                faults.append(Fault(files.CHECKSUMS, f"lists {path}, which is no file of a zoo"))
+                faults.append(Fault(files.CHECKSUMS, f"lists {path}, which does not belong to a zoo"))
                 continue
             try:
                 if files.sha256_file(self.path / path) != expected:
-                    faults.append(Fault(path, "has another SHA-256 than SHA256SUMS says"))
+                    faults.append(Fault(path, "does not have the SHA-256 listed in SHA256SUMS"))
             except OSError as error:
                 faults.append(Fault(path, f"cannot be read: {error.strerror}"))
         rows = self.index.groupby("id").indices
@@ -600,7 +602,7 @@ def split_models(ids: Collection[int], shares: Sequence[float], seed: int) -> di
 
 
 def _epochs(epochs: int | np.integer[Any] | Collection[int]) -> set[int]:
-    """The epochs that a caller asks for, one or several."""
+    """The requested epochs, one or several."""
     try:
         listed = list(epochs) if isinstance(epochs, Iterable) else [epochs]
         wanted = {int(epoch) for epoch in listed}
@@ -612,7 +614,7 @@ def _epochs(epochs: int | np.integer[Any] | Collection[int]) -> set[int]:
 
 
 def _ranges(epochs: Collection[int]) -> str:
-    """Epochs in few words: 0 to 25, 30."""
+    """Epochs in short form: 0 to 25, 30."""
     numbers = np.unique(np.asarray(list(epochs)))
     runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1) if len(numbers) else []
     named = [", ".join(map(str, run)) if len(run) < 3 else f"{run[0]} to {run[-1]}" for run in runs]
@@ -620,12 +622,12 @@ def _ranges(epochs: Collection[int]) -> str:
 
 
 def _is_of_twins(name: object) -> bool:
-    """Whether a column is one that the indices of twins have."""
+    """Whether a column occurs only in the indices of twins."""
     return isinstance(name, str) and (name.startswith("sparsify::") or name in ("parent_zoo", *TWIN_METRICS))
 
 
 def _differs(given: pd.Series[Any], own: pd.Series[Any]) -> NDArray[np.bool_]:
-    """Where two columns have different values; a float may have lost its last digits in a text file."""
+    """Where two columns have different values; a float may have lost its last digits through a text file."""
     null = given.isna().to_numpy(), own.isna().to_numpy()
     kinds = pd.api.types
     if all(kinds.is_numeric_dtype(c) and not kinds.is_bool_dtype(c) for c in (given, own)) and (
@@ -643,12 +645,12 @@ def _differs(given: pd.Series[Any], own: pd.Series[Any]) -> NDArray[np.bool_]:
 
 
 def _frame(rows: list[files.Json]) -> pd.DataFrame:
-    """Rows as a DataFrame typed as `index.parquet` is."""
+    """Rows as a DataFrame with the types of `index.parquet`."""
     kinds = {"id": "int32", "epoch": "int32", "diverged": "bool"}
     if not rows:
         return pd.DataFrame({"id": [], "epoch": [], "diverged": []}).astype(kinds)
     names = dict.fromkeys(name for row in rows for name in row)
-    # Metrics stand last, and what only later models have before them.
+    # Metrics come last, after keys that only later models have.
     last = [name for name in (*METRICS, *TWIN_METRICS, "diverged") if name in names]
     ordered = [name for name in names if name not in last] + last
     frame = pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in ordered})
@@ -658,7 +660,7 @@ def _frame(rows: list[files.Json]) -> pd.DataFrame:
 
 
 def _column(values: list[Any]) -> pd.Series[Any]:
-    """Values as they are written, nulls among them, in the narrowest type that holds them all."""
+    """Values as written, including nulls, in the narrowest type that fits them all."""
     known = [value for value in values if value is not None]
     kinds, nulls = {type(value) for value in known}, len(known) < len(values)
     if kinds == {bool}:

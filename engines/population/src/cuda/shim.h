@@ -94,7 +94,7 @@ static void shim_enter(void) {
     shim_yield(SHIM_DONE);
 }
 
-// Lets threads go on that have reached what they wait for; 0 if there are none.
+// Resumes the threads that have reached what they wait for; 0 if there are none.
 static int shim_release(void) {
     int waiting = 0, done = 0;
     for (int t = 0; t < THREADS; t++) {

@@ -9,7 +9,7 @@ DEVICE void load_image(const struct images *images, int sample, float *image) {
     }
 }
 
-// Trains one model a block for some steps, or computes its gradient on one mini-batch.
+// Trains one model per block for some steps, or computes its gradient on one mini-batch.
 KERNEL(train, struct train) {
     SHARED(shared);
     const struct train *a = &arguments;
@@ -55,7 +55,7 @@ KERNEL(train, struct train) {
     }
 }
 
-// Logits of some samples of a split, dropout off: one model a block, the samples dealt to the blocks
+// Logits of some samples of a split, dropout off: one model per block, the samples dealt to the blocks
 // of the grid's second dimension.
 KERNEL(evaluate, struct evaluate) {
     SHARED(shared);
@@ -74,7 +74,7 @@ KERNEL(evaluate, struct evaluate) {
     }
 }
 
-// Adds the samples' losses and hits in order, one model a thread.
+// Adds the samples' losses and hits in order, one model per thread.
 KERNEL(score, struct score) {
     const int model = blockIdx.x * THREADS + threadIdx.x;
     if (model >= arguments.models.count) return;
@@ -92,7 +92,7 @@ KERNEL(score, struct score) {
     arguments.models.hits[model] = hits;
 }
 
-// The order of an epoch's samples: epoch_order of zoo-model, one model a thread.
+// The order of an epoch's samples: epoch_order of zoo-model, one model per thread.
 KERNEL(shuffle, struct shuffle) {
     const int model = blockIdx.x * THREADS + threadIdx.x;
     if (model >= arguments.models || arguments.samples < 1) return;

@@ -1,4 +1,4 @@
-// The population engine on CUDA: one block a model, its parameters, gradients and activations in
+// The population engine on CUDA: one block per model, its parameters, gradients and activations in
 // shared memory. Every sum runs in the order that reference.rs writes down and every operation is
 // one that IEEE 754 defines, so that a model has the bits it has on the CPU.
 //
