@@ -46,7 +46,7 @@ pub struct NetworkOptions<'a> {
 /// Images and architecture do not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{architecture} takes images of {expected} pixels, these have {height}x{width}: set {remedy} in [data] transform"
+    "{architecture} requires images of {expected} pixels, these are {height}x{width}: set {remedy} in [data] transform"
 )]
 pub struct GeometryError {
     architecture: &'static str,
@@ -215,7 +215,7 @@ fn resnet(blocks: &[usize], options: NetworkOptions, channels: usize, classes: u
 /// What follows the key in a sentence.
 pub fn check_hidden(architecture: Architecture, hidden: &[u32]) -> Result<(), String> {
     if architecture != Architecture::Mlp && !hidden.is_empty() {
-        return Err(format!("belongs to mlp alone, not to {}", architecture.name()));
+        return Err(format!("is only valid for mlp, not {}", architecture.name()));
     }
     if hidden.len() > 64 || !hidden.iter().all(|n| (1..=65_536).contains(n)) {
         return Err("must list at most 64 sizes from 1 to 65536".into());

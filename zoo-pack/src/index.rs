@@ -239,9 +239,7 @@ impl Schema {
                 ));
             }
             if self.keys.len() > KEYS_LIMIT {
-                return Err(format!(
-                    "the models have more than {KEYS_LIMIT} different keys, as many as {INDEX} can hold"
-                ));
+                return Err(format!("the models have more than {KEYS_LIMIT} different keys, the maximum for {INDEX}"));
             }
         }
         Ok(())
@@ -311,7 +309,7 @@ impl Columns {
         }
         let column = |field: &Arc<Type>| Some((field.name().to_owned(), Kind::of(field)?));
         let columns = fields.iter().map(column).collect::<Option<_>>();
-        columns.map(Self).ok_or_else(|| "has columns of types that no index has".to_owned())
+        columns.map(Self).ok_or_else(|| "has columns of unsupported types".to_owned())
     }
 
     /// How an index with these columns differs from one with the columns `right`.
@@ -319,7 +317,7 @@ impl Columns {
         let kind = |columns: &Self, name: &str| columns.0.iter().find(|(n, _)| n == name).map(|(_, kind)| *kind);
         for (name, expected) in &right.0 {
             match kind(self, name) {
-                None => return Some(format!("has no column `{name}`, which the models have")),
+                None => return Some(format!("lacks the column `{name}`")),
                 Some(found) if found != *expected => {
                     return Some(format!("has the column `{name}` as {found}, the models make it {expected}"));
                 }
@@ -327,9 +325,9 @@ impl Columns {
             }
         }
         if let Some((name, _)) = self.0.iter().find(|(name, _)| kind(right, name).is_none()) {
-            return Some(format!("has a column `{name}`, which no model has"));
+            return Some(format!("has an unexpected column `{name}`"));
         }
-        (self != right).then(|| "has its columns in another order".to_owned())
+        (self != right).then(|| "has its columns in a different order".to_owned())
     }
 
     fn parquet_type(&self) -> Result<Type, ParquetError> {
@@ -552,8 +550,8 @@ mod tests {
         let of = |values: &[Value]| schema(&with(values)).unwrap().columns();
         let (without, int, double) = (of(&[json!(null)]), of(&[json!(1)]), of(&[json!(0.5)]));
         assert_eq!(int.differences(&int), None);
-        assert_eq!(without.differences(&int).unwrap(), "has no column `x`, which the models have");
-        assert_eq!(int.differences(&without).unwrap(), "has a column `x`, which no model has");
+        assert_eq!(without.differences(&int).unwrap(), "lacks the column `x`");
+        assert_eq!(int.differences(&without).unwrap(), "has an unexpected column `x`");
         assert_eq!(int.differences(&double).unwrap(), "has the column `x` as int64, the models make it double");
         let bytes = index(&models(2, 2));
         for cut in 0..bytes.len() {

@@ -56,9 +56,9 @@ pub fn compress(piece: &[u8], level: u32) -> Vec<u8> {
     out
 }
 
-/// Compresses what `produce` writes, on so many threads, and writes the members to `out` in order.
+/// Compresses what `produce` writes, on the given number of threads, and writes the members to `out` in order.
 ///
-/// Memory is bounded by some members a thread, whatever the length of the stream.
+/// Memory is bounded by some members per thread, whatever the length of the stream.
 pub fn compress_stream<E: From<io::Error> + Send>(
     out: &mut (impl Write + Send),
     level: u32,
@@ -258,10 +258,10 @@ impl Read for Decoded {
     }
 }
 
-/// Decodes an archive on so many threads while `consume` reads it; returns what that returns, and
+/// Decodes an archive on the given number of threads while `consume` reads it; returns what that returns, and
 /// the SHA-256 of the archive if all of it was read.
 ///
-/// Memory is bounded by some members a thread. Gzip of other programs is read too, on one thread.
+/// Memory is bounded by some members per thread. Gzip of other programs is read too, on one thread.
 pub fn decode<T>(
     source: impl Read + Send,
     threads: usize,
@@ -318,9 +318,7 @@ fn deliver<R: Read>(
             return send(broken(message.into()));
         };
         if !(HEADER + TRAILER..=MEMBER_LIMIT).contains(&member_length) {
-            return send(cut(format!(
-                "a gzip member claims {member_length} bytes, at most {MEMBER_LIMIT} are allowed"
-            )));
+            return send(cut(format!("a gzip member declares {member_length} bytes; the limit is {MEMBER_LIMIT}")));
         }
         let mut member = vec![0; member_length];
         member[..HEADER].copy_from_slice(&header);
@@ -408,7 +406,7 @@ pub(crate) fn member_length(header: &[u8]) -> Option<(usize, bool)> {
     (wrong <= 1).then_some((length, wrong == 0))
 }
 
-/// What can be inflated of a member that is cut short.
+/// What can be inflated of a member that is truncated.
 fn inflate_part(member: &[u8]) -> Vec<u8> {
     let mut data = Vec::with_capacity(MEMBER_LIMIT);
     // An error comes after what is sound before it; the cut is reported anyway.
@@ -430,10 +428,10 @@ fn inflate(member: &[u8]) -> Piece {
     let damage = match outcome {
         Err(e) => Some(format!("a gzip member cannot be inflated: {e}")),
         Ok(Status::StreamEnd) if state.total_in() != body.len() as u64 => {
-            Some("a gzip member holds more than its deflate stream".into())
+            Some("a gzip member contains more than its deflate stream".into())
         }
         Ok(Status::StreamEnd) if data.len() != length => {
-            let message = format!("a gzip member holds {} bytes, its trailer claims to hold {length}", data.len());
+            let message = format!("a gzip member contains {} bytes, its trailer declares {length}", data.len());
             return Piece { data, damage: Some(message), last: false };
         }
         Ok(Status::StreamEnd) if found.sum() != crc => {
@@ -569,9 +567,9 @@ mod tests {
         let mut archive = packed(&noise(100), 1);
         let end = archive.len();
         archive[end - 4..].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(unpacked(&archive).1[0].message.contains("claims to hold"));
+        assert!(unpacked(&archive).1[0].message.contains("its trailer declares"));
         archive[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(unpacked(&archive).1[0].message.contains("claims 4294967295 bytes"));
+        assert!(unpacked(&archive).1[0].message.contains("declares 4294967295 bytes"));
     }
 
     proptest! {
