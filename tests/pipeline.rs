@@ -238,7 +238,7 @@ fn a_second_process_says_that_another_is_at_work() {
         for second in busy {
             let message = work.fails(&second, 1);
             assert!(message.contains(&format!("another process ({id} on ")), "{message}");
-            assert!(message.contains("is at work on z: wait until"), "{message}");
+            assert!(message.contains("z is in use by"), "{message}");
         }
         // The other shard is not in its way.
         let mut other = free.then(|| start(&work, &format!("{train} --shard 2/2")));
@@ -275,7 +275,7 @@ fn jobs_without_locks_between_them_leave_one_intact_result() {
     // Jobs on one and the same output: one does it, whoever comes too late or too early says so.
     let outcomes: Vec<_> = [0; 3].map(|_| start(&work, &format!("{train} twice"))).into_iter().map(end).collect();
     assert!(outcomes.iter().any(|(code, _)| *code == 0), "{outcomes:?}");
-    assert!(outcomes.iter().all(|(code, said)| *code == 0 || *code == 1 && said.contains("is at work on twice")));
+    assert!(outcomes.iter().all(|(code, said)| *code == 0 || *code == 1 && said.contains("twice is in use by")));
     assert_same(&work.path("one"), &work.path("twice"));
 
     for shard in ["1/2", "2/2"] {
@@ -541,7 +541,7 @@ fn a_run_replaces_no_other_zoo_twin_or_archive_unasked() {
     fs::copy(&twins, &archive).unwrap();
     refused(run, &["archives/tiny.tar.gz holds the zoo `tiny-magnitude-80`"]);
     fs::write(&archive, "my thesis").unwrap();
-    refused(run, &["archives/tiny.tar.gz is there and is no archive of a zoo"]);
+    refused(run, &["archives/tiny.tar.gz already exists and is not a zoo archive"]);
     assert_eq!(fs::read(&archive).unwrap(), b"my thesis");
     work.ok(&format!("{run} --force"));
     assert_untouched(&work, &before);
@@ -554,7 +554,7 @@ fn a_run_replaces_no_other_zoo_twin_or_archive_unasked() {
     let own = [&text[..at], &renamed, &text[at + renamed.len()..]].concat();
     fs::write(&data, &own).unwrap();
     let message = work.fails(run, 2);
-    assert!(message.contains("not a dataset prepared by zoo-data"), "{message}");
+    assert!(message.contains("exists and was not prepared by zoo-data"), "{message}");
     assert!(fs::read(&data).unwrap() == own);
 }
 

@@ -61,13 +61,13 @@ pub fn run(args: &Args, stage: &Stage) -> Result<DataSummary, DataError> {
         None => &args.root,
     };
     if root.is_file() {
-        return Err(UsageError(format!("--root: {} is a file, expected a folder", root.display())).into());
+        return Err(UsageError(format!("--root {} is a file, expected a folder", root.display())).into());
     }
     if let Some(Command::Fetch { dataset, root, mirror }) = &args.command {
         return fetch_dataset(*dataset, root, mirror, stage);
     }
     let (Some(manifest), Some(output)) = (&args.manifest, &args.output) else {
-        return Err(UsageError("MANIFEST and --output are needed".into()).into());
+        return Err(UsageError("MANIFEST and --output are required".into()).into());
     };
     prepare(&args.reduction.load(manifest)?, &args.root, output, stage)
 }

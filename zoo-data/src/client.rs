@@ -20,7 +20,7 @@ use ureq::{Agent, Proxy};
 /// # Errors
 /// A sentence: the address or what the environment says is malformed.
 pub fn agent(address: &str, connect_timeout: Duration) -> Result<Agent, String> {
-    let uri: Uri = address.parse().map_err(|e| format!("is no address ({e})"))?;
+    let uri: Uri = address.parse().map_err(|e| format!("is not a valid URL ({e})"))?;
     let config = |proxy, roots| {
         let tls = TlsConfig::builder().root_certs(roots).build();
         let config = Agent::config_builder().timeout_connect(Some(connect_timeout)).tls_config(tls);
@@ -44,7 +44,7 @@ fn proxy(uri: &Uri) -> Result<Option<Proxy>, String> {
         return Ok(None);
     }
     // The value may hold a password.
-    Proxy::new(&value).map(Some).map_err(|_| format!("the environment variable {name} is no address of a proxy"))
+    Proxy::new(&value).map(Some).map_err(|_| format!("the environment variable {name} is not a valid proxy URL"))
 }
 
 /// Whether `no_proxy` names a host, or a domain that it is in.
@@ -63,7 +63,7 @@ fn roots() -> Result<RootCerts, String> {
         return Ok(RootCerts::Specific(Arc::new(certificates.collect())));
     }
     match (variable(&["ssl_cert_file", "ssl_cert_dir"]), found.errors.first()) {
-        (Some((name, _)), Some(error)) => Err(format!("{name} names no certificates: {error}")),
+        (Some((name, _)), Some(error)) => Err(format!("{name} contains no usable certificates: {error}")),
         _ => Ok(RootCerts::WebPki),
     }
 }

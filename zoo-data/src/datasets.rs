@@ -115,7 +115,7 @@ fn class(label: u8, first: u8, classes: usize) -> Result<u16, String> {
     let class = label.checked_sub(first).map(u16::from).filter(|&c| usize::from(c) < classes);
     class.ok_or_else(|| {
         let last = usize::from(first) + classes - 1;
-        format!("holds the label {label}, there are {classes} classes ({first} to {last})")
+        format!("contains the label {label}; labels range from {first} to {last} ({classes} classes)")
     })
 }
 
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn labels_out_of_range_are_named() {
         assert_eq!([class(0, 0, 10), class(9, 0, 10), class(10, 1, 10)], [Ok(0), Ok(9), Ok(9)]);
-        assert!(class(0, 1, 10).unwrap_err().contains("the label 0, there are 10 classes (1 to 10)"));
+        assert!(class(0, 1, 10).unwrap_err().contains("the label 0; labels range from 1 to 10 (10 classes)"));
         assert!(class(10, 0, 10).is_err() && class(11, 1, 10).is_err());
     }
 }

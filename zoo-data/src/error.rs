@@ -23,7 +23,7 @@ pub enum DataError {
     Interrupted(#[from] Interrupted),
     /// A published file is nowhere to be found.
     #[error(
-        "{dataset}'s {file} is in none of {looked_in}: get it with `{}`{}",
+        "{file} of {dataset} was not found in {looked_in}: download it with `{}`{}",
         fetch_command(dataset, root),
         debian_hint(dataset)
     )]

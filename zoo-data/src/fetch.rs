@@ -21,7 +21,7 @@ use crate::summary::DataSummary;
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(45);
 /// Time between two looks at whether to stop.
 const TICK: Duration = Duration::from_millis(100);
-/// Most bytes that one file may have.
+/// Maximum number of bytes that one file may have.
 const SIZE_LIMIT: u64 = 4 << 30;
 /// Unit in which progress is shown.
 const MEGABYTE: u64 = 1_000_000;
@@ -42,7 +42,7 @@ pub fn fetch_dataset(
             Ok(summary(true, folder))
         }
         Origin::Folder => {
-            let message = format!("{} is made of your own pictures: there is nothing to download", dataset.name());
+            let message = format!("{} reads your own images: there is nothing to download", dataset.name());
             Err(UsageError(message).into())
         }
         Origin::Files { files, mirrors: known, .. } => {
@@ -58,7 +58,7 @@ pub fn fetch_dataset(
 /// mirror that says nothing for `silence` is given up. Returns how many were downloaded.
 ///
 /// A download lies in `NAME.part` until its checksum is right; an interrupted one is resumed. A
-/// temporary takes its place while another process is at work on it, or if it is another user's.
+/// temporary takes its place while another process is using it, or if it is another user's.
 ///
 /// # Errors
 /// No mirror gave the right bytes: the message says what each one did.
@@ -209,9 +209,9 @@ fn write_received(
             Ok(received) => received,
             Err(RecvTimeoutError::Timeout) if heard.elapsed() < silence => continue,
             Err(RecvTimeoutError::Timeout) => {
-                return Err(Transfer::Failed(format!("said nothing for {} s", silence.as_secs_f64())));
+                return Err(Transfer::Failed(format!("sent no data for {} s", silence.as_secs_f64())));
             }
-            Err(RecvTimeoutError::Disconnected) => return Err(Transfer::Failed("broke off".into())),
+            Err(RecvTimeoutError::Disconnected) => return Err(Transfer::Failed("disconnected".into())),
         };
         match received {
             Received::Head { resumed, length } => {
@@ -257,7 +257,7 @@ fn receive(agent: &ureq::Agent, address: &str, have: u64, sender: &SyncSender<Re
         next = match body.read(&mut buffer) {
             Ok(0) => return Received::End,
             Ok(n) => Received::Bytes(buffer[..n].to_vec()),
-            Err(error) => return Received::Failed(format!("broke off: {error}")),
+            Err(error) => return Received::Failed(format!("connection lost: {error}")),
         };
     }
     Received::End

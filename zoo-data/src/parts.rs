@@ -12,11 +12,11 @@ use crate::error::DataError;
 use crate::formats::picture;
 use crate::transform::{self, Image, TransformSection};
 
-/// Most bytes of pixels in one part; a prepared dataset may hold 16 GiB.
+/// Maximum number of bytes of pixels in one part; a prepared dataset may hold 16 GiB.
 const SIZE_LIMIT: usize = 12 << 30;
 /// Pictures that are decoded together, in parallel.
 const BATCH: usize = 512;
-/// Most bytes of their files.
+/// Maximum number of bytes of their files.
 const BATCH_BYTES: usize = 64 << 20;
 
 /// Why a file cannot be taken.
@@ -170,7 +170,7 @@ fn transformed(image: Image, transform: &TransformSection, shape: [usize; 3]) ->
     if found != shape {
         let [height, width] = published;
         return Err(format!(
-            "is an image of {height}x{width} pixels, which the transforms make {found:?}, not {shape:?}"
+            "is {height}x{width} pixels, which the transforms turn into {found:?} instead of {shape:?}"
         ));
     }
     Ok(image)

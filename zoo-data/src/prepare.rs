@@ -67,7 +67,7 @@ pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -
     let published = load(&section, expected.shape, root, stage)?;
     check_split(manifest, &section, published.train.labels.len())?;
     if section.test.is_some_and(|n| n as usize != published.test.labels.len()) {
-        let message = format!("is not the number of pictures for testing, {}", published.test.labels.len());
+        let message = format!("must be {}, the number of test images", published.test.labels.len());
         return Err(manifest.error("data.test", message).into());
     }
     let [train, val] = split(&section, published.train.labels.len());
@@ -95,13 +95,13 @@ pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -
 /// It would.
 pub fn check_replaces(output: &Path) -> Result<(), UsageError> {
     if output.is_dir() {
-        return Err(UsageError(format!("{} is a folder, expected the name of a file to make", output.display())));
+        return Err(UsageError(format!("{} is a folder, expected the path of the file to write", output.display())));
     }
     check_outside_zoos(output)?;
     if !output.is_file() || is_prepared(output) {
         return Ok(());
     }
-    let message = "is there and is not a dataset prepared by zoo-data: choose another output, or remove it";
+    let message = "exists and was not prepared by zoo-data: choose another --output, or remove it";
     Err(UsageError(format!("{} {message}", output.display())))
 }
 

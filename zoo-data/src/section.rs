@@ -36,10 +36,10 @@ pub struct DataSection {
     /// With `image-folder`: the names of the classes' folders, in the order of their labels.
     #[serde(default, deserialize_with = "some_list", skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<String>>,
-    /// With `image-folder`: the number of pictures for testing, which must be there.
+    /// With `image-folder`: the number of test images, which must match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<u32>,
-    /// Most samples of a split, if the zoo is cut.
+    /// Maximum number of samples of a split, if the zoo is cut.
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
@@ -62,8 +62,8 @@ impl DataSection {
         let own = matches!(section.dataset.description().origin, Origin::Folder);
         if let Some((key, _)) = given.iter().find(|(_, given)| *given != own) {
             let message = match own {
-                true => format!("image-folder needs `{key}`"),
-                false => format!("`{key}` belongs to image-folder alone"),
+                true => format!("image-folder requires `{key}`"),
+                false => format!("`{key}` is only valid for image-folder"),
             };
             return Err(
                 manifest.error(if own { "data.dataset".into() } else { format!("data.{key}") }.as_str(), message)
@@ -78,12 +78,12 @@ impl DataSection {
             sorted.sort_unstable();
             sorted.dedup();
             if sorted.is_empty() || sorted.len() < classes.len() || !classes.iter().all(|c| is_folder_name(c)) {
-                return Err(manifest.error("data.classes", "must be a list of different names of folders"));
+                return Err(manifest.error("data.classes", "must be a list of distinct folder names"));
             }
         }
         let transform = section.transforms();
         if own && transform.center_crop.or(transform.resize).is_none() {
-            let message = "image-folder needs `center-crop` or `resize`, which make all pictures one size";
+            let message = "image-folder requires `center-crop` or `resize`, so that all images have the same size";
             return Err(manifest.error("data.transform", message));
         }
         Ok(section)
@@ -156,7 +156,9 @@ fn positive<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<f64>, D::Error> {
 fn checked<'de, D: Deserializer<'de>>(d: D, ok: impl Fn(f64) -> bool, what: &str) -> Result<Vec<f64>, D::Error> {
     let values: Vec<f64> = list(d)?;
     if values.is_empty() || values.iter().any(|&v| !ok(v)) {
-        return Err(serde::de::Error::custom(format!("must be a list of {what}, one a channel or one for all")));
+        return Err(serde::de::Error::custom(format!(
+            "must be a list of {what}: one per channel, or one for all channels"
+        )));
     }
     Ok(values)
 }
@@ -181,7 +183,7 @@ mod tests {
         for (keys, message) in [
             ("classes = 5", "m.toml:7: data.classes: invalid type: integer `5`, expected a string"),
             ("classes = [\"a\", 5]", "m.toml:7: data.classes: invalid type: integer `5`, expected a string"),
-            ("classes = []", "m.toml:7: data.classes: must be a list of different names of folders"),
+            ("classes = []", "m.toml:7: data.classes: must be a list of distinct folder names"),
             ("classes = \"a\"\nnormalize = { mean = \"a\", std = 1 }", "m.toml:8: data.normalize.mean: invalid type"),
             ("classes = \"a\"\nnormalize = { mean = 0, std = 0 }", "m.toml:8: data.normalize.std: must be a list of"),
         ] {

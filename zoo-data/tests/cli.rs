@@ -96,7 +96,7 @@ fn missing_damaged_and_mislabelled_files_are_named() {
         what.iter().for_each(|w| assert!(message.contains(w), "{w}: {message}"));
         assert!(!dir.path().join("d.safetensors").exists());
     };
-    refused(&["train-images-idx3-ubyte.gz is in none of ./data/mnist", "zoo-data fetch mnist --root ."]);
+    refused(&["train-images-idx3-ubyte.gz of mnist was not found in ./data/mnist", "zoo-data fetch mnist --root ."]);
     let folder = dir.path().join("data/mnist");
     write_mnist(&folder);
     let damage = |file: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>, what: &[&str]| {
@@ -137,7 +137,7 @@ fn a_file_that_is_no_prepared_dataset_is_not_replaced() {
     let output = zoo_data(&["m.toml", "-o", "m.toml"], dir.path());
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(message.contains("m.toml is there and is not a dataset prepared by zoo-data"), "{message}");
+    assert!(message.contains("m.toml exists and was not prepared by zoo-data"), "{message}");
     assert_eq!(fs::read(dir.path().join("m.toml")).unwrap(), before);
 
     fs::create_dir(dir.path().join("folder")).unwrap();
@@ -147,9 +147,9 @@ fn a_file_that_is_no_prepared_dataset_is_not_replaced() {
         assert_eq!(output.status.code(), Some(2), "{message}");
         assert!(message.contains(what), "{message}");
     };
-    refused(&["m.toml", "-o", "folder"], "folder is a folder, expected the name of a file to make");
-    refused(&["m.toml", "-o", "d", "--root", "m.toml"], "--root: m.toml is a file, expected a folder");
-    refused(&["fetch", "mnist", "--root", "m.toml"], "--root: m.toml is a file, expected a folder");
+    refused(&["m.toml", "-o", "folder"], "folder is a folder, expected the path of the file to write");
+    refused(&["m.toml", "-o", "d", "--root", "m.toml"], "--root m.toml is a file, expected a folder");
+    refused(&["fetch", "mnist", "--root", "m.toml"], "--root m.toml is a file, expected a folder");
     let folder = Dataset::read(&dir.path().join("folder")).unwrap_err().to_string();
     assert!(folder.contains("folder: is a folder, expected a prepared dataset"), "{folder}");
 }
@@ -263,7 +263,7 @@ fn a_server_that_goes_silent_is_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let silent = format!("http://{}", silent_server(answer).0);
         let error = get_from(dir.path(), std::slice::from_ref(&silent), silence).unwrap_err();
-        assert!(error.contains("said nothing for 0.3 s"), "{error}");
+        assert!(error.contains("sent no data for 0.3 s"), "{error}");
         // The next mirror is asked.
         assert_eq!(get_from(dir.path(), &[silent, good.address.clone()], silence), Ok(1));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -272,7 +272,7 @@ fn a_server_that_goes_silent_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let silent = format!("https://{}", silent_server(Vec::new()).0);
     let error = get_from(dir.path(), &[silent], silence).unwrap_err();
-    assert!(error.contains("said nothing") || error.contains("timeout"), "{error}");
+    assert!(error.contains("sent no data") || error.contains("timeout"), "{error}");
 }
 
 #[cfg(unix)]
@@ -393,9 +393,9 @@ fn proxies_are_asked_for_absolute_addresses_and_for_tunnels() {
     assert!(fetch_with(&none, &server.address).contains("SHA-256 is"));
     assert!(server.heads.lock().unwrap().starts_with("GET /train-images-idx3-ubyte.gz HTTP/1.1\n"));
     let message = fetch_with(&[("http_proxy", "http://")], &server.address);
-    assert!(message.contains("the environment variable http_proxy is no address of a proxy"), "{message}");
+    assert!(message.contains("the environment variable http_proxy is not a valid proxy URL"), "{message}");
     let message = fetch_with(&[("SSL_CERT_FILE", "no/such.pem")], &server.address);
-    assert!(message.contains("SSL_CERT_FILE names no certificates"), "{message}");
+    assert!(message.contains("SSL_CERT_FILE contains no usable certificates"), "{message}");
 }
 
 #[test]
@@ -422,7 +422,7 @@ fn a_broken_download_is_resumed() {
         (_, Some(from)) => (206, content()[from..].to_vec(), false),
         (_, None) => (200, content(), false),
     }));
-    assert!(get(dir.path(), &[&flaky]).unwrap_err().contains("broke off"));
+    assert!(get(dir.path(), &[&flaky]).unwrap_err().contains("connection lost"));
     assert!(dir.path().join("file.gz.part").exists());
     assert_eq!(get(dir.path(), &[&flaky]), Ok(1));
     assert_eq!(*flaky.requests.lock().unwrap(), [None, Some(150_000)]);

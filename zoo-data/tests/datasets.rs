@@ -255,9 +255,13 @@ fn spoilt_usps_is_refused() {
         let values: String = (2..=256).map(|i| format!(" {i}:0")).collect();
         format!("1 1:0{values}\n{label} 1:{value}{values}\n").into_bytes()
     };
-    copy.spoil("usps.t.bz2", &line("11", "0"), &["line 2 holds the label 11, there are 10 classes (1 to 10)"]);
-    copy.spoil("usps.t.bz2", &line("0", "0"), &["line 2 holds the label 0"]);
-    copy.spoil("usps.t.bz2", &line("-3", "0"), &["line 2 holds the label -3"]);
+    copy.spoil(
+        "usps.t.bz2",
+        &line("11", "0"),
+        &["line 2 contains the label 11; labels range from 1 to 10 (10 classes)"],
+    );
+    copy.spoil("usps.t.bz2", &line("0", "0"), &["line 2 contains the label 0"]);
+    copy.spoil("usps.t.bz2", &line("-3", "0"), &["line 2 contains the label -3"]);
     copy.spoil("usps.t.bz2", &line("1", "1.5"), &["line 2 holds the pixel 1.5, expected -1 to 1"]);
     copy.spoil("usps.t.bz2", &line("1", "nan"), &["line 2 holds the pixel NaN"]);
     copy.spoil("usps.t.bz2", &line("1", "x"), &["line 2 holds \"1:x\""]);
@@ -273,7 +277,10 @@ fn spoilt_cifar_is_refused() {
     copy.truncate(archive);
     let files = tar_files(&fs::read(copy.path(archive)).unwrap());
     let spoil = |files: &Files, what: &str| copy.spoil(archive, &tar_of(files), &[what]);
-    spoil(&changed(&files, "data_batch_3.bin", |b| b[3073] = 10), "data_batch_3.bin holds the label 10, there are 10");
+    spoil(
+        &changed(&files, "data_batch_3.bin", |b| b[3073] = 10),
+        "data_batch_3.bin contains the label 10; labels range from 0 to 9",
+    );
     spoil(&changed(&files, "test_batch.bin", |b| b.truncate(5000)), "test_batch.bin holds 1 records of 3073 bytes");
     spoil(&without(&files, "data_batch_5.bin"), "no file cifar-10-batches-bin/data_batch_5.bin");
 
@@ -281,7 +288,7 @@ fn spoilt_cifar_is_refused() {
     let archive = "cifar-100-binary.tar.gz";
     let files = tar_files(&fs::read(copy.path(archive)).unwrap());
     let spoil = |files: &Files, what: &str| copy.spoil(archive, &tar_of(files), &[what]);
-    spoil(&changed(&files, "train.bin", |b| b[1] = 100), "train.bin holds the label 100, there are 100 classes");
+    spoil(&changed(&files, "train.bin", |b| b[1] = 100), "train.bin contains the label 100; labels range from 0 to 99");
     spoil(&changed(&files, "names.txt", |b| b.truncate(99)), "names 13 classes, expected 100");
     copy.spoil(archive, &fs::read(published().join("cifar10/cifar-10-binary.tar.gz")).unwrap(), &["no file cifar-100"]);
 }
@@ -295,7 +302,7 @@ fn spoilt_stl10_is_refused() {
     let spoil = |files: &Files, what: &str| copy.spoil(archive, &tar_of(files), &[what]);
     spoil(
         &changed(&files, "train_y.bin", |b| b[1] = 0),
-        "train_y.bin holds the label 0, there are 10 classes (1 to 10)",
+        "train_y.bin contains the label 0; labels range from 1 to 10 (10 classes)",
     );
     spoil(
         &changed(&files, "train_y.bin", |b| b.push(1)),
@@ -329,7 +336,7 @@ fn spoilt_tiny_imagenet_is_refused() {
     spoil(&changed(&files, "val_annotations.txt", |b| b[12] = b'x'), "line 1 of val_annotations.txt names the class");
     spoil(&changed(&files, "_10.JPEG", |b| b.truncate(100)), "_10.JPEG cannot be decoded");
     spoil(&changed(&files, "_10.JPEG", |b| b.resize(5 << 20, 0)), "_10.JPEG is larger than the 4194304 bytes");
-    spoil(&changed(&files, "_10.JPEG", |b| *b = b"<html>".to_vec()), "_10.JPEG is no picture");
+    spoil(&changed(&files, "_10.JPEG", |b| *b = b"<html>".to_vec()), "_10.JPEG is not an image");
     let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
     spoil(&changed(&files, "_10.JPEG", |b| b[frame + 5..frame + 9].fill(0xff)), "_10.JPEG cannot be decoded");
     spoil(&changed(&files, "_10.JPEG", |b| b[frame + 5..frame + 9].copy_from_slice(&[0, 32, 0, 32])), "32x32 pixels");
@@ -470,7 +477,7 @@ fn pictures_of_ones_own_come_from_class_folders() {
     let keys = "train = 21\ntransform = { resize = 8, grayscale = true }";
     let output = prepare(dir, dir, "image-folder", keys);
     let message = String::from_utf8_lossy(&output.stderr);
-    assert!(message.contains("data.test: is not the number of pictures for testing, 21"), "{message}");
+    assert!(message.contains("data.test: must be 21, the number of test images"), "{message}");
     assert_eq!(output.status.code(), Some(2));
     fs::remove_dir_all(copy.path("test/crane")).unwrap();
     let output = prepare(dir, dir, "image-folder", keys);
@@ -508,7 +515,7 @@ fn folders_are_read_as_torchvision_reads_them_and_what_is_left_out_is_named() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    let left_out = "left out 5 files that are no pictures: .gif (2), .mp4 (1), hidden (1), without a suffix (1)";
+    let left_out = "left out 5 files that are not images: .gif (2), .mp4 (1), hidden (1), without a suffix (1)";
     assert!(stderr.contains(left_out), "{stderr}");
     let dataset = Dataset::read(&dir.path().join("d.safetensors")).unwrap();
     let levels: Vec<u8> = dataset.split(Split::Train).images.iter().step_by(64).copied().collect();
@@ -528,25 +535,25 @@ fn spoilt_pictures_are_named() {
     };
     let jpeg = fs::read(copy.path("owl/6.jpeg")).unwrap();
     refused("owl/6.jpeg", &jpeg[..jpeg.len() / 3], "cannot be decoded");
-    refused("owl/6.jpeg", &jpeg[..jpeg.len() - 2], "is cut short");
+    refused("owl/6.jpeg", &jpeg[..jpeg.len() - 2], "is truncated");
     let panics = fs::read(published().join("../pictures/panic.jpg")).unwrap();
-    refused("owl/6.jpeg", &[&panics[..], &[0; 2056], b"\xff\xd9"].concat(), "its decoder failed on it");
-    refused("crane/0.PNG", b"", "is no picture");
+    refused("owl/6.jpeg", &[&panics[..], &[0; 2056], b"\xff\xd9"].concat(), "the decoder panicked");
+    refused("crane/0.PNG", b"", "is not an image");
     refused("crane/0.PNG", b"\x89PNG\r\n\x1a\n", "cannot be decoded");
     fs::create_dir(copy.path("train")).unwrap();
-    copy.refused(&["has a folder train and no folder test"]);
+    copy.refused(&["has a folder train but no folder test"]);
     fs::remove_dir(copy.path("train")).unwrap();
     fs::remove_dir_all(copy.path("owl")).unwrap();
-    copy.refused(&["image-folder/owl: does not exist, expected a folder of pictures"]);
+    copy.refused(&["image-folder/owl: does not exist, expected a folder of images"]);
     fs::write(copy.path("owl"), "").unwrap();
-    copy.refused(&["image-folder/owl: is a file, expected a folder of pictures"]);
+    copy.refused(&["image-folder/owl: is a file, expected a folder of images"]);
     fs::remove_file(copy.path("owl")).unwrap();
     fs::create_dir(copy.path("owl")).unwrap();
     fs::write(copy.path("owl/1.svg"), "").unwrap();
-    copy.refused(&["has no picture (.jpg,", "only 1 file that is no picture: .svg (1)"]);
+    copy.refused(&["has no images (.jpg,", "only 1 file that is not an image: .svg (1)"]);
     fs::remove_dir_all(copy.path("")).unwrap();
     fs::write(copy.dir.path().join("image-folder"), "PK").unwrap();
-    copy.refused(&["image-folder: is a file, expected a folder of pictures"]);
+    copy.refused(&["image-folder: is a file, expected a folder of images"]);
 }
 
 #[test]
@@ -560,14 +567,14 @@ fn keys_of_image_folder_are_checked() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let own = "dataset = \"image-folder\"\ntest = 1\ntransform = { resize = 8 }\n";
-    assert!(message("dataset = \"image-folder\"").contains("image-folder needs `folder`"));
-    assert!(message("dataset = \"digits\"\ntest = 3").contains("`test` belongs to image-folder alone"));
+    assert!(message("dataset = \"image-folder\"").contains("image-folder requires `folder`"));
+    assert!(message("dataset = \"digits\"\ntest = 3").contains("`test` is only valid for image-folder"));
     assert!(message(&format!("{own}folder = \"../x\"\nclasses = [\"a\"]")).contains("expected a folder below the root"));
     assert!(message(&format!("{own}folder = \"/x\"\nclasses = [\"a\"]")).contains("expected a folder below the root"));
-    assert!(message(&format!("{own}folder = \"x\"\nclasses = [\"a\", \"a\"]")).contains("different names of folders"));
-    assert!(message(&format!("{own}folder = \"x\"\nclasses = [\"../a\"]")).contains("different names of folders"));
+    assert!(message(&format!("{own}folder = \"x\"\nclasses = [\"a\", \"a\"]")).contains("distinct folder names"));
+    assert!(message(&format!("{own}folder = \"x\"\nclasses = [\"../a\"]")).contains("distinct folder names"));
     let whole = "dataset = \"image-folder\"\ntest = 1\nfolder = \"x\"\nclasses = [\"a\"]";
-    assert!(message(whole).contains("make all pictures one size"));
+    assert!(message(whole).contains("so that all images have the same size"));
 }
 
 /// Reads a dataset's files; whether they were taken.

@@ -43,10 +43,20 @@ pub struct NetworkOptions<'a> {
     pub dropout: f64,
 }
 
+impl NetworkOptions<'_> {
+    fn activation(&self) -> Module {
+        Module::Activation(self.activation)
+    }
+
+    fn dropout(&self) -> Module {
+        Module::Dropout(self.dropout)
+    }
+}
+
 /// Images and architecture do not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{architecture} takes images of {expected} pixels, these have {height}x{width}: set {remedy} in [data] transform"
+    "{architecture} requires images of {expected} pixels, these are {height}x{width}: set {remedy} in [data] transform"
 )]
 pub struct GeometryError {
     architecture: &'static str,
@@ -99,68 +109,72 @@ impl Architecture {
         [channels, height, width]: [usize; 3],
         classes: usize,
     ) -> Vec<NamedModule> {
-        use Module::{Dropout, Flatten, Linear, MaxPool2d};
-        let act = || Module::Activation(options.activation);
-        let drop = || Dropout(options.dropout);
-        let conv = Module::conv;
-        let linear = |input, output| Linear { input, output };
         match self {
-            Self::CnnS => {
-                let mut modules = vec![
-                    conv(channels, 8, 5),
-                    MaxPool2d,
-                    act(),
-                    drop(),
-                    conv(8, 6, 5),
-                    MaxPool2d,
-                    act(),
-                    drop(),
-                    conv(6, 4, 2),
-                    act(),
-                    Flatten,
-                    linear(36, 20),
-                    act(),
-                    drop(),
-                    linear(20, classes),
-                ];
-                // The published definition leaves the modules out, which moves the later indices.
-                if options.dropout == 0.0 {
-                    modules.retain(|m| !matches!(m, Dropout(_)));
-                }
-                numbered(modules)
-            }
-            Self::CnnM => numbered(vec![
-                conv(channels, 16, 3),
-                MaxPool2d,
-                act(),
-                drop(),
-                conv(16, 32, 3),
-                MaxPool2d,
-                act(),
-                drop(),
-                conv(32, 15, 3),
-                MaxPool2d,
-                act(),
-                drop(),
-                Flatten,
-                linear(60, 20),
-                act(),
-                drop(),
-                linear(20, classes),
-            ]),
+            Self::CnnS => numbered(cnn_s(options, channels, classes)),
+            Self::CnnM => numbered(cnn_m(options, channels, classes)),
             Self::Resnet18 => resnet(&[2, 2, 2, 2], options, channels, classes),
-            Self::Mlp => {
-                let mut modules = vec![Flatten];
-                let mut width = channels * height * width;
-                for hidden in options.hidden.iter().map(|&hidden| hidden as usize) {
-                    modules.extend([linear(width, hidden), act(), drop()]);
-                    width = hidden;
-                }
-                modules.push(linear(width, classes));
-                numbered(modules)
-            }
+            Self::Mlp => numbered(mlp(options, channels * height * width, classes)),
         }
     }
+}
+
+fn cnn_s(options: NetworkOptions, channels: usize, classes: usize) -> Vec<Module> {
+    let mut modules = vec![
+        Module::conv(channels, 8, 5),
+        Module::MaxPool2d,
+        options.activation(),
+        options.dropout(),
+        Module::conv(8, 6, 5),
+        Module::MaxPool2d,
+        options.activation(),
+        options.dropout(),
+        Module::conv(6, 4, 2),
+        options.activation(),
+        Module::Flatten,
+        Module::Linear { input: 36, output: 20 },
+        options.activation(),
+        options.dropout(),
+        Module::Linear { input: 20, output: classes },
+    ];
+    // The published definition leaves the modules out, which moves the later indices.
+    if options.dropout == 0.0 {
+        modules.retain(|m| !matches!(m, Module::Dropout(_)));
+    }
+    modules
+}
+
+fn cnn_m(options: NetworkOptions, channels: usize, classes: usize) -> Vec<Module> {
+    vec![
+        Module::conv(channels, 16, 3),
+        Module::MaxPool2d,
+        options.activation(),
+        options.dropout(),
+        Module::conv(16, 32, 3),
+        Module::MaxPool2d,
+        options.activation(),
+        options.dropout(),
+        Module::conv(32, 15, 3),
+        Module::MaxPool2d,
+        options.activation(),
+        options.dropout(),
+        Module::Flatten,
+        Module::Linear { input: 60, output: 20 },
+        options.activation(),
+        options.dropout(),
+        Module::Linear { input: 20, output: classes },
+    ]
+}
+
+/// A multilayer perceptron on images of the given number of values.
+fn mlp(options: NetworkOptions, inputs: usize, classes: usize) -> Vec<Module> {
+    let mut modules = vec![Module::Flatten];
+    let mut width = inputs;
+    for hidden in options.hidden.iter().map(|&hidden| hidden as usize) {
+        modules.extend([Module::Linear { input: width, output: hidden }, options.activation(), options.dropout()]);
+        width = hidden;
+    }
+    modules.push(Module::Linear { input: width, output: classes });
+    modules
 }
 
 /// Modules with the names that a `ModuleList` gives them.
@@ -215,7 +229,7 @@ fn resnet(blocks: &[usize], options: NetworkOptions, channels: usize, classes: u
 /// What follows the key in a sentence.
 pub fn check_hidden(architecture: Architecture, hidden: &[u32]) -> Result<(), String> {
     if architecture != Architecture::Mlp && !hidden.is_empty() {
-        return Err(format!("belongs to mlp alone, not to {}", architecture.name()));
+        return Err(format!("is only valid for mlp, not {}", architecture.name()));
     }
     if hidden.len() > 64 || !hidden.iter().all(|n| (1..=65_536).contains(n)) {
         return Err("must list at most 64 sizes from 1 to 65536".into());

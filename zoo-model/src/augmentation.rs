@@ -9,14 +9,14 @@ use crate::random::{Purpose, Stream};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "a table")]
 pub struct Augmentation {
-    /// Pads with so many black pixels on every side, then crops to the old size at a random place:
+    /// Pads with the given number of black pixels on every side, then crops to the old size at a random place:
     /// torchvision's `RandomCrop(side, padding)`.
     #[serde(skip_serializing_if = "is_zero")]
     pub crop_padding: u32,
     /// Mirrors left to right, every second time: `RandomHorizontalFlip()`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub flip: bool,
-    /// Rotates about the centre by up to so many degrees either way, to the nearest pixel, with
+    /// Rotates about the centre by up to the given number of degrees either way, to the nearest pixel, with
     /// black beyond the border: `RandomRotation(degrees)`.
     #[serde(skip_serializing_if = "is_zero")]
     pub rotation: u32,

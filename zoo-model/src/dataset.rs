@@ -12,7 +12,7 @@ use crate::safetensors_file::{self, Dtype, Header, TensorFile, TensorSpec};
 use crate::text::counted;
 use crate::FORMAT_VERSION;
 
-/// Most bytes that a prepared dataset may hold in memory (Tiny ImageNet takes 1.4 GB).
+/// Maximum number of bytes that a prepared dataset may hold in memory (Tiny ImageNet takes 1.4 GB).
 const SIZE_LIMIT: u64 = 16 << 30;
 
 /// Key of the header under which the checksum of everything after the header stands.

@@ -73,7 +73,7 @@ pub fn distinct<T: PartialEq, E: de::Error>(values: Vec<T>) -> Result<Vec<T>, E>
     }
     // Lists of seeds can be long; a repeat is searched for only in those of human length.
     if values.len() <= 4096 && values.iter().enumerate().any(|(i, v)| values[..i].contains(v)) {
-        return Err(E::custom("the list names a value twice"));
+        return Err(E::custom("the list contains a value twice"));
     }
     Ok(values)
 }

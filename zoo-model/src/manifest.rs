@@ -195,7 +195,7 @@ impl Manifest {
             line: error.span().map(|s| self.line(s.start)),
             key: None,
             message: match (error.message(), error.span().and_then(|s| self.source.get(s))) {
-                ("duplicate key", Some(key)) => format!("the key `{}` is there twice", key.trim()),
+                ("duplicate key", Some(key)) => format!("duplicate key `{}`", key.trim()),
                 (message, _) => readable(&message.lines().collect::<Vec<_>>().join("; ")),
             },
         }
@@ -423,7 +423,7 @@ mod tests {
         assert_eq!(error.line, Some(1));
 
         let error = manifest("[train]\nepochs = 3\nepochs = 4\n").unwrap_err();
-        assert_eq!(error.to_string(), "m.toml:3: the key `epochs` is there twice");
+        assert_eq!(error.to_string(), "m.toml:3: duplicate key `epochs`");
 
         let negative = manifest("[train]\nepochs = -1\n").unwrap();
         let error = negative.section::<Train>("train").unwrap_err();

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Most models that a zoo can have: ids are six digits.
+/// Maximum number of models that a zoo can have: ids are six digits.
 pub const MODEL_LIMIT: usize = 1_000_000;
 
 /// Index of a model in its zoo's whole plan; written with six digits.

@@ -57,7 +57,7 @@ impl Plan {
             .and_then(|cells| cells.checked_mul(grid.seed.per_cell()))
             .filter(|&n| n <= MODEL_LIMIT)
             .ok_or_else(|| {
-                manifest.error("grid", format!("makes more than {MODEL_LIMIT} models, the most a zoo can have"))
+                manifest.error("grid", format!("defines more than {MODEL_LIMIT} models, the maximum of a zoo"))
             })?;
         let mut models = expand(&model, &grid, &train);
         debug_assert_eq!(models.len(), total);
@@ -267,7 +267,7 @@ epochs = 50
             "m.toml:5: model.architecture: invalid type: integer `5`, expected a name: one of `cnn-s`, `cnn-m`, `resnet18`, `mlp`"
         ));
         assert!(
-            error("\"cnn-s\"", "\"cnn-s\"\nhidden = [5]").starts_with("m.toml:6: model.hidden: belongs to mlp alone")
+            error("\"cnn-s\"", "\"cnn-s\"\nhidden = [5]").starts_with("m.toml:6: model.hidden: is only valid for mlp")
         );
         assert!(error("\"cnn-s\"", "\"mlp\"\nhidden = [0]").contains("sizes from 1 to 65536"));
         assert!(error("[\"tanh\", \"relu\"]", "5").contains("expected a name: one of `tanh`"));

@@ -127,7 +127,7 @@ impl Header {
         }
         let mut json = vec![0; length as usize];
         stream.read_exact(&mut json).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => "is no safetensors file, or is cut short within its header".to_owned(),
+            io::ErrorKind::UnexpectedEof => "is no safetensors file, or is truncated within its header".to_owned(),
             _ => format!("the safetensors header cannot be read: {e}"),
         })?;
         if json[0] != b'{' {

@@ -14,7 +14,7 @@ use crate::result::ResultLine;
 use crate::zoo_dir::{DatasetRecord, ZooDir, ZooRecord};
 use crate::{Dataset, FORMAT_VERSION};
 
-/// A dataset of noise, every split with so many samples of images of `shape`. As photographs have
+/// A dataset of noise, every split with the given number of samples of images of `shape`. As photographs have
 /// backgrounds and edges, the left quarter is black, and the right one is of vertical stripes.
 pub fn noise_dataset(shape: [usize; 3], classes: usize, samples: usize) -> Dataset {
     let pixels: usize = shape.iter().product();

@@ -24,7 +24,7 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
 /// What a library says of an error, as part of a sentence: on one line, Rust's types in words, and of
 /// a struct that was printed for programmers its first field. Control characters are [`escaped`].
 pub fn readable(message: &str) -> String {
-    const WORDS: [(&str, &str); 14] = [
+    const TYPE_NAMES: [(&str, &str); 14] = [
         ("i8", "an integer"),
         ("i16", "an integer"),
         ("i32", "an integer"),
@@ -42,7 +42,7 @@ pub fn readable(message: &str) -> String {
     ];
     let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
     let mut text = first_fields(lines.collect::<Vec<_>>().join(" ")).replace(": : ", ": ");
-    for (name, words) in WORDS {
+    for (name, words) in TYPE_NAMES {
         text = text.replace(&format!("expected {name}"), &format!("expected {words}"));
     }
     escaped(&text).into_owned()
@@ -77,7 +77,7 @@ pub fn alternatives(names: &[&str]) -> String {
     }
 }
 
-/// A number with so many digits after the point; what rounds to zero has no sign.
+/// A number with the given number of digits after the point; what rounds to zero has no sign.
 pub fn fixed(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     match text.strip_prefix('-') {

@@ -148,7 +148,7 @@ impl ZooDir {
     pub fn check_whole(&self, record: &ZooRecord) -> Result<(), FileError> {
         let found = self.ids()?.len();
         if found != record.models {
-            let message = format!("zoo.json counts {}, {found} are there", counted(record.models, "model"));
+            let message = format!("zoo.json records {}, found {found}", counted(record.models, "model"));
             return Err(self.damaged(FileError::format(&self.path, message)));
         }
         for file in self.model_files()? {
@@ -300,7 +300,7 @@ mod tests {
         damaged(zoo.check_whole(&record).unwrap_err(), "models/000002/states.safetensors: is missing");
         damaged(zoo.finish(&record).unwrap_err(), "models/000002/states.safetensors: is missing");
         fs::remove_dir_all(zoo.model(ModelId(2))).unwrap();
-        damaged(zoo.check_whole(&record).unwrap_err(), "counts 3 models, 2 are there");
+        damaged(zoo.check_whole(&record).unwrap_err(), "records 3 models, found 2");
         fs::write(zoo.record_path(), "{").unwrap();
         damaged(zoo.record().unwrap_err(), "zoo.json: EOF");
         fs::write(zoo.path().join("models/notes"), "x").unwrap();

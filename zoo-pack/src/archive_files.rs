@@ -69,11 +69,11 @@ pub fn check_replaces(output: &Path, record: &ZooRecord) -> Result<(), PackError
                 _ => continue,
             },
             Some(found) => format!(
-                "holds the zoo `{}`, made from different inputs; differing fields (there and here): {}",
+                "holds the zoo `{}`, which was built from different inputs; differing fields (there and here): {}",
                 found.name,
                 found.differences(&ZooRecord { models: found.models, ..record.clone() })
             ),
-            None => "is there and is no archive of a zoo".into(),
+            None => "already exists and is not a zoo archive".into(),
         };
         let remedy = "move it away, or replace it with --force";
         return Err(UsageError(format!("{} {fault}; {remedy}", archive.display())).into());

@@ -43,6 +43,7 @@ impl Accuracies {
 
 /// The card of a zoo; a function of the zoo alone. Its words may be a stranger's: they are escaped,
 /// so that none becomes a line of its own.
+// Long because it is one text from top to bottom.
 pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
     let ZooRecord { name, models, states, parameters, dataset, .. } = record;
     let size = match states {

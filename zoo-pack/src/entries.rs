@@ -193,7 +193,7 @@ impl<'a> Entries<'a> {
             return Err("the archive ends in the middle of it".into());
         }
         if padding.iter().any(|&b| b != 0) && !self.stream.is_damaged(self.stream.position() - expected) {
-            return Err("what fills up its last block is not zero".into());
+            return Err("the padding of its last block is not zero".into());
         }
         Ok(())
     }
@@ -207,14 +207,14 @@ impl<'a> Entries<'a> {
     /// After the first zero block: a second one, and nothing but zeros.
     fn end(&mut self) -> Result<(), String> {
         if self.block()?.iter().any(|&b| b != 0) {
-            return Err("a single zero block stands where the archive should end".into());
+            return Err("the end mark has one zero block instead of two".into());
         }
         let mut rest = [0; 1 << 12];
         for _ in 0..256 {
             match self.stream.read(&mut rest) {
                 Ok(0) => return Ok(()),
                 Ok(n) if rest[..n].iter().all(|&b| b == 0) => {}
-                Ok(_) => return Err("something follows the end of the archive".into()),
+                Ok(_) => return Err("unexpected data follows the end of the archive".into()),
                 Err(e) => return Err(e.to_string()),
             }
         }
@@ -259,7 +259,7 @@ fn check_path(path: &str) -> Result<(), &'static str> {
         return Err("its path holds a backslash, colon or control character");
     }
     if path.split('/').any(|part| part == "..") {
-        return Err("its path leads upwards (`..`)");
+        return Err("its path contains `..`");
     }
     if path.split('/').any(|part| part.is_empty() || part == ".") {
         return Err("its path has an empty part");

@@ -74,7 +74,7 @@ impl Layout {
         let record = zoo.finished()?;
         let ids = zoo.ids()?;
         if ids.is_empty() || ids.len() != record.models {
-            let message = format!("zoo.json counts {}, {} are there", counted(record.models, "model"), ids.len());
+            let message = format!("zoo.json records {}, found {}", counted(record.models, "model"), ids.len());
             return Err(zoo.damaged(FileError::format(zoo.path(), message)).into());
         }
         let files = model_files(&zoo, stage)?;

@@ -12,14 +12,12 @@
 //! | n | deflate stream |
 //! | 8 | CRC-32 and length of the piece |
 
-use std::io::{self, Read, Write};
-use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
-use std::sync::{Arc, Mutex};
-use std::thread;
+mod compress;
+mod decode;
+mod workers;
 
-use flate2::bufread::MultiGzDecoder;
-use flate2::{Compress, Compression, Crc, Decompress, FlushCompress, FlushDecompress, Status};
-use zoo_model::files::{Hashing, Sha256};
+pub use compress::{compress, compress_stream, Pieces};
+pub use decode::{decode, Damage, Decoded};
 
 /// Uncompressed bytes in a member; the last one may hold fewer.
 pub const PIECE: usize = 1 << 20;
@@ -29,351 +27,6 @@ pub const HEADER: usize = 20;
 const TRAILER: usize = 8;
 /// What every gzip file begins with.
 const MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
-/// Longest member that is read, compressed or not.
-const MEMBER_LIMIT: usize = 4 << 20;
-/// Damaged members after which the rest of an archive is not read: nobody wants to know of more.
-const DAMAGE_LIMIT: usize = 10_000;
-
-/// Compresses one piece into a member.
-pub fn compress(piece: &[u8], level: u32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER + piece.len() + piece.len() / 1000 + 64 + TRAILER);
-    out.extend([0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255, 8, 0, b'I', b'G', 4, 0, 0, 0, 0, 0]);
-    let mut deflate = Compress::new(Compression::new(level), false);
-    loop {
-        let rest = &piece[deflate.total_in() as usize..];
-        let status = deflate.compress_vec(rest, &mut out, FlushCompress::Finish);
-        if status.expect("a raw deflate stream can always go on") == Status::StreamEnd {
-            break;
-        }
-        out.reserve(1 << 16);
-    }
-    let mut crc = Crc::new();
-    crc.update(piece);
-    out.extend(crc.sum().to_le_bytes());
-    out.extend((piece.len() as u32).to_le_bytes());
-    let length = out.len() as u32;
-    out[HEADER - 4..HEADER].copy_from_slice(&length.to_le_bytes());
-    out
-}
-
-/// Compresses what `produce` writes, on so many threads, and writes the members to `out` in order.
-///
-/// Memory is bounded by some members a thread, whatever the length of the stream.
-pub fn compress_stream<E: From<io::Error> + Send>(
-    out: &mut (impl Write + Send),
-    level: u32,
-    threads: usize,
-    produce: impl FnOnce(&mut Pieces) -> Result<(), E>,
-) -> Result<(), E> {
-    let threads = threads.max(1);
-    thread::scope(|scope| {
-        let workers = Workers::start(scope, threads, move |piece: Vec<u8>| compress(&piece, level));
-        let (ordered, results) = sync_channel::<Receiver<Vec<u8>>>(2 * threads);
-        let writer = scope.spawn(move || {
-            // A dropped sender means that the producer failed; its error is the one to report.
-            results.iter().try_for_each(|member| member.recv().map_or(Ok(()), |m| out.write_all(&m)))
-        });
-        let mut pieces = Pieces { buffer: Vec::with_capacity(PIECE), workers, ordered };
-        let produced = produce(&mut pieces).and_then(|()| Ok(pieces.flush_piece()?));
-        drop(pieces);
-        let written = writer.join().unwrap_or_else(|_| Err(io::Error::other("the writer failed")));
-        // A failed writer makes the producer fail too, with a less telling error.
-        written.map_err(E::from).and(produced)
-    })
-}
-
-/// Where the stream to compress is written to.
-pub struct Pieces {
-    buffer: Vec<u8>,
-    workers: Workers<Vec<u8>, Vec<u8>>,
-    ordered: SyncSender<Receiver<Vec<u8>>>,
-}
-
-impl Pieces {
-    fn flush_piece(&mut self) -> io::Result<()> {
-        if !self.buffer.is_empty() {
-            let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE));
-            let result = self.workers.submit(piece);
-            self.ordered.send(result).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        }
-        Ok(())
-    }
-}
-
-impl Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = bytes.len().min(PIECE - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..n]);
-        if self.buffer.len() == PIECE {
-            self.flush_piece()?;
-        }
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Threads that turn jobs into results, each delivered through a channel of its own.
-struct Workers<J, R>(SyncSender<(J, SyncSender<R>)>);
-
-impl<J: Send, R: Send> Workers<J, R> {
-    fn start<'scope, 'env>(
-        scope: &'scope thread::Scope<'scope, 'env>,
-        threads: usize,
-        work: impl Fn(J) -> R + Clone + Send + 'scope,
-    ) -> Self
-    where
-        J: 'scope,
-        R: 'scope,
-    {
-        let (sender, receiver) = sync_channel::<(J, SyncSender<R>)>(threads);
-        let receiver = Arc::new(Mutex::new(receiver));
-        for _ in 0..threads {
-            let (receiver, work) = (receiver.clone(), work.clone());
-            scope.spawn(move || loop {
-                let job = receiver.lock().unwrap_or_else(|e| e.into_inner()).recv();
-                let Ok((job, result)) = job else { break };
-                let _ = result.send(work(job));
-            });
-        }
-        Self(sender)
-    }
-
-    fn submit(&self, job: J) -> Receiver<R> {
-        let (sender, receiver) = sync_channel(1);
-        let _ = self.0.send((job, sender));
-        receiver
-    }
-}
-
-/// A member that is not what was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    /// Where the member begins in the archive.
-    pub offset: u64,
-    /// The part of the decoded stream that it holds; what could not be decoded is zero there.
-    pub start: u64,
-    /// End of that part; `u64::MAX` if nothing after its start could be decoded, `start` if no member
-    /// begins there at all.
-    pub end: u64,
-    /// What is wrong.
-    pub message: String,
-}
-
-/// What the reading thread hands to the consumer, in order.
-enum Delivery {
-    Member {
-        offset: u64,
-        intact: bool,
-        piece: Receiver<Piece>,
-    },
-    /// Bytes that the reading thread inflated itself.
-    Plain(Vec<u8>),
-    Broken {
-        offset: u64,
-        begun: bool,
-        message: String,
-    },
-}
-
-struct Piece {
-    data: Vec<u8>,
-    damage: Option<String>,
-    /// Whether what follows is not worth reading.
-    last: bool,
-}
-
-/// The decoded stream: read it to the end. Damage does not end it as long as the members' lengths
-/// are sound, and the members hold something.
-pub struct Decoded {
-    deliveries: Receiver<Delivery>,
-    piece: Vec<u8>,
-    read: usize,
-    position: u64,
-    ended: bool,
-    /// The damage met so far.
-    pub damages: Vec<Damage>,
-}
-
-impl Decoded {
-    /// Bytes of the decoded stream that were read.
-    pub fn position(&self) -> u64 {
-        self.position
-    }
-
-    /// Whether this byte of the decoded stream, read already, came from a damaged member.
-    pub fn is_damaged(&self, position: u64) -> bool {
-        self.damages.iter().any(|d| (d.start..d.end).contains(&position))
-    }
-
-    /// Makes the next piece current; `false` at the end.
-    fn next_piece(&mut self) -> bool {
-        let start = self.position;
-        let mut note = |offset, end, message| self.damages.push(Damage { offset, start, end, message });
-        match if self.ended { None } else { self.deliveries.recv().ok() } {
-            None => {
-                self.ended = true;
-                return false;
-            }
-            Some(Delivery::Plain(data)) => self.piece = data,
-            Some(Delivery::Broken { offset, begun, message }) => {
-                note(offset, if begun { u64::MAX } else { start }, message);
-                self.ended = true;
-                return false;
-            }
-            Some(Delivery::Member { offset, intact, piece }) => {
-                let Ok(Piece { data, damage, last }) = piece.recv() else { return false };
-                let header = (!intact).then(|| "a gzip member's header is damaged".to_owned());
-                if let Some(message) = damage.or(header) {
-                    note(offset, start + data.len() as u64, message);
-                }
-                self.piece = data;
-                self.ended = last;
-                if self.damages.len() >= DAMAGE_LIMIT {
-                    let message = format!("has more than {DAMAGE_LIMIT} damaged gzip members: the rest was not read");
-                    self.damages.push(Damage { offset, start, end: u64::MAX, message });
-                    self.ended = true;
-                }
-            }
-        }
-        self.read = 0;
-        true
-    }
-}
-
-impl Read for Decoded {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.read == self.piece.len() {
-            if !self.next_piece() {
-                return Ok(0);
-            }
-        }
-        let n = buffer.len().min(self.piece.len() - self.read);
-        buffer[..n].copy_from_slice(&self.piece[self.read..self.read + n]);
-        self.read += n;
-        self.position += n as u64;
-        Ok(n)
-    }
-}
-
-/// Decodes an archive on so many threads while `consume` reads it; returns what that returns, and
-/// the SHA-256 of the archive if all of it was read.
-///
-/// Memory is bounded by some members a thread. Gzip of other programs is read too, on one thread.
-pub fn decode<T>(
-    source: impl Read + Send,
-    threads: usize,
-    consume: impl FnOnce(&mut Decoded) -> T,
-) -> (T, Option<Sha256>) {
-    let threads = threads.max(1);
-    thread::scope(|scope| {
-        let (sender, deliveries) = sync_channel(2 * threads);
-        let reader = scope.spawn(move || {
-            let workers = Workers::start(scope, threads, |member: Vec<u8>| inflate(&member));
-            let mut source = Hashing::new(source);
-            let whole = deliver(&mut source, &workers, &sender).is_ok();
-            // What follows the damage still counts for the archive's checksum.
-            (whole && io::copy(&mut source, &mut io::sink()).is_ok()).then(|| source.finish().2)
-        });
-        let mut decoded =
-            Decoded { deliveries, piece: Vec::new(), read: 0, position: 0, ended: false, damages: Vec::new() };
-        let result = consume(&mut decoded);
-        drop(decoded);
-        (result, reader.join().unwrap_or(None))
-    })
-}
-
-/// The consumer wants no more.
-struct Gone;
-
-fn deliver<R: Read>(
-    source: &mut Hashing<R>,
-    workers: &Workers<Vec<u8>, Piece>,
-    sender: &SyncSender<Delivery>,
-) -> Result<(), Gone> {
-    let send = |delivery| sender.send(delivery).map_err(|_| Gone);
-    let mut first = true;
-    loop {
-        let offset = source.length();
-        let broken = |message: String| Delivery::Broken { offset, begun: false, message };
-        let cut = |message: String| Delivery::Broken { offset, begun: true, message };
-        let mut header = [0; HEADER];
-        let length = match read_up_to(source, &mut header) {
-            Err(e) => return send(broken(format!("cannot be read: {e}"))),
-            Ok(0) if first => return send(broken("is empty".into())),
-            Ok(0) => return Ok(()),
-            Ok(n) => n,
-        };
-        let Some((member_length, intact)) = member_length(&header[..length]) else {
-            if first && header.starts_with(&MAGIC) {
-                return deliver_foreign(header[..length].chain(source), offset, sender);
-            }
-            let message = if first {
-                "is not a gzip file"
-            } else {
-                "no gzip member begins where one should: it is truncated or damaged there"
-            };
-            return send(broken(message.into()));
-        };
-        if !(HEADER + TRAILER..=MEMBER_LIMIT).contains(&member_length) {
-            return send(cut(format!(
-                "a gzip member claims {member_length} bytes, at most {MEMBER_LIMIT} are allowed"
-            )));
-        }
-        let mut member = vec![0; member_length];
-        member[..HEADER].copy_from_slice(&header);
-        match read_up_to(source, &mut member[HEADER..]) {
-            Err(e) => return send(broken(format!("cannot be read: {e}"))),
-            Ok(n) if n < member_length - HEADER => {
-                let have = n + HEADER;
-                member.truncate(have);
-                let data = inflate_part(&member);
-                if !data.is_empty() {
-                    send(Delivery::Plain(data))?;
-                }
-                return send(cut(format!("is truncated: a gzip member has {have} of its {member_length} bytes")));
-            }
-            Ok(_) => send(Delivery::Member { offset, intact, piece: workers.submit(member) })?,
-        }
-        first = false;
-    }
-}
-
-fn deliver_foreign(source: impl Read, offset: u64, sender: &SyncSender<Delivery>) -> Result<(), Gone> {
-    let mut decoder = MultiGzDecoder::new(io::BufReader::with_capacity(1 << 16, source));
-    loop {
-        let mut piece = vec![0; 1 << 18];
-        let delivery = match decoder.read(&mut piece) {
-            Ok(0) => return Ok(()),
-            Ok(n) => {
-                piece.truncate(n);
-                Delivery::Plain(piece)
-            }
-            Err(e) => {
-                let broken =
-                    Delivery::Broken { offset, begun: true, message: format!("its gzip stream is damaged: {e}") };
-                return sender.send(broken).map_err(|_| Gone);
-            }
-        };
-        sender.send(delivery).map_err(|_| Gone)?;
-    }
-}
-
-fn read_up_to(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut n = 0;
-    while n < buffer.len() {
-        match source.read(&mut buffer[n..]) {
-            Ok(0) => break,
-            Ok(more) => n += more,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(n)
-}
-
 /// What the first bytes of a file, [`HEADER`] of them if it has as many, say of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -408,56 +61,15 @@ pub(crate) fn member_length(header: &[u8]) -> Option<(usize, bool)> {
     (wrong <= 1).then_some((length, wrong == 0))
 }
 
-/// What can be inflated of a member that is cut short.
-fn inflate_part(member: &[u8]) -> Vec<u8> {
-    let mut data = Vec::with_capacity(MEMBER_LIMIT);
-    // An error comes after what is sound before it; the cut is reported anyway.
-    let _ = Decompress::new(false).decompress_vec(&member[HEADER..], &mut data, FlushDecompress::None);
-    data
-}
-
-/// Inflates a member. What cannot be decoded is zero, up to the length that the trailer states.
-fn inflate(member: &[u8]) -> Piece {
-    let (body, trailer) = member[HEADER..].split_at(member.len() - HEADER - TRAILER);
-    let word = |i: usize| u32::from_le_bytes([trailer[i], trailer[i + 1], trailer[i + 2], trailer[i + 3]]);
-    let (crc, length) = (word(0), word(4) as usize);
-    let believed = if length > MEMBER_LIMIT { PIECE } else { length };
-    let mut data = Vec::with_capacity(believed.max(PIECE));
-    let mut state = Decompress::new(false);
-    let outcome = state.decompress_vec(body, &mut data, FlushDecompress::Finish);
-    let mut found = Crc::new();
-    found.update(&data);
-    let damage = match outcome {
-        Err(e) => Some(format!("a gzip member cannot be inflated: {e}")),
-        Ok(Status::StreamEnd) if state.total_in() != body.len() as u64 => {
-            Some("a gzip member holds more than its deflate stream".into())
-        }
-        Ok(Status::StreamEnd) if data.len() != length => {
-            let message = format!("a gzip member holds {} bytes, its trailer claims to hold {length}", data.len());
-            return Piece { data, damage: Some(message), last: false };
-        }
-        Ok(Status::StreamEnd) if found.sum() != crc => {
-            Some(format!("a gzip member's CRC-32 is {:08x}, its trailer says {crc:08x}", found.sum()))
-        }
-        // Packing never writes one, and a million of them would hold nothing but the reader up.
-        Ok(Status::StreamEnd) if data.is_empty() => {
-            let message = "a gzip member is empty: the rest was not read".to_owned();
-            return Piece { data, damage: Some(message), last: true };
-        }
-        Ok(Status::StreamEnd) => None,
-        Ok(_) => Some("a gzip member's deflate stream does not end where it should".into()),
-    };
-    if damage.is_some() {
-        data.resize(believed, 0);
-    }
-    Piece { data, damage, last: false }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::decode::DAMAGE_LIMIT;
     use super::*;
+    use flate2::bufread::MultiGzDecoder;
+    use flate2::Compression;
     use proptest::prelude::*;
-    use zoo_model::files::sha256;
+    use std::io::{Read, Write};
+    use zoo_model::files::{sha256, Sha256};
 
     fn noise(n: usize) -> Vec<u8> {
         let mut state = 1u64;
@@ -569,9 +181,9 @@ mod tests {
         let mut archive = packed(&noise(100), 1);
         let end = archive.len();
         archive[end - 4..].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(unpacked(&archive).1[0].message.contains("claims to hold"));
+        assert!(unpacked(&archive).1[0].message.contains("its trailer declares"));
         archive[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(unpacked(&archive).1[0].message.contains("claims 4294967295 bytes"));
+        assert!(unpacked(&archive).1[0].message.contains("declares 4294967295 bytes"));
     }
 
     proptest! {

@@ -14,7 +14,7 @@ pub struct PackSection {
     /// Deflate level, 0 to 9.
     #[serde(default = "default_level", deserialize_with = "level")]
     pub level: u32,
-    /// Most bytes of an archive file; a larger zoo is split into volumes.
+    /// Maximum number of bytes of an archive file; a larger zoo is split into volumes.
     #[serde(default, deserialize_with = "volume_size")]
     pub volume_size: Option<u64>,
 }
@@ -62,10 +62,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "kib" => 1 << 10,
         "mib" => 1 << 20,
         "gib" => 1 << 30,
-        unit => return Err(format!("`{unit}` is no unit of size; use MB, GB, MiB or GiB")),
+        unit => return Err(format!("`{unit}` is not a unit of size; use MB, GB, MiB or GiB")),
     };
     let number = digits.trim();
-    let wrong = || format!("`{text}` is no size; write 2GB, 1.5GB or 500MiB");
+    let wrong = || format!("`{text}` is not a size; write 2GB, 1.5GB or 500MiB");
     if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return Err(wrong());
     }
@@ -73,7 +73,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     match bytes as u64 {
         VOLUME_MINIMUM..=VOLUME_MAXIMUM => Ok(bytes as u64),
         0..VOLUME_MINIMUM => Err(format!("a volume must have at least {VOLUME_MINIMUM} bytes (1MiB), not {text}")),
-        _ => Err(format!("{text} is larger than any volume; leave the key out for a single archive")),
+        _ => Err(format!("{text} is larger than any volume; omit the key for a single archive")),
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
         assert!(of("volume-size = \"99999999999GB\"").unwrap_err().to_string().contains("larger than any volume"));
         for wrong in ["1.5.2GB", "-2GB", "1e5GB", "GB", ""] {
             assert!(
-                of(&format!("volume-size = \"{wrong}\"")).unwrap_err().to_string().contains("is no size"),
+                of(&format!("volume-size = \"{wrong}\"")).unwrap_err().to_string().contains("is not a size"),
                 "{wrong}"
             );
         }

@@ -51,9 +51,9 @@ pub(crate) fn volumes(
     let name = output.file_name().map(|n| n.to_string_lossy().into_owned());
     let stem = name.as_deref().and_then(|n| n.strip_suffix(".tar.gz")).filter(|s| !s.is_empty());
     let Some(stem) = stem else {
-        return Err(UsageError(format!("the archive must be called NAME.tar.gz, not {}", output.display())).into());
+        return Err(UsageError(format!("the archive must be named NAME.tar.gz, not {}", output.display())).into());
     };
-    // SHA256SUMS has one line a file; the list of volumes and the end mark are small.
+    // SHA256SUMS has one line per file; the list of volumes and the end mark are small.
     let sums: u64 = files.iter().map(|f| f.path.len() as u64 + 67).sum();
     let room = limit.map_or(u64::MAX, |l| (l - l / 1000).saturating_sub(head + sums + (16 << 10)));
     let mut ranges: Vec<(ModelId, ModelId)> = Vec::new();

@@ -66,15 +66,15 @@ fn what_is_no_archive_of_the_same_zoo_is_replaced_only_when_asked() {
     let backup = fs::read(dir.path().join("backup.tar.gz")).unwrap();
     for foreign in [&b"notes"[..], b"", &backup] {
         fs::write(dir.path().join("n.tar.gz"), foreign).unwrap();
-        refused("n.tar.gz is there and is no archive of a zoo");
+        refused("n.tar.gz already exists and is not a zoo archive");
         assert_eq!(fs::read(dir.path().join("n.tar.gz")).unwrap(), foreign);
     }
     ok(&zoo_pack(&["noise", "-o", "n.tar.gz", "--force"], dir.path()));
 
     ok(&zoo_pack(&["other", "-o", "n.tar.gz", "--force"], dir.path()));
-    refused("n.tar.gz holds the zoo `other`, made from different inputs");
+    refused("n.tar.gz holds the zoo `other`, which was built from different inputs");
     ok(&zoo_pack(&["other", "-o", "n.tar.gz", "--volume-size", "2MB"], dir.path()));
-    refused("holds the zoo `other`, made from different inputs");
+    refused("holds the zoo `other`, which was built from different inputs");
     ok(&zoo_pack(&["noise", "-o", "n.tar.gz", "--force"], dir.path()));
 }
 
@@ -146,7 +146,7 @@ fn a_zoo_that_is_not_whole_is_refused_and_leaves_nothing() {
     refused("models/000001/states.safetensors: is missing; the zoo is damaged: restore the file, or remove noise and make it again");
     fs::write(&states, &sound).unwrap();
     fs::remove_dir_all(zoo.model(zoo_model::ModelId(2))).unwrap();
-    refused("counts 3 models, 2 are there");
+    refused("records 3 models, found 2");
     fs::remove_file(zoo.record_path()).unwrap();
     refused("not finished");
     fs::write(dir.path().join("file"), "").unwrap();

@@ -173,7 +173,7 @@ mod tests {
         assert!(error(format!("{entry}{entry}")).contains("`suffix`"));
         assert!(error(entry.replace("0.5", "1.0")).starts_with("m.toml:5: sparsify.sparsity: must be between"));
         assert!(error(entry.replace("sparsity", "sparsty")).contains("did you mean `sparsity`?"));
-        assert!(error(format!("{entry}suffix = \"a/b\"\n")).contains("no name for a zoo"));
+        assert!(error(format!("{entry}suffix = \"a/b\"\n")).contains("not a valid zoo name"));
         assert!(error(format!("{entry}learning-rate = 0\n")).contains("above 0"));
         assert!(error(format!("{entry}scope = 5\n")).contains("expected a name: `global` or `layer`"));
         assert!(error(entry.replace("sparsity = 0.5\n", "")).contains("sparsify.sparsity: is missing"));

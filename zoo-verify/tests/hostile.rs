@@ -237,7 +237,7 @@ fn untrusted_text_cannot_forge_a_line() {
     let hostile = "\\u001b[2J\\nother.tar.gz: verified";
     let record = format!("{{\"format_version\": 1, \"name\": \"{hostile}\", \"dataset\": {{\"name\": \"x\", \"sha256\": \"\", \"shape\": [1,28,28], \"classes\": 10, \"train\": 0, \"val\": 0, \"test\": 0, \"mean\": [0.5], \"std\": [0.5]}}, \"models\": 0, \"states\": 0, \"parameters\": 0}}");
     let report = sound.verdict(&packed(&[entry("noise/zoo.json", record.as_bytes()), vec![0; 1024]].concat()));
-    assert_fails(&report, "zoo.json", "is no name for a zoo");
+    assert_fails(&report, "zoo.json", "is not a valid zoo name");
     let text = report.to_string();
     assert!(!text.contains('\u{1b}') && text.contains("\\u{1b}[2J\\nother"), "{text}");
     assert!(!text.lines().any(|l| l.starts_with("other.tar.gz: verified")), "{text}");
@@ -656,7 +656,7 @@ fn an_index_that_lacks_what_only_later_models_have_is_found() {
         let report = verify(&dir.path().join("u/noise"), &Options::default(), &Stage::silent()).unwrap();
         match known {
             1 => assert_fails(&report, "index.parquet", "has the column `seed` as int64, the models make it uint64"),
-            2 => assert_fails(&report, "index.parquet", "has no column `c`, which the models have"),
+            2 => assert_fails(&report, "index.parquet", "lacks the column `c`"),
             _ => assert!(report.ok, "{report}"),
         }
     }

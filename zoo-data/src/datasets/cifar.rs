@@ -43,7 +43,7 @@ pub const CIFAR100: Description = Description {
     ..CIFAR10
 };
 
-/// Most bytes of a file in the archives; published are 154 MB.
+/// Maximum number of bytes of a file in the archives; published are 154 MB.
 const FILE_LIMIT: u64 = 1 << 30;
 
 fn read_10(files: &[SourceFile], parts: &mut Parts) -> Result<(), DataError> {

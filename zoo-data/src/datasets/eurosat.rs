@@ -47,7 +47,7 @@ pub const EUROSAT: Description = Description {
     transform: TransformSection::NONE,
 };
 
-/// Most bytes of a picture's file; published are 10 kB.
+/// Maximum number of bytes of a picture's file; published are 10 kB.
 const FILE_LIMIT: u64 = 1 << 20;
 
 fn read(files: &[SourceFile], parts: &mut Parts) -> Result<(), DataError> {

@@ -26,7 +26,7 @@ pub const IMAGE_FOLDER: Description = Description {
     transform: TransformSection::NONE,
 };
 
-/// Most columns or rows of a picture.
+/// Maximum number of columns or rows of a picture.
 const SIDE_LIMIT: u32 = 16_384;
 
 /// A picture's path below the dataset's folder, with `/`, and its class.
@@ -50,7 +50,7 @@ pub fn read(folder: &Path, parts: &mut Parts) -> Result<(), DataError> {
 }
 
 fn read_part(folder: &Path, entries: Vec<Entry>, part: &mut Part) -> Result<(), DataError> {
-    let source = SourceFile { path: folder.to_owned(), remedy: "replace it or take it out".into() };
+    let source = SourceFile { path: folder.to_owned(), remedy: "replace or remove it".into() };
     let pictures = entries.into_iter().map(|(name, label)| {
         let bytes = read_limited(&folder.join(&name), picture::FILE_LIMIT).map_err(|e| e.to_string())?;
         Ok(Picture { name: format!("its file {name}"), label, bytes })
@@ -89,7 +89,7 @@ impl fmt::Display for LeftOut {
         let mut kinds: Vec<_> = self.0.iter().collect();
         kinds.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
         let total: usize = self.0.values().sum();
-        let what = if total == 1 { "file that is no picture" } else { "files that are no pictures" };
+        let what = if total == 1 { "file that is not an image" } else { "files that are not images" };
         write!(f, "{total} {what}: ")?;
         for (i, (kind, n)) in kinds.iter().take(SHOWN).enumerate() {
             write!(f, "{}{kind} ({n})", if i == 0 { "" } else { ", " })?;
@@ -105,7 +105,7 @@ impl fmt::Display for LeftOut {
 /// there, all but every fifth and every fifth of a class.
 fn list(folder: &Path, classes: &[String]) -> Result<Listing, DataError> {
     if folder.is_file() {
-        return Err(FileError::format(folder, "is a file, expected a folder of pictures").into());
+        return Err(FileError::format(folder, "is a file, expected a folder of images").into());
     }
     let mut left_out = LeftOut::default();
     let mut listed = |part: &str| list_part(folder, part, classes, &mut left_out);
@@ -114,7 +114,7 @@ fn list(folder: &Path, classes: &[String]) -> Result<Listing, DataError> {
         [false, false] => super::test_part(listed("")?),
         [train, _] => {
             let [there, missing] = if train { ["train", "test"] } else { ["test", "train"] };
-            let message = format!("has a folder {there} and no folder {missing}: it must have both, or classes alone");
+            let message = format!("has a folder {there} but no folder {missing}: it needs both, or class folders only");
             return Err(FileError::format(folder, message).into());
         }
     };
@@ -130,7 +130,7 @@ fn list_part(folder: &Path, part: &str, classes: &[String], left_out: &mut LeftO
         walk.folder(&place, "")?;
         if walk.pictures.is_empty() {
             let others = if walk.left_out.0.is_empty() { String::new() } else { format!(", only {}", walk.left_out) };
-            let message = format!("has no picture (.{}){others}", picture::SUFFIXES.join(", ."));
+            let message = format!("has no images (.{}){others}", picture::SUFFIXES.join(", ."));
             return Err(FileError::format(place, message).into());
         }
         // By folder, then by name: the order of `os.walk`, sorted.
@@ -158,8 +158,8 @@ struct Walk {
 impl Walk {
     fn folder(&mut self, place: &Path, below: &str) -> Result<(), FileError> {
         let unread = |e: io::Error| match e.kind() {
-            io::ErrorKind::NotADirectory => FileError::format(place, "is a file, expected a folder of pictures"),
-            io::ErrorKind::NotFound => FileError::format(place, "does not exist, expected a folder of pictures"),
+            io::ErrorKind::NotADirectory => FileError::format(place, "is a file, expected a folder of images"),
+            io::ErrorKind::NotFound => FileError::format(place, "does not exist, expected a folder of images"),
             _ => FileError::io("read the folder", place)(e),
         };
         let itself = place.canonicalize().map_err(unread)?;

@@ -26,7 +26,7 @@ pub const STL10: Description = Description {
     transform: TransformSection { resize: Some(32), ..TransformSection::NONE },
 };
 
-/// Most bytes of a file in the archive that is read; published are 221 MB.
+/// Maximum number of bytes of a file in the archive that is read; published are 221 MB.
 const FILE_LIMIT: u64 = 1 << 30;
 
 fn read(files: &[SourceFile], parts: &mut Parts) -> Result<(), DataError> {

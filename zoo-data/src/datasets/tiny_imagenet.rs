@@ -30,7 +30,7 @@ pub const TINY_IMAGENET: Description = Description {
     transform: TransformSection::NONE,
 };
 
-/// Most bytes of a picture's file or a list; published are 660 kB.
+/// Maximum number of bytes of a picture's file or a list; published are 660 kB.
 const FILE_LIMIT: u64 = 4 << 20;
 const FOLDER: &str = "tiny-imagenet-200/";
 

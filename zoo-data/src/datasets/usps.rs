@@ -36,7 +36,7 @@ fn read_part(file: &SourceFile, part: &mut Part) -> Result<(), DataError> {
     let [channels, height, width] = USPS.shape;
     let read = libsvm::read(text, height * width, |line, label, values| {
         let wrong = |m: String| format!("line {line} {m}");
-        let label = u8::try_from(label).map_err(|_| wrong(format!("holds the label {label}")))?;
+        let label = u8::try_from(label).map_err(|_| wrong(format!("contains the label {label}")))?;
         let label = super::class(label, 1, USPS.classes).map_err(wrong)?;
         let pixels = values.iter().map(|&value| pixel(value)).collect::<Result<_, _>>().map_err(wrong)?;
         part.push(Image { channels, height, width, pixels }, label)

@@ -10,15 +10,15 @@ use zoo_model::files::is_system_file;
 
 use super::{decompressed, read_to_limit, Limited};
 
-/// Most bytes that a tar archive may decompress to (STL-10 takes 3.2 GB).
+/// Maximum number of bytes that a tar archive may decompress to (STL-10 takes 3.2 GB).
 const TAR_LIMIT: u64 = 8 << 30;
-/// Most bytes that are read for a zip archive's list of files (Tiny ImageNet's 120,609 take 13 MB).
+/// Maximum number of bytes that are read for a zip archive's list of files (Tiny ImageNet's 120,609 take 13 MB).
 const ZIP_LIST_LIMIT: u64 = 64 << 20;
 
 /// The content of the named files of a tar archive, plain or compressed, in the order of `wanted`.
 ///
 /// # Errors
-/// A sentence: the archive is damaged or too large, a file is not in it, is there twice, or is
+/// A sentence: the archive is damaged or too large, a file is not in it, occurs twice, or is
 /// larger than `limit` bytes.
 pub fn tar_files(stream: impl Read, wanted: &[&str], limit: u64) -> Result<Vec<Vec<u8>>, String> {
     guarded(|| tar_files_unguarded(stream, wanted, limit)).map_err(|e| format!("it is damaged ({e})"))?
@@ -40,7 +40,7 @@ fn tar_files_unguarded(stream: impl Read, wanted: &[&str], limit: u64) -> Result
             return Err(wrong("is not a regular file".into()));
         }
         if found[at].is_some() {
-            return Err(wrong("is there twice".into()));
+            return Err(wrong("occurs twice".into()));
         }
         let size = entry.header().size().map_err(damaged)?;
         let content = read_to_limit(entry, limit).map_err(wrong)?;
@@ -154,7 +154,7 @@ mod tests {
             message(&tar[..513], "d/b").contains("d/b is damaged") || message(&tar[..513], "d/b").contains("truncated")
         );
         let twice = tar_of(&[("a", b"1"), ("a", b"2"), ("b", b"3")]);
-        assert!(tar_files(&twice[..], &["a", "b"], 2).unwrap_err().contains("there twice"));
+        assert!(tar_files(&twice[..], &["a", "b"], 2).unwrap_err().contains("occurs twice"));
     }
 
     #[test]

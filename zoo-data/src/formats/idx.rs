@@ -4,7 +4,7 @@ use std::io::Read;
 
 use super::decompressed;
 
-/// Most bytes of data in one file: far above any published one, below any machine's memory.
+/// Maximum number of bytes of data in one file: far above any published one, below any machine's memory.
 const SIZE_LIMIT: usize = 1 << 30;
 
 /// An array of unsigned bytes.

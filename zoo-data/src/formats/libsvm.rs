@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 
-/// Most bytes in a line.
+/// Maximum number of bytes in a line.
 const LINE_LIMIT: u64 = 1 << 16;
 
 /// Reads samples of `features` values and hands each on: the number of its line, its label, and its

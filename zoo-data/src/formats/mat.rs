@@ -10,7 +10,7 @@ use flate2::read::ZlibDecoder;
 
 use super::Guarded;
 
-/// Most bytes of one array: far above any published one, below any machine's memory.
+/// Maximum number of bytes of one array: far above any published one, below any machine's memory.
 const SIZE_LIMIT: usize = 1 << 30;
 const HEADER: usize = 128;
 const UINT8: u32 = 2;

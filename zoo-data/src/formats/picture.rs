@@ -7,9 +7,9 @@ use zoo_model::decoder::guarded;
 
 use crate::transform::Image;
 
-/// Most bytes of a picture's file.
+/// Maximum number of bytes of a picture's file.
 pub const FILE_LIMIT: u64 = 64 << 20;
-/// Most bytes that decoding one may take.
+/// Maximum number of bytes that decoding one may take.
 const MEMORY_LIMIT: u64 = 256 << 20;
 
 /// Suffixes of pictures' names, in lower case: those that torchvision's `ImageFolder` takes.
@@ -23,7 +23,7 @@ pub const SUFFIXES: [&str; 9] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif
 /// the first counts. An orientation recorded in EXIF is not applied, nor is a colour profile.
 ///
 /// # Errors
-/// A sentence: another format, damaged, cut short, more than `side` columns or rows, or too large to
+/// A sentence: another format, damaged, truncated, more than `side` columns or rows, or too large to
 /// decode.
 pub fn decode(bytes: &[u8], side: u32) -> Result<Image, String> {
     guarded(|| decode_unguarded(bytes, side)).map_err(|e| format!("cannot be decoded: {e}"))?
@@ -33,10 +33,10 @@ fn decode_unguarded(bytes: &[u8], side: u32) -> Result<Image, String> {
     use ImageFormat::{Bmp, Gif, Jpeg, Png, Pnm, Tiff, WebP};
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
     match reader.format() {
-        Some(Jpeg) if !is_whole_jpeg(bytes) => return Err(CUT_SHORT.into()),
-        Some(WebP) if !is_whole_webp(bytes) => return Err(CUT_SHORT.into()),
+        Some(Jpeg) if !is_whole_jpeg(bytes) => return Err(TRUNCATED.into()),
+        Some(WebP) if !is_whole_webp(bytes) => return Err(TRUNCATED.into()),
         Some(Bmp | Gif | Jpeg | Png | Pnm | Tiff | WebP) => {}
-        _ => return Err("is no picture (BMP, GIF, JPEG, PNG, PNM, TIFF or WebP)".into()),
+        _ => return Err("is not an image in a supported format (BMP, GIF, JPEG, PNG, PNM, TIFF or WebP)".into()),
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(side);
@@ -60,16 +60,16 @@ fn fault(error: &ImageError, side: u32) -> String {
     let what = match error {
         ImageError::Limits(_) => {
             let megabytes = MEMORY_LIMIT >> 20;
-            return format!("cannot be decoded: the limit is {side} pixels a side and {megabytes} MiB of memory");
+            return format!("cannot be decoded: the limit is {side} pixels per side and {megabytes} MiB of memory");
         }
-        ImageError::Unsupported(_) => "is of a kind of its format that is not read: convert it to PNG",
-        ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return CUT_SHORT.into(),
-        _ => "is damaged, or cut short",
+        ImageError::Unsupported(_) => "uses an unsupported variant of its format: convert it to PNG",
+        ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return TRUNCATED.into(),
+        _ => "is damaged, or truncated",
     };
     format!("cannot be decoded: it {what}")
 }
 
-const CUT_SHORT: &str = "cannot be decoded: it is cut short";
+const TRUNCATED: &str = "cannot be decoded: it is truncated";
 
 /// Whether a JPEG file goes on to its end-of-image marker. The decoder fills what is missing with
 /// grey; Pillow refuses such a file.
@@ -136,8 +136,8 @@ mod tests {
 
     #[test]
     fn faults_are_named() {
-        assert!(decode_any(b"").unwrap_err().contains("is no picture"));
-        assert!(decode_any(b"%PDF-1.7").unwrap_err().contains("is no picture"));
+        assert!(decode_any(b"").unwrap_err().contains("is not an image"));
+        assert!(decode_any(b"%PDF-1.7").unwrap_err().contains("is not an image"));
         let mut damaged = png(RgbImage::from_fn(16, 16, |x, y| [x as u8, y as u8, 0].into()));
         let middle = damaged.len() / 2;
         damaged[middle] ^= 1;
@@ -174,13 +174,13 @@ mod tests {
         // A comment that holds an end-of-image marker, and padding before the next marker.
         let with_comment = [&JPEGS[0][..2], b"\xff\xfe\x00\x04\xff\xd9\xff\xff", &JPEGS[0][2..]].concat();
         assert_eq!(decode_any(&with_comment), decode_any(JPEGS[0]));
-        assert!(decode_any(&with_comment[..with_comment.len() / 2]).unwrap_err().contains("cut short"));
+        assert!(decode_any(&with_comment[..with_comment.len() / 2]).unwrap_err().contains("truncated"));
         assert!(is_whole_jpeg(b"\xff\xd8\xff\xda\x00\x02\x01\xff\x00\xd9\xff\xd0\x02\xff\xd9"));
         assert!(!is_whole_jpeg(b"\xff\xd8\xff\xda\x00\x02\x01\xff\x00\xd9\xff\xd0\x02\xff"));
         // Another whole file behind the cut.
         for whole in JPEGS {
             let cut = whole.len() * 3 / 4;
-            assert_eq!(decode_any(&[&whole[..cut], whole].concat()), Err(CUT_SHORT.into()));
+            assert_eq!(decode_any(&[&whole[..cut], whole].concat()), Err(TRUNCATED.into()));
         }
     }
 
@@ -189,7 +189,7 @@ mod tests {
         let panics = include_bytes!("../../tests/data/pictures/panic.jpg");
         // The last segment claims 2,056 bytes.
         let panics = [&panics[..], &[0; 2056], b"\xff\xd9"].concat();
-        assert_eq!(decode_any(&panics).unwrap_err(), "cannot be decoded: its decoder failed on it");
+        assert_eq!(decode_any(&panics).unwrap_err(), "cannot be decoded: the decoder panicked");
     }
 
     #[test]

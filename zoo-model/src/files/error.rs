@@ -25,7 +25,7 @@ pub enum FileError {
         message: String,
     },
     /// Another process makes the same output.
-    #[error("{owner} is at work on {}: wait until it has finished, or stop it", path.display())]
+    #[error("{} is in use by {owner}: wait until it has finished, or stop it", path.display())]
     Busy {
         /// The output.
         path: PathBuf,

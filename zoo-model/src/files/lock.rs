@@ -186,7 +186,7 @@ mod tests {
         let output = dir.path().join("out/archive.tar.gz");
         let lock = OutputLock::beside(&output).unwrap();
         let refused = OutputLock::beside(&output).unwrap_err().to_string();
-        let this = format!("another process ({} on {}) is at work on {}", std::process::id(), host(), output.display());
+        let this = format!("{} is in use by another process ({} on {})", output.display(), std::process::id(), host());
         assert!(refused.starts_with(&this), "{refused}");
         OutputLock::beside(&output.with_file_name("other.tar.gz")).unwrap();
         drop(lock);

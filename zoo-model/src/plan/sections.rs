@@ -75,7 +75,7 @@ pub struct GridSection {
 pub enum Seeds {
     /// Every grid cell once per seed from the first to the second, both included.
     Range([u64; 2]),
-    /// So many models a cell, each with a seed of its own below 1,000,000.
+    /// The given number of models per cell, each with its own seed below 1,000,000.
     PerModel(u32),
     /// Every grid cell once per seed of the list.
     #[serde(untagged)]
@@ -254,7 +254,9 @@ pub fn check_zoo_name(name: &str) -> Result<(), String> {
     if plain && name.len() <= 100 && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) {
         return Ok(());
     }
-    Err(format!("`{name}` is no name for a zoo: 1 to 100 letters, digits, `.`, `_` or `-`, a letter or digit first"))
+    Err(format!(
+        "`{name}` is not a valid zoo name: 1 to 100 letters, digits, `.`, `_` or `-`, starting with a letter or digit"
+    ))
 }
 
 fn no_regularization() -> Vec<f64> {
