@@ -135,17 +135,17 @@ impl Outcome {
 
     /// Standard output of a success.
     #[track_caller]
-    pub fn ok(self) -> String {
+    pub fn ok(&self) -> String {
         assert_eq!(self.code, 0, "{}", self.report());
-        self.stdout
+        self.stdout.clone()
     }
 
     /// Standard error of a failure with this exit code.
     #[track_caller]
-    pub fn fails(self, code: i32) -> String {
+    pub fn fails(&self, code: i32) -> String {
         assert_eq!(self.code, code, "{}", self.report());
         assert!(!self.stderr.contains("panicked"), "{}", self.report());
-        self.stderr
+        self.stderr.clone()
     }
 
     /// The JSON value that standard output holds, whatever the exit code.

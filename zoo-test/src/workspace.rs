@@ -96,7 +96,7 @@ impl Workspace {
     #[track_caller]
     pub fn json(&self, args: &(impl Arguments + ?Sized)) -> Value {
         let outcome = self.run(args);
-        outcome.clone().ok();
+        outcome.ok();
         outcome.json()
     }
 
