@@ -35,7 +35,7 @@ fn the_report_is_as_in_the_snapshots() {
     let _redacting = snapshot::redacting(&[FIGURE, STYLE]).bind_to_scope();
     let work = Workspace::new(PROGRAM);
     let zoo = synthetic::write(&work.path("noise"), "noise", 24, 5).unwrap();
-    insta::assert_snapshot!("benchmark", work.ok("benchmark noise"));
+    insta::assert_snapshot!("benchmark", work.ok("benchmark noise --no-trees"));
     fs::remove_file(zoo.states(ModelId(3))).unwrap();
     insta::assert_snapshot!("report", work.ok("noise -o report.html"));
     insta::assert_snapshot!("page", work.text("report.html"));
