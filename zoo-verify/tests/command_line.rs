@@ -20,7 +20,8 @@ fn a_failure_is_an_object_with_json() {
 
 #[test]
 fn verdicts_are_as_in_the_snapshots() {
-    let numbers = [(r"\b[0-9a-f]{64}\b", "[sha256]"), (r"\d+ bytes", "[bytes] bytes")];
+    // Sizes change with the words of the card, which is in the archive.
+    let numbers = [(r"\b[0-9a-f]{64}\b", "[sha256]"), (r"\b\d{4,}\b", "[number]")];
     let _redacting = snapshot::redacting(&numbers).bind_to_scope();
     let work = Workspace::new(PROGRAM);
     let zoo = synthetic::write(&work.path("noise"), "noise", 3, 4).unwrap();
