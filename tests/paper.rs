@@ -2,18 +2,14 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use flate2::write::GzEncoder;
 use flate2::Compression;
-use serde_json::Value;
+use zoo_test::reference::repository;
+use zoo_test::{copy_folder, Outcome, Workspace};
 
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Four IDX files of so many images of noise.
+/// Four IDX files of the given number of images of noise.
 fn write_idx(folder: &Path, images: u32) {
     fs::create_dir_all(folder).unwrap();
     for part in ["train", "t10k"] {
@@ -32,32 +28,21 @@ fn write_idx(folder: &Path, images: u32) {
 
 /// Runs a manifest with this cut and checks what it made.
 fn run(manifest: &str, models: usize, epochs: usize, samples: usize) {
-    let root = tempfile::tempdir().unwrap();
+    let work = Workspace::new(env!("CARGO_BIN_EXE_zoo"));
     let dataset = manifest.split("-cnn-").next().unwrap().split("-resnet18-").next().unwrap();
-    let data = root.path().join("data").join(dataset);
+    let data = work.path("data").join(dataset);
     if dataset.ends_with("mnist") {
         write_idx(&data, 40);
     } else {
-        let published = workspace().join("zoo-data/tests/data/published").join(dataset);
-        fs::create_dir_all(&data).unwrap();
-        for entry in fs::read_dir(published).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, data.join(path.file_name().unwrap())).unwrap();
-        }
+        copy_folder(&repository().join("zoo-data/tests/data/published").join(dataset), &data);
     }
     let cut = [("--models", models), ("--epochs", epochs), ("--samples", samples)];
-    let output = Command::new(env!("CARGO_BIN_EXE_zoo"))
-        .args(["run", "-q", "--root"])
-        .arg(root.path())
-        .args(cut.iter().flat_map(|(flag, n)| [flag.to_string(), n.to_string()]))
-        .arg(workspace().join(format!("configs/paper/{manifest}.toml")))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{manifest}: {}", String::from_utf8_lossy(&output.stderr));
+    let mut command = work.command("run -q");
+    command.args(cut.iter().flat_map(|(flag, n)| [flag.to_string(), n.to_string()]));
+    Outcome::of(command.arg(repository().join(format!("configs/paper/{manifest}.toml")))).ok();
 
-    let record = |zoo: PathBuf| -> Value { serde_json::from_slice(&fs::read(zoo.join("zoo.json")).unwrap()).unwrap() };
-    let zoo = record(root.path().join("zoos").join(manifest));
-    let twin = record(root.path().join(format!("zoos/{manifest}-variational-dropout")));
+    let zoo = work.json_file(format!("zoos/{manifest}/zoo.json"));
+    let twin = work.json_file(format!("zoos/{manifest}-variational-dropout/zoo.json"));
     let first = usize::from(!manifest.contains("resnet18"));
     assert_eq!((&zoo["models"], &zoo["states"]), (&models.into(), &(models * (epochs + first)).into()), "{manifest}");
     assert_eq!((&twin["models"], &twin["states"]), (&models.into(), &(models * epochs).into()), "{manifest}");
@@ -66,7 +51,7 @@ fn run(manifest: &str, models: usize, epochs: usize, samples: usize) {
     }
     assert_eq!(zoo["dataset"]["train"], samples, "{manifest}");
     for name in [manifest.to_owned(), format!("{manifest}-variational-dropout")] {
-        assert!(root.path().join(format!("archives/{name}.tar.gz")).is_file());
+        assert!(work.path(format!("archives/{name}.tar.gz")).is_file());
     }
 }
 

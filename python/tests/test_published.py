@@ -26,7 +26,7 @@ import modelzoo
 from modelzoo import ZooError, cli, files, published
 from modelzoo.architectures import parameters
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'modelzoo[torch]'")
 
 from modelzoo import checkpoint  # noqa: E402
 from modelzoo.exporting import export_zoo  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 
 import modelzoo
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'modelzoo[torch]'")
 
 
 def test_models_have_the_accuracy_that_is_recorded(real: Path) -> None:

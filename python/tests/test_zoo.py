@@ -132,7 +132,7 @@ def test_rows_of_another_zoo_are_refused(noise_zoo: Path, change: Callable[[Any]
     zoo = modelzoo.open(noise_zoo)
     for call in (zoo.weights, zoo.dataset):
         if call == zoo.dataset:
-            pytest.importorskip("torch")
+            pytest.importorskip("torch", reason="needs PyTorch: pip install 'modelzoo[torch]'")
         with pytest.raises(ZooError, match=message):
             call(rows=change(zoo.index))
 
@@ -182,7 +182,7 @@ def test_a_choice_that_no_state_meets_is_an_error(noise_zoo: Path, options: dict
     with pytest.raises(ZooError, match=message):
         zoo.weights(**options)
     if "layout" not in options:
-        pytest.importorskip("torch")
+        pytest.importorskip("torch", reason="needs PyTorch: pip install 'modelzoo[torch]'")
         with pytest.raises(ZooError, match=message):
             zoo.dataset(**options)
 

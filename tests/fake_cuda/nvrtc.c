@@ -47,7 +47,7 @@ int nvrtcCompileProgram(struct program *program, int count, const char *const *o
     if (!file) return COMPILATION;
     fputs(program->source, file);
     fclose(file);
-    snprintf(command, sizeof command, "cc -DSHIM='\"%s\"' -O2 -march=native -ffp-contract=off -fno-strict-aliasing -fwrapv -fPIC -shared -w %s -o %s -lm", SHIM, source, made);
+    snprintf(command, sizeof command, "cc -DSHIM='\"%s\"' -O2 -march=native -ffp-contract=off -fno-strict-aliasing -fwrapv -fPIC -shared -w '%s' -o '%s' -lm", SHIM, source, made);
     return system(command) || rename(made, program->library) ? COMPILATION : SUCCESS;
 }
 

@@ -1,35 +1,31 @@
 //! The binary, on zoos of noise, sound and damaged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 use zoo_model::params::Parent;
 use zoo_model::zoo_dir::{DatasetRecord, ParentZoo};
 use zoo_model::{states, synthetic, Dataset, ModelId, ResultLine, ZooDir, ZooRecord};
 use zoo_pack::{pack, PackOptions};
+use zoo_test::{files, Outcome, Program};
 
-fn analyze(dir: &Path, threads: &str, args: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_zoo-analyze"));
-    command.env("RAYON_NUM_THREADS", threads).current_dir(dir).args(args.split_whitespace()).output().unwrap()
+const PROGRAM: Program = Program::new(env!("CARGO_BIN_EXE_zoo-analyze"));
+
+fn analyze(dir: &Path, threads: &str, args: &str) -> Outcome {
+    Outcome::of(PROGRAM.command(dir, args).env("RAYON_NUM_THREADS", threads))
 }
 
 #[track_caller]
 fn ok(dir: &Path, args: &str) -> String {
-    let output = analyze(dir, "2", args);
-    assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    analyze(dir, "2", args).ok()
 }
 
 #[track_caller]
 fn fails(dir: &Path, args: &str, code: i32) -> String {
-    let output = analyze(dir, "2", args);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{args}: {message}");
-    assert!(!message.contains("panicked"), "{message}");
-    message
+    analyze(dir, "2", args).fails(code)
 }
 
 /// Rewrites the states of a model.
@@ -109,7 +105,7 @@ fn a_report_is_the_same_from_a_directory_and_an_archive_on_any_number_of_threads
     let path = dir.path();
     synthetic::write(&path.join("noise"), "noise", 24, 5).unwrap();
     ok(path, "noise -o one.html");
-    assert!(analyze(path, "1", "noise -o two.html -q").status.success());
+    analyze(path, "1", "noise -o two.html -q").ok();
     pack_zoo(&path.join("noise"), &path.join("noise.tar.gz"), None);
     ok(path, "noise.tar.gz -o three");
     assert!(path.join("three.html").exists());
@@ -265,18 +261,6 @@ fn models_that_are_missing_are_listed_whatever_their_ids() {
     fs::remove_file(path.join("noise/SHA256SUMS")).unwrap();
     let text = ok(path, "benchmark noise --no-trees");
     assert!(text.contains("zoo.json records 23 models, found 20") && text.contains("0 models skipped"), "{text}");
-}
-
-/// Every file below a folder, with its content.
-fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(folder).unwrap().flatten() {
-        match entry.path() {
-            path if path.is_dir() => found.extend(files(&path)),
-            path => _ = found.insert(path.clone(), fs::read(path).unwrap_or_default()),
-        }
-    }
-    found
 }
 
 #[test]

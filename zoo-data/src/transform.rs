@@ -157,23 +157,11 @@ fn taps(from: usize, to: usize) -> Vec<Taps> {
 mod tests {
     use super::*;
     use safetensors::SafeTensors;
-    use std::path::{Path, PathBuf};
-
-    fn references() -> Vec<PathBuf> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut folders = vec![root.join("tests/data")];
-        match std::env::var_os("ZOO_REFERENCE") {
-            // Tests run in their package's folder; a relative path is meant from the workspace's.
-            Some(folder) => folders.push(root.join("..").join(folder)),
-            None => folders.push(root.join("../../shared/reference")),
-        }
-        folders.into_iter().map(|f| f.join("images-transforms.safetensors")).filter(|f| f.exists()).collect()
-    }
 
     #[test]
     fn pillow_is_matched_to_the_bit() {
         let mut compared = 0;
-        for path in references() {
+        for path in zoo_test::reference::copies("images-transforms.safetensors") {
             let bytes = std::fs::read(path).unwrap();
             let file = SafeTensors::deserialize(&bytes).unwrap();
             for name in file.names() {

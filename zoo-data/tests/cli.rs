@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
@@ -15,10 +15,11 @@ use zoo_data::PublishedFile;
 use zoo_model::files::sha256;
 use zoo_model::stage::Stage;
 use zoo_model::{Dataset, Split};
+use zoo_test::{shell, tool, Outcome, Program};
 
-fn zoo_data(args: &[&str], dir: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_zoo-data")).args(args).current_dir(dir).output().unwrap()
-}
+const PROGRAM: Program = Program::new(env!("CARGO_BIN_EXE_zoo-data"));
+/// Where Debian's package puts the real Fashion-MNIST.
+const FASHION_MNIST: &str = "/usr/share/datasets/fashion-mnist";
 
 fn manifest(dir: &Path, dataset: &str, train: usize, val: usize) {
     let text = format!("[data]\ndataset = \"{dataset}\"\ntrain = {train}\nval = {val}\n");
@@ -49,14 +50,14 @@ fn mnist_files_are_found_where_people_keep_them() {
         let dir = tempfile::tempdir().unwrap();
         manifest(dir.path(), "mnist", 30, 20);
         write_mnist(&dir.path().join("my root").join(place));
-        let output = zoo_data(&["m.toml", "--root", "my root", "-o", "out/d.safetensors", "--json"], dir.path());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(json["samples"], serde_json::json!([30, 20, 20]));
+        let arguments = ["m.toml", "--root", "my root", "-o", "out/d.safetensors", "--json"];
+        let outcome = PROGRAM.run(dir.path(), &arguments);
+        outcome.ok();
+        assert_eq!(outcome.json()["samples"], serde_json::json!([30, 20, 20]));
         let dataset = Dataset::read(&dir.path().join("out/d.safetensors")).unwrap();
         assert_eq!(Split::ALL.map(|s| dataset.len(s)), [30, 20, 20]);
         assert_eq!(dataset.split(Split::Test).images[783], (783 % 251) as u8);
-        assert!(String::from_utf8_lossy(&output.stderr).contains("not a published file"));
+        assert!(outcome.stderr.contains("not a published file"));
     }
 }
 
@@ -79,8 +80,7 @@ fn idx_files_in_several_gzip_members_are_read_whole() {
         fs::write(folder.join(format!("{part}-ubyte.gz")), members).unwrap();
         fs::remove_file(plain).unwrap();
     }
-    let output = zoo_data(&["m.toml", "-o", "d.safetensors"], dir.path());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PROGRAM.ok(dir.path(), "m.toml -o d.safetensors");
     let dataset = Dataset::read(&dir.path().join("d.safetensors")).unwrap();
     assert_eq!(dataset.split(Split::Test).images[783], (783 % 251) as u8);
 }
@@ -90,9 +90,7 @@ fn missing_damaged_and_mislabelled_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
     manifest(dir.path(), "mnist", 30, 20);
     let refused = |what: &[&str]| {
-        let output = zoo_data(&["m.toml", "-o", "d.safetensors"], dir.path());
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{message}");
+        let message = PROGRAM.fails(dir.path(), "m.toml -o d.safetensors", 1);
         what.iter().for_each(|w| assert!(message.contains(w), "{w}: {message}"));
         assert!(!dir.path().join("d.safetensors").exists());
     };
@@ -118,15 +116,27 @@ fn missing_damaged_and_mislabelled_files_are_named() {
         &["t10k-labels", "one label for each of the 20 images"],
     );
     damage("t10k-labels-idx1-ubyte", &|_| idx(&[20], &[77; 20]), &["t10k-labels", "the label 77"]);
+}
 
-    // The files of another dataset under this one's names.
-    let fashion = Path::new("/usr/share/datasets/fashion-mnist/train-labels-idx1-ubyte.gz");
-    if fashion.exists() {
-        fs::copy(fashion, folder.join("train-labels-idx1-ubyte.gz")).unwrap();
-        refused(&["is fashion-mnist's train-labels-idx1-ubyte.gz, not mnist's"]);
-    } else {
-        println!("skipped: the Debian package dataset-fashion-mnist is not installed");
-    }
+#[test]
+#[ignore = "needs Debian's package dataset-fashion-mnist"]
+fn the_files_of_another_dataset_are_not_taken_for_this_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    manifest(dir.path(), "mnist", 30, 20);
+    let folder = dir.path().join("data/mnist");
+    write_mnist(&folder);
+    let labels = fashion_mnist().join("train-labels-idx1-ubyte.gz");
+    fs::copy(labels, folder.join("train-labels-idx1-ubyte.gz")).unwrap();
+    let message = PROGRAM.fails(dir.path(), "m.toml -o d.safetensors", 1);
+    assert!(message.contains("is fashion-mnist's train-labels-idx1-ubyte.gz, not mnist's"), "{message}");
+}
+
+/// The folder of the real Fashion-MNIST.
+#[track_caller]
+fn fashion_mnist() -> &'static Path {
+    let folder = Path::new(FASHION_MNIST);
+    assert!(folder.is_dir(), "there is no {FASHION_MNIST}: install Debian's package dataset-fashion-mnist");
+    folder
 }
 
 #[test]
@@ -134,17 +144,13 @@ fn a_file_that_is_no_prepared_dataset_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     manifest(dir.path(), "digits", 30, 20);
     let before = fs::read(dir.path().join("m.toml")).unwrap();
-    let output = zoo_data(&["m.toml", "-o", "m.toml"], dir.path());
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{message}");
+    let message = PROGRAM.fails(dir.path(), "m.toml -o m.toml", 2);
     assert!(message.contains("m.toml exists and was not prepared by zoo-data"), "{message}");
     assert_eq!(fs::read(dir.path().join("m.toml")).unwrap(), before);
 
     fs::create_dir(dir.path().join("folder")).unwrap();
     let refused = |args: &[&str], what: &str| {
-        let output = zoo_data(args, dir.path());
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{message}");
+        let message = PROGRAM.fails(dir.path(), args, 2);
         assert!(message.contains(what), "{message}");
     };
     refused(&["m.toml", "-o", "folder"], "folder is a folder, expected the path of the file to write");
@@ -155,16 +161,14 @@ fn a_file_that_is_no_prepared_dataset_is_not_replaced() {
 }
 
 #[test]
+#[ignore = "needs Debian's package dataset-fashion-mnist"]
 fn the_real_fashion_mnist_is_read_from_the_debian_package() {
-    if !Path::new("/usr/share/datasets/fashion-mnist").is_dir() {
-        println!("skipped: the Debian package dataset-fashion-mnist is not installed");
-        return;
-    }
+    fashion_mnist();
     let dir = tempfile::tempdir().unwrap();
     manifest(dir.path(), "fashion-mnist", 50_000, 10_000);
-    let output = zoo_data(&["m.toml", "-o", "d.safetensors"], dir.path());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stderr.is_empty(), "its files are known: {}", String::from_utf8_lossy(&output.stderr));
+    let outcome = PROGRAM.run(dir.path(), "m.toml -o d.safetensors");
+    outcome.ok();
+    assert!(outcome.stderr.is_empty(), "its files are known: {}", outcome.stderr);
     let dataset = Dataset::read(&dir.path().join("d.safetensors")).unwrap();
     assert_eq!(Split::ALL.map(|s| dataset.len(s)), [50_000, 10_000, 10_000]);
     // The first test images are an ankle boot, a pullover, and two trousers.
@@ -281,9 +285,7 @@ fn an_interrupt_ends_a_download_that_waits() {
     for answer in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"] {
         let dir = tempfile::tempdir().unwrap();
         let (address, connections) = silent_server(answer.to_vec());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_zoo-data"));
-        command.args(["fetch", "mnist", "--mirror", &format!("http://{address}")]).current_dir(dir.path());
-        let mut child = command.spawn().unwrap();
+        let mut child = PROGRAM.start(dir.path(), &format!("fetch mnist --mirror http://{address}"));
         connections.recv().unwrap();
         Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -320,14 +322,12 @@ fn two_downloads_into_one_place_both_end_with_the_right_bytes() {
 /// What `zoo-data fetch mnist` with these variables alone says, asking `mirror`; it fails.
 fn fetch_with(variables: &[(&str, &str)], mirror: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_zoo-data"));
-    command.args(["fetch", "mnist", "--mirror", mirror]).current_dir(dir.path());
-    let output = command.env_clear().envs(variables.iter().copied()).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    let mut command = PROGRAM.command(dir.path(), &["fetch", "mnist", "--mirror", mirror]);
+    Outcome::of(command.env_clear().envs(variables.iter().copied())).fails(1)
 }
 
 #[test]
+#[ignore = "needs openssl and python3"]
 fn a_certificate_of_the_sites_own_authority_is_trusted_if_the_environment_names_it() {
     const MAKE: &str = "
         openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=Site -days 2 &&
@@ -343,16 +343,11 @@ server.socket = context.wrap_socket(server.socket, server_side=True)
 print(server.server_port, flush=True)
 server.serve_forever()";
     let dir = tempfile::tempdir().unwrap();
-    let run = |program: &str, args: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(args).current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::null());
-        command.spawn()
-    };
-    let made = run("sh", &["-c", MAKE]).and_then(|mut child| child.wait());
-    let (Ok(true), Ok(mut server)) = (made.map(|status| status.success()), run("python3", &["-c", SERVE])) else {
-        println!("skipped: openssl or python3 is not installed");
-        return;
-    };
+    tool("openssl", "install openssl");
+    shell(MAKE, dir.path());
+    let mut python = tool("python3", "install Python 3");
+    python.args(["-c", SERVE]).current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut server = python.spawn().unwrap();
     fs::write(dir.path().join("train-images-idx3-ubyte.gz"), "other bytes").unwrap();
     let mut port = String::new();
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
@@ -447,12 +442,10 @@ fn servers_that_ignore_ranges_and_stale_parts_do_no_harm() {
 fn the_command_asks_the_mirror_that_it_is_given() {
     let dir = tempfile::tempdir().unwrap();
     let wrong = Server::start(Box::new(|_, _| (200, b"x".to_vec(), false)));
-    let output = zoo_data(&["fetch", "mnist", "--root", "r", "--mirror", &wrong.address], dir.path());
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1));
+    let message = PROGRAM.fails(dir.path(), &["fetch", "mnist", "--root", "r", "--mirror", &wrong.address], 1);
     assert!(message.contains("cannot download train-images-idx3-ubyte.gz"), "{message}");
     assert!(message.contains("440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"), "{message}");
-    assert!(zoo_data(&["fetch", "digits"], dir.path()).status.success());
-    assert_eq!(zoo_data(&["fetch", "cifar11"], dir.path()).status.code(), Some(2));
-    assert_eq!(zoo_data(&[], dir.path()).status.code(), Some(2));
+    PROGRAM.ok(dir.path(), "fetch digits");
+    PROGRAM.fails(dir.path(), "fetch cifar11", 2);
+    PROGRAM.fails(dir.path(), "", 2);
 }

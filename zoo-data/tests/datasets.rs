@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -16,7 +15,9 @@ use zoo_data::{DatasetName, Origin, TransformSection};
 use zoo_model::files::sha256;
 use zoo_model::stage::Stage;
 use zoo_model::{Dataset, Split};
+use zoo_test::{copy_folder, Outcome, Program};
 
+const PROGRAM: Program = Program::new(env!("CARGO_BIN_EXE_zoo-data"));
 const BIRDS: &str = "folder = \"image-folder\"\nclasses = [\"wren\", \"crane\", \"owl\"]\ntest = 3\n";
 /// Dataset, training images in its small files, further keys.
 const DATASETS: [(&str, usize, &str); 8] = [
@@ -41,16 +42,14 @@ fn gunzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Runs zoo-data on `dataset`'s files below `root`; the output is `dir/d.safetensors`.
-fn prepare(dir: &Path, root: &Path, dataset: &str, keys: &str) -> Output {
+fn prepare(dir: &Path, root: &Path, dataset: &str, keys: &str) -> Outcome {
     let own = if dataset == "image-folder" { BIRDS } else { "" };
     fs::write(dir.join("m.toml"), format!("[data]\ndataset = \"{dataset}\"\n{own}{keys}\n")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_zoo-data"));
-    command.args(["m.toml", "-o", "d.safetensors", "--root"]).arg(root).current_dir(dir).output().unwrap()
+    Outcome::of(PROGRAM.command(dir, "m.toml -o d.safetensors --root").arg(root))
 }
 
 fn prepared(dir: &Path, root: &Path, dataset: &str, keys: &str) -> Dataset {
-    let output = prepare(dir, root, dataset, keys);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    prepare(dir, root, dataset, keys).ok();
     Dataset::read(&dir.join("d.safetensors")).unwrap()
 }
 
@@ -108,7 +107,7 @@ fn transforms_of_the_zoos_are_the_default() {
         assert_eq!(dataset.shape, shape, "{name}");
         assert_eq!((dataset.len(Split::Train), dataset.len(Split::Val)), (2, 1));
         let again = prepare(dir.path(), &published(), name, "train = 2\nval = 1");
-        assert!(again.status.success() && String::from_utf8_lossy(&again.stdout).contains("up to date"));
+        assert!(again.ok().contains("up to date"));
     }
 }
 
@@ -133,11 +132,9 @@ impl Copy {
 
     /// The message of a failure, which is one line, comes with exit code 1 and leaves no output.
     fn refused(&self, what: &[&str]) {
-        let output = prepare(self.dir.path(), self.dir.path(), self.dataset, &self.keys);
-        let stderr = String::from_utf8_lossy(&output.stderr);
+        let stderr = prepare(self.dir.path(), self.dir.path(), self.dataset, &self.keys).fails(1);
         let message =
             stderr.lines().filter(|l| !l.contains("WARN") && !l.contains("taken as it is")).collect::<Vec<_>>();
-        assert_eq!(output.status.code(), Some(1), "{what:?}: {stderr}");
         assert_eq!(message.len(), 1, "{stderr}");
         what.iter().for_each(|w| assert!(message[0].contains(w), "{w}: {stderr}"));
         assert!(!self.dir.path().join("d.safetensors").exists());
@@ -159,19 +156,6 @@ impl Copy {
             self.spoil(file, &sound[..length], &[]);
         }
         self.spoil(file, b"<html>not found</html>", &[]);
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_folder(&path, &target);
-        } else {
-            fs::copy(&path, &target).unwrap();
-        }
     }
 }
 
@@ -442,9 +426,7 @@ fn files_that_are_missing_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     for (name, file) in HashMap::from([("svhn", "train_32x32.mat"), ("eurosat", "EuroSAT.zip"), ("stl10", "stl10_bin")])
     {
-        let output = prepare(dir.path(), dir.path(), name, "train = 2");
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{message}");
+        let message = prepare(dir.path(), dir.path(), name, "train = 2").fails(1);
         assert!(message.contains(file) && message.contains(&format!("zoo-data fetch {name} --root")), "{message}");
     }
 }
@@ -465,7 +447,7 @@ fn pictures_of_ones_own_come_from_class_folders() {
     let keys = "train = 15\nval = 3\ntransform = { center-crop = 8 }";
     fs::write(copy.path("wren/more.txt"), "text").unwrap();
     let before = fs::metadata(dir.join("d.safetensors")).unwrap().len();
-    assert!(prepare(dir, dir, "image-folder", keys).status.success());
+    prepare(dir, dir, "image-folder", keys).ok();
     assert_eq!(fs::metadata(dir.join("d.safetensors")).unwrap().len(), before);
     fs::copy(copy.path("owl/0.PNG"), copy.path("owl/1.PNG")).unwrap();
     assert_ne!(prepared(dir, dir, "image-folder", keys).split(Split::Train), dataset.split(Split::Train));
@@ -475,13 +457,11 @@ fn pictures_of_ones_own_come_from_class_folders() {
         copy_folder(&published().join("image-folder"), &copy.path(part));
     }
     let keys = "train = 21\ntransform = { resize = 8, grayscale = true }";
-    let output = prepare(dir, dir, "image-folder", keys);
-    let message = String::from_utf8_lossy(&output.stderr);
+    let message = prepare(dir, dir, "image-folder", keys).fails(2);
     assert!(message.contains("data.test: must be 21, the number of test images"), "{message}");
-    assert_eq!(output.status.code(), Some(2));
     fs::remove_dir_all(copy.path("test/crane")).unwrap();
-    let output = prepare(dir, dir, "image-folder", keys);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("test/crane: does not exist"));
+    let outcome = prepare(dir, dir, "image-folder", keys);
+    assert!(outcome.stderr.contains("test/crane: does not exist"));
 }
 
 #[test]
@@ -511,9 +491,8 @@ fn folders_are_read_as_torchvision_reads_them_and_what_is_left_out_is_named() {
     #[cfg(unix)]
     std::os::unix::fs::symlink("..", root.join("owl/a/loop")).unwrap();
     let keys = "train = 21\ntransform = { resize = 8, grayscale = true }";
-    let output = prepare(dir.path(), dir.path(), "image-folder", keys);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
+    let Outcome { code, stderr, .. } = prepare(dir.path(), dir.path(), "image-folder", keys);
+    assert_eq!(code, 0, "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     let left_out = "left out 5 files that are not images: .gif (2), .mp4 (1), hidden (1), without a suffix (1)";
     assert!(stderr.contains(left_out), "{stderr}");
@@ -561,10 +540,7 @@ fn keys_of_image_folder_are_checked() {
     let dir = tempfile::tempdir().unwrap();
     let message = |text: &str| {
         fs::write(dir.path().join("m.toml"), format!("[data]\ntrain = 1\n{text}\n")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_zoo-data"));
-        let output = command.args(["m.toml", "-o", "d"]).current_dir(dir.path()).output().unwrap();
-        assert_eq!(output.status.code(), Some(2));
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        PROGRAM.fails(dir.path(), "m.toml -o d", 2)
     };
     let own = "dataset = \"image-folder\"\ntest = 1\ntransform = { resize = 8 }\n";
     assert!(message("dataset = \"image-folder\"").contains("image-folder requires `folder`"));

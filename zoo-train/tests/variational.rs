@@ -1,8 +1,5 @@
 //! Variational dropout and ramps: the reference vectors, and what every engine must hold.
 
-use std::path::Path;
-
-use safetensors::SafeTensors;
 use zoo_engine::magnitude::{sparsity_ratio, Ramp, Scope};
 use zoo_engine::variational::{is_kept, kl, log_alpha, Variational};
 use zoo_engine::{Engine, Mask, Snapshot, Task};
@@ -10,19 +7,14 @@ use zoo_model::init::initial_parameters;
 use zoo_model::stage::Interrupt;
 use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Dataset, Hyperparameters, Init, Optimizer};
+use zoo_test::reference::Vectors;
 use zoo_train::registry::all_on_processor;
 
 #[test]
 fn the_reference_vectors_hold() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/variational.safetensors");
-    let bytes = std::fs::read(&path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let values = |name: &str| -> Vec<f64> {
-        let data = file.tensor(name).unwrap().data();
-        data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
-    };
-    let (weights, log_sigma2, expected) = (values("weight"), values("log_sigma2"), values("log_alpha"));
-    let kept = file.tensor("kept").unwrap().data().to_vec();
+    let Vectors { doubles, bytes, .. } = Vectors::read("variational.safetensors");
+    let (weights, log_sigma2, expected) = (&doubles["weight"], &doubles["log_sigma2"], &doubles["log_alpha"]);
+    let kept = &bytes["kept"];
     let mut total = 0.0;
     for i in 0..weights.len() {
         let found = log_alpha(weights[i], log_sigma2[i]);
@@ -31,7 +23,7 @@ fn the_reference_vectors_hold() {
         total += kl(found);
     }
     assert_eq!(weights.len(), 64);
-    let expected = values("kl")[0];
+    let expected = doubles["kl"][0];
     assert!((total - expected).abs() < 1e-10 * expected.abs(), "{total} {expected}");
 }
 

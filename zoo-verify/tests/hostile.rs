@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use proptest::prelude::*;
 use zoo_model::stage::Stage;
@@ -12,10 +11,16 @@ use zoo_model::{synthetic, ModelId, ZooDir};
 use zoo_pack::entries::{header, padding};
 use zoo_pack::members::{compress, compress_stream, decode, PIECE};
 use zoo_pack::{pack, PackOptions};
+use zoo_test::program::shell_command;
+use zoo_test::{shell, Outcome, Program};
 use zoo_verify::{verify, Options, Report};
 
-fn zoo_verify(args: &[&str], dir: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_zoo-verify")).args(args).current_dir(dir).output().unwrap()
+const PROGRAM: Program = Program::new(env!("CARGO_BIN_EXE_zoo-verify"));
+
+/// Exit code, standard output and standard error.
+fn outcome(args: &[&str], dir: &Path) -> (i32, String, String) {
+    let Outcome { code, stdout, stderr, .. } = PROGRAM.run(dir, args);
+    (code, stdout, stderr)
 }
 
 /// A small sound archive; its files, in order; and the directory that it is in.
@@ -108,9 +113,9 @@ fn sound_archives_pass() {
         assert_eq!((report.models, report.states), (3, 12));
     }
     assert!(sound.repacked(|_| {}).ok);
-    let output = zoo_verify(&["noise.tar.gz", "--quick", "--json"], sound.dir.path());
-    assert_eq!(output.status.code(), Some(0));
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let outcome = PROGRAM.run(sound.dir.path(), "noise.tar.gz --quick --json");
+    outcome.ok();
+    let json = outcome.json();
     assert_eq!((&json["ok"], &json["reports"][0]["models"]), (&true.into(), &3.into()));
 }
 
@@ -178,22 +183,18 @@ fn a_decompression_bomb_is_refused_in_little_memory() {
     (0..10 << 10).for_each(|_| archive.extend(&zeros));
     fs::write(sound.dir.path().join("bomb.tar.gz"), &archive).unwrap();
     for flags in ["", "--quick"] {
-        let script = format!("ulimit -d 262144; exec '{}' bomb.tar.gz {flags}", env!("CARGO_BIN_EXE_zoo-verify"));
-        let output = Command::new("bash").args(["-c", &script]).current_dir(sound.dir.path()).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(output.status.code(), Some(3), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        let text = limited(&sound, "bomb.tar.gz", flags);
         assert!(text.contains("models/000003/states.safetensors"), "{text}");
     }
 }
 
-/// A verdict of the program on these bytes, under a limit on its data.
-fn limited(sound: &Sound, archive: &[u8], flags: &str) -> String {
-    fs::write(sound.dir.path().join("other.tar.gz"), archive).unwrap();
-    let script = format!("ulimit -d 262144; exec '{}' other.tar.gz {flags}", env!("CARGO_BIN_EXE_zoo-verify"));
-    let output = Command::new("bash").args(["-c", &script]).current_dir(sound.dir.path()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(3), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    text
+/// What the program says of a faulty archive, under a limit on its data.
+#[track_caller]
+fn limited(sound: &Sound, archive: &str, flags: &str) -> String {
+    let script = PROGRAM.after("ulimit -d 262144", &format!("{archive} {flags}"));
+    let outcome = Outcome::of(&mut shell_command(&script, sound.dir.path()));
+    outcome.fails(3);
+    outcome.stdout
 }
 
 #[test]
@@ -209,16 +210,17 @@ fn a_million_faults_are_cut_short_in_little_memory() {
         ));
     }
     tar.resize(tar.len() + 1024, 0);
-    let archive = packed(&tar);
+    fs::write(sound.dir.path().join("other.tar.gz"), packed(&tar)).unwrap();
     for flags in ["", "--quick", "--json"] {
-        let text = limited(&sound, &archive, flags);
+        let text = limited(&sound, "other.tar.gz", flags);
         assert!(text.contains("the rest was not read"), "{text}");
         assert!(text.len() < 300_000, "{} bytes", text.len());
     }
-    let text = limited(&sound, &archive, "");
+    let text = limited(&sound, "other.tar.gz", "");
     assert!(text.contains(": and 1") && text.contains(" more failures\n"), "{text}");
     // The same without a list of what should be there.
-    limited(&sound, &packed(&tar[places(&sound.tar)[0].1..]), "--quick");
+    fs::write(sound.dir.path().join("other.tar.gz"), packed(&tar[places(&sound.tar)[0].1..])).unwrap();
+    limited(&sound, "other.tar.gz", "--quick");
 }
 
 #[test]
@@ -307,8 +309,7 @@ fn an_index_that_says_otherwise_is_found() {
         synthetic::write(&dir.path().join(name), "noise", models, 4).unwrap();
         let archive = dir.path().join(format!("{name}.tar.gz"));
         pack(&dir.path().join(name), &archive, &PackOptions::default(), &Stage::silent()).unwrap();
-        let script = format!("mkdir u{name}; tar xzf {name}.tar.gz -C u{name}");
-        assert!(Command::new("bash").args(["-c", &script]).current_dir(dir.path()).status().unwrap().success());
+        shell(&format!("mkdir u{name}; tar xzf {name}.tar.gz -C u{name}"), dir.path());
     }
     let zoo = dir.path().join("ua/noise");
     assert!(verify(&zoo, &Options::default(), &Stage::silent()).unwrap().ok);
@@ -391,9 +392,8 @@ fn the_checksum_beside_an_archive_counts() {
     let mut other = sound.archive.clone();
     other[5] ^= 1;
     fs::write(&path, &other).unwrap();
-    let output = zoo_verify(&["noise.tar.gz"], sound.dir.path());
-    assert_eq!(output.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("archive checksum: the archive: its SHA-256 is"));
+    let (code, text, _) = outcome(&["noise.tar.gz"], sound.dir.path());
+    assert!(code == 3 && text.contains("archive checksum: the archive: its SHA-256 is"), "{text}");
 }
 
 #[test]
@@ -404,16 +404,15 @@ fn a_checksum_file_that_is_none_is_a_failure() {
     let ambiguous = format!("{right}{}  noise.tar.gz\n", "0".repeat(64));
     for wrong in [String::new(), "<html>".into(), right.replace("noise", "other"), "x".repeat(2 << 20), ambiguous] {
         fs::write(&sums, wrong).unwrap();
-        let output = zoo_verify(&["noise.tar.gz"], sound.dir.path());
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(output.status.code(), Some(3), "{text}");
+        let (code, text, _) = outcome(&["noise.tar.gz"], sound.dir.path());
+        assert_eq!(code, 3, "{text}");
         assert!(
             text.contains("archive checksum: the archive: the .sha256 file next to it is not a checksum"),
             "{text}"
         );
     }
     fs::remove_file(&sums).unwrap();
-    assert_eq!(zoo_verify(&["noise.tar.gz"], sound.dir.path()).status.code(), Some(0));
+    PROGRAM.ok(sound.dir.path(), "noise.tar.gz");
 }
 
 /// A zoo of eight models, packed as volumes `n.1-of-N.tar.gz` and on; how many there are.
@@ -424,18 +423,6 @@ fn volumes(dir: &Path) -> usize {
     let made = pack(&dir.join("noise"), &dir.join("n.tar.gz"), &options, &Stage::silent()).unwrap();
     assert!(made.archives.len() > 2);
     made.archives.len()
-}
-
-fn shell(script: &str, dir: &Path) {
-    let output = Command::new("bash").args(["-euc", script]).current_dir(dir).output().unwrap();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Exit code, standard output and standard error.
-fn outcome(args: &[&str], dir: &Path) -> (i32, String, String) {
-    let output = zoo_verify(args, dir);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
 #[test]
@@ -669,10 +656,10 @@ fn an_index_that_lacks_what_only_later_models_have_is_found() {
 fn what_cannot_be_read_is_no_verdict() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("empty")).unwrap();
-    assert_eq!(zoo_verify(&["no such.tar.gz"], dir.path()).status.code(), Some(1));
-    assert_eq!(zoo_verify(&["empty"], dir.path()).status.code(), Some(1));
-    assert_eq!(zoo_verify(&[], dir.path()).status.code(), Some(2));
-    assert_eq!(zoo_verify(&["x.tar.gz", "--replay", "1"], dir.path()).status.code(), Some(2));
+    PROGRAM.fails(dir.path(), &["no such.tar.gz"], 1);
+    PROGRAM.fails(dir.path(), "empty", 1);
+    PROGRAM.fails(dir.path(), "", 2);
+    PROGRAM.fails(dir.path(), "x.tar.gz --replay 1", 2);
     for (name, content) in
         [("zip", &b"PK\x03\x04 and so on"[..]), ("nothing", b""), ("page", b"<html>"), ("csv", b"id,acc\n0,0.5\n")]
     {

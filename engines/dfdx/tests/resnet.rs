@@ -1,10 +1,6 @@
 //! ResNet-18, its schedule and its augmentation against torchvision, PyTorch and Pillow. The vectors
 //! and the script that made them are in `tests/reference`.
 
-use std::collections::HashMap;
-use std::path::Path;
-
-use safetensors::{Dtype, SafeTensors};
 use zoo_engine::schedule::{rates, Rates};
 use zoo_engine::{Engine, Task};
 use zoo_engine_dfdx::DfdxEngine;
@@ -12,35 +8,7 @@ use zoo_model::augmentation::rotate;
 use zoo_model::dataset::{DatasetInfo, Samples};
 use zoo_model::stage::Interrupt;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Network, Optimizer, Schedule, Split};
-
-struct Vectors {
-    doubles: HashMap<String, Vec<f64>>,
-    bytes: HashMap<String, Vec<u8>>,
-    metadata: HashMap<String, String>,
-}
-
-impl Vectors {
-    fn read(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference").join(name);
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let metadata = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap_or_default();
-        let mut vectors = Self { doubles: HashMap::new(), bytes: HashMap::new(), metadata };
-        for (name, tensor) in SafeTensors::deserialize(&bytes).unwrap().iter() {
-            let data = tensor.data();
-            if tensor.dtype() == Dtype::F64 {
-                let values = data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect();
-                vectors.doubles.insert(name.to_owned(), values);
-            } else {
-                vectors.bytes.insert(name.to_owned(), data.to_vec());
-            }
-        }
-        vectors
-    }
-
-    fn value<T: std::str::FromStr>(&self, key: &str) -> T {
-        self.metadata[key].parse().unwrap_or_else(|_| panic!("metadata {key}"))
-    }
-}
+use zoo_test::reference::Vectors;
 
 /// The script's `noise`.
 fn noise(stream: u64, count: usize) -> impl Iterator<Item = u64> {

@@ -346,4 +346,15 @@ mod tests {
         }
         assert!(InstructionSet::best().is_available());
     }
+
+    /// All tests compare the instruction sets that the processor has; this one says when that is not
+    /// all of them.
+    #[test]
+    #[ignore = "needs a processor with AVX-512, or tools/avx512_emulated.sh"]
+    fn every_instruction_set_is_tested() {
+        for set in InstructionSet::ALL {
+            let name = set.name();
+            assert!(set.is_available(), "{name} is not tested on this processor: run tools/avx512_emulated.sh");
+        }
+    }
 }
