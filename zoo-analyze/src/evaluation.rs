@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rayon::prelude::*;
-use zoo_engine::{Batches, EngineError, Evaluation, ModelSpec, Task};
+use zoo_engine::{BatchPlan, EngineError, Evaluation, ModelSpec, Task};
 use zoo_model::stage::{Progress, Stage, UsageError};
 use zoo_model::zoo_dir::DatasetRecord;
 use zoo_model::{Dataset, ModelId, Params, ResultLine, Split};
@@ -54,7 +54,7 @@ pub fn evaluate(
     let specs: Vec<ModelSpec> = tasks.iter().map(Task::spec).collect();
     let specs: Vec<&ModelSpec> = specs.iter().collect();
     let cohorts = engine.cohorts(&specs);
-    let Batches { batches, .. } =
+    let BatchPlan { batches, .. } =
         engine.plan_batches(cohorts, &specs, data, rayon::current_num_threads()).map_err(EngineError::from)?;
     let evaluated: Vec<Vec<(usize, Evaluation)>> = batches
         .par_iter()

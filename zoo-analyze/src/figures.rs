@@ -3,10 +3,9 @@
 use plotters::prelude::*;
 use plotters::style::colors::colormaps::ViridisRGB;
 
-use zoo_model::text::{counted, fixed};
+use zoo_model::text::{counted, fixed, percent};
 
 use crate::diversity::{Distribution, Diversity, Map, TensorOverTime};
-use crate::report::percent;
 
 /// Width of a figure in pixels.
 const WIDTH: u32 = 760;

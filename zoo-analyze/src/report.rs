@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use zoo_model::files::{is_system_file, parent_of, write_bytes, FileError};
 use zoo_model::stage::{check_outside_zoos, UsageError};
-use zoo_model::text::{counted, fixed};
+use zoo_model::text::{counted, fixed, percent};
 use zoo_model::ZooRecord;
 
 use crate::benchmark::{Benchmark, Predictor};
@@ -286,11 +286,6 @@ fn benchmark_section(out: &mut String, benchmark: &Benchmark) -> std::fmt::Resul
         writeln!(out, "<p>{states} diverged or had no metrics, and were left out.</p>")?;
     }
     Ok(())
-}
-
-/// A fraction in percent.
-pub fn percent(fraction: f64) -> String {
-    format!("{} %", fixed(100.0 * fraction, 1))
 }
 
 fn facts(out: &mut String, facts: &[(&str, String)]) -> std::fmt::Result {

@@ -61,8 +61,8 @@ pub trait Engine: Send + Sync {
         _models: &[&ModelSpec],
         _data: &Dataset,
         threads: usize,
-    ) -> Result<Batches, DeviceError> {
-        Ok(Batches { batches: cohorts, at_once: threads })
+    ) -> Result<BatchPlan, DeviceError> {
+        Ok(BatchPlan { batches: cohorts, concurrency: threads })
     }
 
     /// A cohort ready to train, from the tasks' initial parameters or from snapshots. Either all of
@@ -128,11 +128,11 @@ impl<E: Engine + 'static> From<E> for BuiltEngine {
 
 /// What an engine trains at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batches {
+pub struct BatchPlan {
     /// Models that are trained together, as indices.
     pub batches: Vec<Vec<usize>>,
     /// How many of them at once.
-    pub at_once: usize,
+    pub concurrency: usize,
 }
 
 /// Models that are trained in step with each other. Every method answers once a model, in the
@@ -196,14 +196,14 @@ pub trait Cohort {
 
     /// Evaluates a split, dropout off, samples in the order of the file.
     fn evaluate(&mut self, split: Split, interrupt: &Interrupt) -> Result<Vec<Evaluation>, EngineError> {
-        const PIECE: usize = 1000;
+        const EVALUATION_CHUNK: usize = 1000;
         let models = self.tasks().len();
         let total = self.data().len(split);
         let mut tallies = vec![Tally::default(); models];
         let mut predictions = vec![Vec::with_capacity(total); models];
-        for start in (0..total).step_by(PIECE) {
+        for start in (0..total).step_by(EVALUATION_CHUNK) {
             interrupt.check()?;
-            let range = start..total.min(start + PIECE);
+            let range = start..total.min(start + EVALUATION_CHUNK);
             let logits = self.logits(split, range.clone())?;
             let labels = &self.data().split(split).labels[range];
             for ((tally, predictions), logits) in tallies.iter_mut().zip(&mut predictions).zip(&logits) {

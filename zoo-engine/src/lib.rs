@@ -27,7 +27,7 @@ pub mod task;
 pub mod variational;
 
 pub use device::{DeviceError, DeviceName};
-pub use engine::{Batches, BuiltEngine, Cohort, Engine, EngineError, EngineFactory, Evaluation, LayerOutputs};
+pub use engine::{BatchPlan, BuiltEngine, Cohort, Engine, EngineError, EngineFactory, Evaluation, LayerOutputs};
 pub use optimizer::Moments;
 pub use snapshot::{NoiseSnapshot, Snapshot};
 pub use task::{Mask, ModelSpec, Sparsification, Task};

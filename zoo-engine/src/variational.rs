@@ -14,7 +14,7 @@ pub const INITIAL_LOG_SIGMA2: f64 = -10.0;
 
 /// Log sigma^2 of a bias, which has no noise: sigma^2 rounds to zero in f32, and log alpha is
 /// clamped whatever the bias, so that the divergence has no gradient there.
-pub const NOISELESS: f64 = -200.0;
+pub const NO_NOISE: f64 = -200.0;
 
 /// A weight with at least this log alpha is removed.
 pub const THRESHOLD: f64 = 3.0;
@@ -110,9 +110,9 @@ pub fn noise(seed: u64, layer: u8, [epoch, step]: [u32; 2], sample: usize, sums:
     draws
 }
 
-/// Log sigma^2 of a model before its first step: one value a parameter, [`NOISELESS`] for biases.
+/// Log sigma^2 of a model before its first step: one value a parameter, [`NO_NOISE`] for biases.
 pub fn initial_log_sigma2(network: &Network) -> Vec<f64> {
-    let mut log_sigma2 = vec![NOISELESS; network.parameter_count()];
+    let mut log_sigma2 = vec![NO_NOISE; network.parameter_count()];
     for weight in network.weights() {
         log_sigma2[weight.range.clone()].fill(INITIAL_LOG_SIGMA2);
     }
@@ -140,8 +140,8 @@ mod tests {
             }
         }
         assert_eq!(kl_gradient(0.0, 0.0), [0.0; 2]);
-        assert_eq!(kl_gradient(0.01, NOISELESS), [0.0; 2]);
-        assert!(is_kept(0.0, NOISELESS) && is_kept(f64::NAN, 0.0) && !is_kept(1e-3, 0.0));
+        assert_eq!(kl_gradient(0.01, NO_NOISE), [0.0; 2]);
+        assert!(is_kept(0.0, NO_NOISE) && is_kept(f64::NAN, 0.0) && !is_kept(1e-3, 0.0));
     }
 
     #[test]

@@ -77,6 +77,11 @@ pub fn alternatives(names: &[&str]) -> String {
     }
 }
 
+/// A fraction in percent, with one digit after the point.
+pub fn percent(fraction: f64) -> String {
+    format!("{} %", fixed(100.0 * fraction, 1))
+}
+
 /// A number with the given number of digits after the point; what rounds to zero has no sign.
 pub fn fixed(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");

@@ -9,11 +9,8 @@ use zoo_model::plan::{check_zoo_name, name, ZooSection};
 use zoo_model::text::alternatives;
 use zoo_model::{Manifest, ManifestError};
 
-use crate::methods::{method, methods, names, Pruning, PruningMethod};
+use crate::methods::{method, methods, names, Pruning, PruningMethod, COMMON_KEYS};
 use crate::Twin;
-
-/// Keys that come after the methods' own.
-pub(crate) const COMMON_KEYS: [&str; 3] = ["epochs", "learning-rate", "suffix"];
 
 /// What every entry has, whatever its method.
 #[derive(Deserialize)]

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use zoo_engine::metrics::Score;
 use zoo_engine::{
-    Batches, BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineError, EngineFactory, ModelSpec, Snapshot,
+    BatchPlan, BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineError, EngineFactory, ModelSpec, Snapshot,
     Task,
 };
 use zoo_engine_population::PopulationFactory;
@@ -68,7 +68,7 @@ impl Engine for Timed {
         models: &[&ModelSpec],
         data: &Dataset,
         threads: usize,
-    ) -> Result<Batches, DeviceError> {
+    ) -> Result<BatchPlan, DeviceError> {
         self.0.plan_batches(cohorts, models, data, threads)
     }
 

@@ -10,7 +10,7 @@ use zoo_model::synthetic::noise_dataset;
 use zoo_model::{Activation, Architecture, Init, Optimizer, Plan, Split};
 
 use zoo_engine::variational::Variational;
-use zoo_engine::{Batches, DeviceError, Engine, Mask, ModelSpec, Sparsification, Task};
+use zoo_engine::{BatchPlan, DeviceError, Engine, Mask, ModelSpec, Sparsification, Task};
 
 /// Parameters times pixels that are measured at once: four batches of a small network, a few samples
 /// of one that takes seconds for a batch.
@@ -106,9 +106,9 @@ impl Calibration {
         let models: Vec<ModelSpec> = plan.models.iter().map(spec).collect();
         let models: Vec<&ModelSpec> = models.iter().collect();
         let data = noise_dataset(work.shape, work.classes, 1);
-        let Batches { batches, at_once } =
+        let BatchPlan { batches, concurrency } =
             engine.plan_batches(engine.cohorts(&models), &models, &data, threads.max(1))?;
-        let mut busy = vec![0f64; at_once.max(1)];
+        let mut busy = vec![0f64; concurrency.max(1)];
         for batch in batches {
             let rates = self.rates(engine, models[batch[0]], batch.len(), work);
             let seconds = trained as f64 * rates.train + evaluated as f64 * rates.evaluate;

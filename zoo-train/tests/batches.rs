@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use zoo_engine::{Batches, Cohort, DeviceError, DeviceName, Engine, EngineFactory, ModelSpec, Snapshot, Task};
+use zoo_engine::{BatchPlan, Cohort, DeviceError, DeviceName, Engine, EngineFactory, ModelSpec, Snapshot, Task};
 use zoo_engine_population::PopulationFactory;
 use zoo_model::stage::{Console, Interrupt, Progress, Stage};
 use zoo_model::synthetic::noise_dataset;
@@ -60,9 +60,9 @@ impl Engine for Batched {
         _: &[&ModelSpec],
         _: &Dataset,
         _: usize,
-    ) -> Result<Batches, DeviceError> {
+    ) -> Result<BatchPlan, DeviceError> {
         let batches = cohorts.iter().flat_map(|c| c.chunks(self.width).map(<[usize]>::to_vec)).collect();
-        Ok(Batches { batches, at_once: 1 })
+        Ok(BatchPlan { batches, concurrency: 1 })
     }
 
     fn start<'d>(

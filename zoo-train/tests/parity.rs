@@ -283,5 +283,5 @@ fn kernels_reproduce_the_reference_vectors() {
         Ok(number) => gpu::devices(Some(number.parse().unwrap())).unwrap(),
         Err(_) => vec![Device::new(Box::new(Emulated::default())).unwrap()],
     };
-    check_all(&PopulationEngine::on_devices(devices));
+    check_all(&PopulationEngine::with_devices(devices));
 }

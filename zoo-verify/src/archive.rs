@@ -14,7 +14,6 @@ use zoo_pack::sums_path;
 
 use crate::checker::{Checker, StopReading};
 use crate::spans::Spans;
-use crate::verify::choose_models;
 use crate::{Failure, Level, Options, VerifyError};
 
 /// Streams an archive through the checker. Returns whether its own checksum was compared.
@@ -112,7 +111,7 @@ fn read_entries(entries: &mut Entries, checker: &mut Checker, spans: &mut Spans,
         last = Some(order);
         if rank == HEAD_ENTRIES.len() && checker.models.is_empty() {
             let ids = checker.begin_models(&entry.path);
-            choose_models(checker, ids, options);
+            checker.choose_models(ids, options);
         }
         if checker.entry(&entry.path, entry.size, &mut entries.content()) == Err(StopReading) {
             checker.cut_short = true;

@@ -10,7 +10,6 @@ use zoo_model::ZooDir;
 use zoo_pack::head::HEAD_ENTRIES;
 
 use crate::checker::Checker;
-use crate::verify::choose_models;
 use crate::{Level, Options, VerifyError};
 
 /// Maximum number of ignored files that a note names.
@@ -40,7 +39,7 @@ pub fn read(
     }
     let rank = |file: &String| HEAD_ENTRIES.iter().position(|h| h == file).unwrap_or(HEAD_ENTRIES.len());
     files.sort_by(|a, b| (rank(a), a).cmp(&(rank(b), b)));
-    choose_models(checker, files.iter().filter_map(|f| model_file(f)).map(|(id, _)| id).collect(), options);
+    checker.choose_models(files.iter().filter_map(|f| model_file(f)).map(|(id, _)| id).collect(), options);
     let progress = stage.progress("verifying", files.len() as u64);
     for file in files {
         stage.interrupt.check()?;

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use zoo_model::random::{Purpose, Stream};
 use zoo_model::stage::{Stage, UsageError};
-use zoo_model::{Dataset, ModelId};
+use zoo_model::Dataset;
 
 use crate::checker::{Checker, Totals};
 use crate::volumes::{files_at, in_order};
@@ -118,12 +117,4 @@ fn report_so_far(
         failures: Vec::new(),
         more_failures: 0,
     }
-}
-
-/// Chooses the models to rerun; `ids` ascend, and name a model once for each of its files.
-pub(crate) fn choose_models(checker: &mut Checker, mut ids: Vec<ModelId>, options: &Options) {
-    ids.dedup();
-    Stream::new(options.seed, Purpose::Sample, 0, 0).shuffle(&mut ids);
-    checker.wanted.replay = ids.iter().take(options.replay).copied().collect();
-    checker.wanted.retrain = ids.iter().take(options.retrain).copied().collect();
 }

@@ -17,18 +17,18 @@ type Gradient<D> = <D as Storage<Real>>::Vec;
 /// A device, and access to gradients on it.
 pub trait Backend: Device<Real> {
     /// Takes the values of a gradient that nothing reads any more.
-    fn take(gradient: &mut Gradient<Self>) -> Result<Vec<Real>, Self::Err>;
+    fn take_gradient(gradient: &mut Gradient<Self>) -> Result<Vec<Real>, Self::Err>;
 
     /// Changes the values of a gradient.
-    fn update(gradient: &mut Gradient<Self>, change: impl FnOnce(&mut [Real])) -> Result<(), Self::Err>;
+    fn update_gradient(gradient: &mut Gradient<Self>, change: impl FnOnce(&mut [Real])) -> Result<(), Self::Err>;
 }
 
 impl Backend for Cpu {
-    fn take(gradient: &mut Gradient<Self>) -> Result<Vec<Real>, Self::Err> {
+    fn take_gradient(gradient: &mut Gradient<Self>) -> Result<Vec<Real>, Self::Err> {
         Ok(std::mem::take(&mut **gradient))
     }
 
-    fn update(gradient: &mut Gradient<Self>, change: impl FnOnce(&mut [Real])) -> Result<(), Self::Err> {
+    fn update_gradient(gradient: &mut Gradient<Self>, change: impl FnOnce(&mut [Real])) -> Result<(), Self::Err> {
         change(gradient);
         Ok(())
     }
@@ -42,12 +42,12 @@ mod cuda {
     use super::{Backend, Gradient, Real};
 
     impl Backend for Cuda {
-        fn take(gradient: &mut Gradient<Self>) -> Result<Vec<Real>, Self::Err> {
+        fn take_gradient(gradient: &mut Gradient<Self>) -> Result<Vec<Real>, Self::Err> {
             gradient.device().dtoh_sync_copy(gradient).map_err(CudaError::Driver)
         }
 
-        fn update(gradient: &mut Gradient<Self>, change: impl FnOnce(&mut [Real])) -> Result<(), Self::Err> {
-            let mut values = Self::take(gradient)?;
+        fn update_gradient(gradient: &mut Gradient<Self>, change: impl FnOnce(&mut [Real])) -> Result<(), Self::Err> {
+            let mut values = Self::take_gradient(gradient)?;
             change(&mut values);
             gradient.device().htod_sync_copy_into(&values, gradient).map_err(CudaError::Driver)
         }

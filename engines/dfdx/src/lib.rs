@@ -46,7 +46,7 @@ impl DfdxEngine {
     ///
     /// # Errors
     /// This build has no CUDA, or there is no such GPU.
-    pub fn on_cuda(number: usize) -> Result<Self, DeviceError> {
+    pub fn with_cuda(number: usize) -> Result<Self, DeviceError> {
         cuda_device(number)?;
         Ok(Self { cuda: Some(number) })
     }
@@ -140,7 +140,7 @@ impl EngineFactory for DfdxFactory {
         Ok(match device {
             // Its bits depend on the device: it leaves the processor only when asked to.
             DeviceName::Auto | DeviceName::Cpu => DfdxEngine::default().into(),
-            DeviceName::Cuda(number) => DfdxEngine::on_cuda(number.unwrap_or(0))?.into(),
+            DeviceName::Cuda(number) => DfdxEngine::with_cuda(number.unwrap_or(0))?.into(),
         })
     }
 }

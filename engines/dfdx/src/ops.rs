@@ -51,8 +51,8 @@ fn record<D: Backend, T: Tape<Real, D>>(
     let y_leaf = y.clone();
     tape.add_backward_op(move |gradients| {
         // Nothing reads the gradient of an intermediate result after its own backward step.
-        let grad_y = D::take(gradients.get_or_alloc_mut(&y_leaf)?)?;
-        D::update(gradients.get_or_alloc_mut(&x)?, |grad_x| backward(grad_x, &grad_y))
+        let grad_y = D::take_gradient(gradients.get_or_alloc_mut(&y_leaf)?)?;
+        D::update_gradient(gradients.get_or_alloc_mut(&x)?, |grad_x| backward(grad_x, &grad_y))
     });
     y.put_tape(tape)
 }
@@ -171,7 +171,7 @@ pub fn conv2d<D: Backend, T: Tape<Real, D>>(
     let (x, mut tape) = x.split_tape();
     let (weight, y_leaf) = (weight.clone(), y.clone());
     tape.add_backward_op(move |gradients| {
-        let grad_y = D::take(gradients.get_or_alloc_mut(&y_leaf)?)?;
+        let grad_y = D::take_gradient(gradients.get_or_alloc_mut(&y_leaf)?)?;
         let input = to_vec(&x);
         let mut grad_weight: Matrix<D> = matrix(vec![0.0; outputs * values], values);
         for chunk in 0..chunks(&input) {
@@ -182,10 +182,12 @@ pub fn conv2d<D: Backend, T: Tape<Real, D>>(
             grad_weight = grad_weight + grad_product.clone().permute::<_, Axes2<1, 0>>().matmul(patches);
             if !is_input {
                 let grad_patches = to_vec(&grad_product.matmul(weight.clone()));
-                D::update(gradients.get_or_alloc_mut(&x)?, |grad_x| at.scatter(&grad_patches, &mut grad_x[samples]))?;
+                D::update_gradient(gradients.get_or_alloc_mut(&x)?, |grad_x| {
+                    at.scatter(&grad_patches, &mut grad_x[samples])
+                })?;
             }
         }
-        D::update(gradients.get_or_alloc_mut(&weight)?, |gradient| add(gradient, &to_vec(&grad_weight)))
+        D::update_gradient(gradients.get_or_alloc_mut(&weight)?, |gradient| add(gradient, &to_vec(&grad_weight)))
     });
     y.put_tape(tape)
 }
@@ -239,7 +241,7 @@ pub fn normalize_batch<D: Backend, T: Tape<Real, D>>(
     let (x, mut tape) = x.split_tape();
     let (scale, shift, y_leaf) = (scale.clone(), shift.clone(), y.clone());
     tape.add_backward_op(move |gradients| {
-        let grad_y = D::take(gradients.get_or_alloc_mut(&y_leaf)?)?;
+        let grad_y = D::take_gradient(gradients.get_or_alloc_mut(&y_leaf)?)?;
         let values = to_vec(&x);
         let normal = |value: Real, c: usize| (value - mean[c]) * inverse[c];
         let (mut grad_scale, mut grad_shift) = (vec![0.0; channels], vec![0.0; channels]);
@@ -249,7 +251,7 @@ pub fn normalize_batch<D: Backend, T: Tape<Real, D>>(
                 grad_shift[c] += grad_row[c];
             }
         }
-        D::update(gradients.get_or_alloc_mut(&x)?, |grad_x| {
+        D::update_gradient(gradients.get_or_alloc_mut(&x)?, |grad_x| {
             let rows = values.chunks_exact(channels).zip(grad_y.chunks_exact(channels));
             for (grad_x, (row, grad_row)) in grad_x.chunks_exact_mut(channels).zip(rows) {
                 for c in 0..channels {
@@ -258,8 +260,8 @@ pub fn normalize_batch<D: Backend, T: Tape<Real, D>>(
                 }
             }
         })?;
-        D::update(gradients.get_or_alloc_mut(&scale)?, |gradient| add(gradient, &grad_scale))?;
-        D::update(gradients.get_or_alloc_mut(&shift)?, |gradient| add(gradient, &grad_shift))
+        D::update_gradient(gradients.get_or_alloc_mut(&scale)?, |gradient| add(gradient, &grad_scale))?;
+        D::update_gradient(gradients.get_or_alloc_mut(&shift)?, |gradient| add(gradient, &grad_shift))
     });
     (y.put_tape(tape), statistics)
 }
@@ -321,9 +323,9 @@ pub fn sum<D: Backend, T: Tape<Real, D>>(a: Matrix<D, T>, b: Matrix<D, T>) -> Ma
     let mut tape = tape.merge(other);
     let y_leaf = y.clone();
     tape.add_backward_op(move |gradients| {
-        let grad_y = D::take(gradients.get_or_alloc_mut(&y_leaf)?)?;
-        D::update(gradients.get_or_alloc_mut(&a)?, |gradient| add(gradient, &grad_y))?;
-        D::update(gradients.get_or_alloc_mut(&b)?, |gradient| add(gradient, &grad_y))
+        let grad_y = D::take_gradient(gradients.get_or_alloc_mut(&y_leaf)?)?;
+        D::update_gradient(gradients.get_or_alloc_mut(&a)?, |gradient| add(gradient, &grad_y))?;
+        D::update_gradient(gradients.get_or_alloc_mut(&b)?, |gradient| add(gradient, &grad_y))
     });
     y.put_tape(tape)
 }
@@ -377,13 +379,13 @@ pub fn add_bias<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>, bias: &Matrix<D>)
     let (x, mut tape) = x.split_tape();
     let (bias, y_leaf) = (bias.clone(), y.clone());
     tape.add_backward_op(move |gradients| {
-        let grad_y = D::take(gradients.get_or_alloc_mut(&y_leaf)?)?;
-        D::update(gradients.get_or_alloc_mut(&bias)?, |grad_bias| {
+        let grad_y = D::take_gradient(gradients.get_or_alloc_mut(&y_leaf)?)?;
+        D::update_gradient(gradients.get_or_alloc_mut(&bias)?, |grad_bias| {
             for row in grad_y.chunks_exact(columns) {
                 add(grad_bias, row);
             }
         })?;
-        D::update(gradients.get_or_alloc_mut(&x)?, |gradient| add(gradient, &grad_y))
+        D::update_gradient(gradients.get_or_alloc_mut(&x)?, |gradient| add(gradient, &grad_y))
     });
     y.put_tape(tape)
 }

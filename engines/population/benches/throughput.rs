@@ -174,7 +174,7 @@ struct TimedLayer<'a, S: Simd> {
 impl<'a, S: Simd> TimedLayer<'a, S> {
     fn new(s: S, layer: &'a Layer) -> Self {
         let mut numbers = Numbers(Stream::new(0, Purpose::Sample, 0, 0));
-        let most = if layer.pooled { S::BLOCK } else { Block::MOST };
+        let most = if layer.pooled { S::BLOCK } else { Block::MAX_SIZE };
         Self {
             s,
             layer,

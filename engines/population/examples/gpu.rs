@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use zoo_engine::magnitude::{Ramp, Scope};
 use zoo_engine::{Engine, Mask, Task};
 use zoo_engine_population::cuda::gpu::{compile, devices};
-use zoo_engine_population::cuda::source::source;
+use zoo_engine_population::cuda::source::kernel_source;
 use zoo_engine_population::layers::{layers, Layer};
 use zoo_engine_population::PopulationEngine;
 use zoo_model::init::initial_parameters;
@@ -78,7 +78,7 @@ fn compile_all(folder: &Path, capabilities: &[usize]) -> Result<(), Box<dyn Erro
     let mut count = 0;
     for (architecture, shape) in NETWORKS {
         for h in kinds(architecture) {
-            let source = source(&h, &h.network(shape, 10)?).ok_or("the kernels do not fit the network")?;
+            let source = kernel_source(&h, &h.network(shape, 10)?).ok_or("the kernels do not fit the network")?;
             for &capability in capabilities {
                 let ptx = compile(&source, capability as u32)?;
                 let dropout = if h.dropout > 0.0 { "-dropout" } else { "" };
@@ -114,7 +114,7 @@ fn tasks(h: &Hyperparameters, data: &Dataset) -> Result<Vec<Task>, Box<dyn Error
 }
 
 fn bits(samples: usize, most: usize) -> Result<(), Box<dyn Error>> {
-    let gpu = PopulationEngine::on_devices(devices(None)?);
+    let gpu = PopulationEngine::with_devices(devices(None)?);
     let datasets = NETWORKS.map(|(_, shape)| noise_dataset(shape, 10, samples));
     let of_network = |(network, data)| {
         let (architecture, _): (Architecture, [usize; 3]) = network;
@@ -169,7 +169,7 @@ fn bytes(layers: &[Layer], parameters: usize, batch_size: usize) -> usize {
 }
 
 fn rates(seconds: usize, populations: &[usize]) -> Result<(), Box<dyn Error>> {
-    let gpu = PopulationEngine::on_devices(devices(Some(0))?);
+    let gpu = PopulationEngine::with_devices(devices(Some(0))?);
     let go_on = Interrupt::default();
     for (architecture, shape) in [NETWORKS[0], NETWORKS[2]] {
         let h = kinds(architecture).remove(0);

@@ -145,7 +145,7 @@ impl<S: Simd> Lanes<S> {
         let per_lane = |f: &dyn Fn(&Hyperparameters) -> f64| {
             s.load(&hyperparameters.iter().map(|h| f(h) as f32).collect::<Vec<f32>>())
         };
-        let (placements, places) = place::<S>(&layers);
+        let (placements, places) = layout_parameters::<S>(&layers);
         let vector = |of: &dyn Fn(usize) -> Vec<f64>| -> Vec<S::F> {
             let lanes: Vec<Vec<f64>> = (0..S::LANES).map(|l| of(if l < tasks.len() { l } else { 0 })).collect();
             let value = |&p: &u32| s.load(&lanes.iter().map(|v| v[p as usize] as f32).collect::<Vec<f32>>());
@@ -562,10 +562,10 @@ impl PooledRows {
 }
 
 /// Lays out the parameters: placements, and PyTorch's place for each value.
-fn place<S: Simd>(layers: &[Layer]) -> (Vec<Placement>, Vec<u32>) {
+fn layout_parameters<S: Simd>(layers: &[Layer]) -> (Vec<Placement>, Vec<u32>) {
     let mut places = Vec::new();
     let placements = layers.iter().map(|layer| {
-        let most = if layer.pooled { S::BLOCK } else { Block::MOST };
+        let most = if layer.pooled { S::BLOCK } else { Block::MAX_SIZE };
         let blocks: Vec<Block> = Block::split(layer.outputs, most).collect();
         let weight = places.len();
         for block in &blocks {

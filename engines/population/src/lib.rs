@@ -40,7 +40,7 @@ use zoo_model::{Activation, Architecture, Dataset, Optimizer, Schedule, Split};
 
 use zoo_engine::metrics::{Score, Tally};
 use zoo_engine::{
-    Batches, BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineError, EngineFactory, ModelSpec, Snapshot,
+    BatchPlan, BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineError, EngineFactory, ModelSpec, Snapshot,
     Sparsification, Task,
 };
 
@@ -90,12 +90,12 @@ impl PopulationEngine {
 
     /// On these devices, as far as they train what is to be trained: not variational dropout, which
     /// is left to the CPU.
-    pub fn on_devices(devices: Vec<Arc<Device>>) -> Self {
+    pub fn with_devices(devices: Vec<Arc<Device>>) -> Self {
         Self { devices, is_required: true, ..Self::new() }
     }
 
     /// On these devices, and on the CPU what they fail at.
-    pub fn preferring(devices: Vec<Arc<Device>>) -> Self {
+    pub fn with_fallback(devices: Vec<Arc<Device>>) -> Self {
         Self { devices, ..Self::new() }
     }
 
@@ -147,18 +147,21 @@ impl Engine for PopulationEngine {
         models: &[&ModelSpec],
         data: &Dataset,
         threads: usize,
-    ) -> Result<Batches, DeviceError> {
-        let united = match self.unite(&cohorts, models, data) {
+    ) -> Result<BatchPlan, DeviceError> {
+        let united = match self.merge_cohorts(&cohorts, models, data) {
             Ok(united) => united,
             Err(error) => self.fall_back(error).map(|()| None)?,
         };
         Ok(match united {
-            Some(batches) => Batches { batches, at_once: threads.max(self.devices.len() * cuda::COHORTS_AT_ONCE) },
+            Some(batches) => BatchPlan {
+                batches,
+                concurrency: threads.max(self.devices.len() * cuda::CONCURRENT_BATCHES_PER_DEVICE),
+            },
             // A vector's width at a time, so that no thread waits while another has several.
             None => {
                 let lanes = self.instructions.lanes();
                 let batches = cohorts.iter().flat_map(|cohort| cohort.chunks(lanes).map(<[usize]>::to_vec));
-                Batches { batches: batches.collect(), at_once: threads }
+                BatchPlan { batches: batches.collect(), concurrency: threads }
             }
         })
     }
@@ -198,7 +201,7 @@ impl PopulationEngine {
 
     /// Cohorts united to as many models as the devices take at once; `None` if there are no devices or
     /// they do not train these models.
-    fn unite(
+    fn merge_cohorts(
         &self,
         cohorts: &[Vec<usize>],
         models: &[&ModelSpec],
@@ -217,7 +220,7 @@ impl PopulationEngine {
         let most = |of_kind: &Vec<usize>| {
             let h = &models[of_kind[0]].hyperparameters;
             match h.network(data.shape, data.classes()) {
-                Ok(network) => cuda::most_models(&self.devices, h, &network, data),
+                Ok(network) => cuda::max_models(&self.devices, h, &network, data),
                 // One that does not fit the images is reported when it is trained.
                 Err(_) => Ok(None),
             }
@@ -228,7 +231,7 @@ impl PopulationEngine {
         for (of_kind, most) in kinds.iter().zip(most) {
             // Every device has something to do.
             let share = of_kind.len().div_ceil(self.devices.len());
-            united.extend(of_kind.chunks(most.min(cuda::MODELS_AT_ONCE).min(share)).map(<[usize]>::to_vec));
+            united.extend(of_kind.chunks(most.min(cuda::MODELS_PER_LAUNCH).min(share)).map(<[usize]>::to_vec));
         }
         Ok(Some(united))
     }
@@ -253,12 +256,12 @@ impl EngineFactory for PopulationFactory {
     fn build(&self, device: DeviceName) -> Result<BuiltEngine, DeviceError> {
         match device {
             DeviceName::Cpu => Ok(PopulationEngine::new().into()),
-            DeviceName::Cuda(number) => Ok(PopulationEngine::on_devices(cuda::gpu::devices(number)?).into()),
+            DeviceName::Cuda(number) => Ok(PopulationEngine::with_devices(cuda::gpu::devices(number)?).into()),
             DeviceName::Auto => match cuda::gpu::devices(None) {
                 Ok(devices) => {
                     let names: Vec<String> = devices.iter().map(|d| d.driver.name()).collect();
                     let notice = Some(format!("training on {}", names.join(", ")));
-                    Ok(BuiltEngine { engine: Box::new(PopulationEngine::preferring(devices)), notice })
+                    Ok(BuiltEngine { engine: Box::new(PopulationEngine::with_fallback(devices)), notice })
                 }
                 Err(why) => {
                     let notice = Some(format!("training on the processor: {why}"));
@@ -365,7 +368,7 @@ impl<S: Simd> Cohort for Groups<'_, S> {
     fn logits(&mut self, split: Split, range: std::ops::Range<usize>) -> Result<Vec<Vec<f64>>, EngineError> {
         let mut logits = vec![Vec::new(); self.tasks.len()];
         for (group, logits) in self.groups.iter_mut().zip(logits.chunks_mut(S::LANES)) {
-            let trained = group.remove_drowned();
+            let trained = group.apply_variational_mask();
             for sample in range.clone() {
                 group.logits(self.data, split, sample, |model, row| logits[model].extend_from_slice(row));
             }

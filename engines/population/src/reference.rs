@@ -12,7 +12,7 @@ use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::Hyperparameters;
 
 use super::functions::{activate, exp};
-use super::kernels::{Block, OUTPUTS_AT_ONCE};
+use super::kernels::{Block, OUTPUTS_PER_PASS};
 use super::layers::{layers, Layer};
 use super::simd::{Portable, ROW};
 use noise::Noise;
@@ -140,7 +140,7 @@ pub fn backward(
         pooled_input_gradient(layer, parameters, pass, gradient, &mut input_gradient);
     } else {
         // The engine goes block by block of outputs, and so must this sum.
-        for block in Block::split(layer.outputs, Block::MOST) {
+        for block in Block::split(layer.outputs, Block::MAX_SIZE) {
             for position in 0..layer.positions() {
                 for tap in 0..layer.taps() {
                     for output in block.first..block.first + block.size {
@@ -160,7 +160,7 @@ pub fn backward(
 fn pooled_input_gradient(layer: &Layer, parameters: &[f32], pass: &Pass, gradient: &[f32], input_gradient: &mut [f32]) {
     let [rows, columns] = layer.output_map();
     let outputs: Vec<usize> = (0..layer.outputs).collect();
-    for outputs in outputs.chunks(OUTPUTS_AT_ONCE) {
+    for outputs in outputs.chunks(OUTPUTS_PER_PASS) {
         for part in patch_row_parts(layer) {
             for (row, column) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
                 for (patch_row, value) in (0..=layer.kernel[0]).flat_map(|r| part.clone().map(move |v| (r, v))) {
@@ -181,7 +181,7 @@ fn pooled_input_gradient(layer: &Layer, parameters: &[f32], pass: &Pass, gradien
 /// The parts of a patch's row that the engine holds in registers, one after the other.
 fn patch_row_parts(layer: &Layer) -> Vec<Range<usize>> {
     let length = layer.tap_row() + layer.channels;
-    let tiles = Block::split(length / ROW, Block::MOST).map(|t| t.first * ROW..(t.first + t.size) * ROW);
+    let tiles = Block::split(length / ROW, Block::MAX_SIZE).map(|t| t.first * ROW..(t.first + t.size) * ROW);
     tiles.chain((length / ROW * ROW..length).map(|value| value..value + 1)).collect()
 }
 
@@ -224,7 +224,7 @@ impl Model {
     pub fn logits(&self, image: &[f32]) -> Vec<f32> {
         let mut values = self.parameters.clone();
         if let Some(noise) = &self.noise {
-            noise.remove_drowned(&mut values);
+            noise.apply_variational_mask(&mut values);
         }
         self.layers.iter().fold(image.to_vec(), |x, layer| forward(layer, &values, &x).output)
     }
@@ -419,7 +419,7 @@ mod tests {
         let device = |(turns, launch_seconds)| {
             Device::new(Box::new(Emulated { turns, launch_seconds, ..Emulated::default() })).unwrap()
         };
-        turns.into_iter().map(|turns| PopulationEngine::on_devices(vec![device(turns)])).collect()
+        turns.into_iter().map(|turns| PopulationEngine::with_devices(vec![device(turns)])).collect()
     }
 
     fn hyperparameters(architecture: Architecture, activation: Activation) -> Hyperparameters {

@@ -4,13 +4,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use zoo_engine_population::cuda::source::source;
+use zoo_engine_population::cuda::source::kernel_source;
 use zoo_model::{Activation, Architecture, Hyperparameters, Optimizer};
 
 /// Output of the kernels for such models, and whether they raced.
 fn run(h: &Hyperparameters, shape: [usize; 3], change: impl Fn(&str) -> String) -> (String, bool) {
     let dir = tempfile::tempdir().unwrap();
-    let source = source(h, &h.network(shape, 10).unwrap()).unwrap();
+    let source = kernel_source(h, &h.network(shape, 10).unwrap()).unwrap();
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     std::fs::write(dir.path().join("kernels.cu"), change(&source.text)).unwrap();
     let program = dir.path().join("races");

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use zoo_model::text::{counted, fixed};
+use zoo_model::text::{counted, fixed, percent};
 
 use super::{Benchmark, Predictor};
-use crate::report::percent;
 
 impl Predictor {
     fn label(self) -> &'static str {

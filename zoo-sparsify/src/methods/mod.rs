@@ -17,7 +17,9 @@ use zoo_model::manifest::Entry;
 use zoo_model::{Hyperparameters, ManifestError, Network};
 
 use crate::error::RegistrationError;
-use crate::section::COMMON_KEYS;
+
+/// Keys that come after the methods' own.
+pub(crate) const COMMON_KEYS: [&str; 3] = ["epochs", "learning-rate", "suffix"];
 
 /// The methods of this crate.
 pub static BUILT_IN: &[&dyn PruningMethod] =

@@ -7,13 +7,12 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use rayon::prelude::*;
-use zoo_engine::{Batches, ModelSpec};
+use zoo_engine::{BatchPlan, ModelSpec};
 use zoo_model::files::{remove_abandoned, write_bytes, FileError};
 use zoo_model::stage::{Interrupted, Stage};
 use zoo_model::{ModelId, Params};
 
-use super::run::{finish_if_complete, lock, training_dir, write_run, Run};
-use super::shard::ShardRecord;
+use super::run::{finish_if_complete, lock, training_dir, write_run, Run, ShardRecord};
 use super::{Completion, Population, Settings, Shard};
 use crate::checkpoint::{self, Checkpoints};
 use crate::trajectory::{self, Job, Progress, Trajectory};
@@ -35,7 +34,8 @@ impl Population<'_> {
         let cohorts: Vec<Vec<usize>> = settings.shard.part_of(self.engine.cohorts(&specs));
         self.write_shard(settings.shard, &cohorts, &run)?;
         let total: usize = cohorts.iter().map(Vec::len).sum();
-        let Batches { batches, at_once } = self.engine.plan_batches(cohorts, &specs, self.data, settings.threads)?;
+        let BatchPlan { batches, concurrency } =
+            self.engine.plan_batches(cohorts, &specs, self.data, settings.threads)?;
         let progress = stage.progress("training", total as u64 * self.epochs());
         let checkpoints = Checkpoints::find(&training_dir(self.zoo), &run.record.fingerprint);
         let batches = divide(batches, |model| {
@@ -48,7 +48,7 @@ impl Population<'_> {
         });
 
         let worker = Worker { population: *self, run: &run, checkpoints, settings, stage, progress: progress.as_ref() };
-        in_parallel(&batches, at_once, |batch| worker.train(batch))?;
+        in_parallel(&batches, concurrency, |batch| worker.train(batch))?;
         drop(progress);
         finish_if_complete(self.zoo, &run)
     }
@@ -91,7 +91,7 @@ fn divide(batches: Vec<Vec<usize>>, epoch: impl Fn(usize) -> Option<u32>) -> Vec
 /// matrix product is then never split, however many cores there are. The first error ends it.
 fn in_parallel(
     batches: &[Vec<usize>],
-    at_once: usize,
+    concurrency: usize,
     work: impl Fn(&[usize]) -> Result<(), TrainError> + Sync,
 ) -> Result<(), TrainError> {
     let next = AtomicUsize::new(0);
@@ -106,7 +106,7 @@ fn in_parallel(
         Ok(())
     };
     std::thread::scope(|scope| {
-        for _ in 0..at_once.clamp(1, batches.len().max(1)) {
+        for _ in 0..concurrency.clamp(1, batches.len().max(1)) {
             scope.spawn(|| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(TrainError::Threads);
                 let outcome = pool.and_then(|pool| pool.install(work_on_all));

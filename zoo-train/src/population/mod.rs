@@ -25,9 +25,8 @@ use crate::trajectory::Job;
 use crate::TrainError;
 
 pub use run::{check_replaces_nothing, find, is_current, read_run, Found, Run};
-pub(crate) use run::{finish_if_complete, training_dir, write_run};
+pub(crate) use run::{finish_if_complete, started_shards, training_dir, write_run, ShardRecord};
 pub use shard::Shard;
-pub(crate) use shard::{started_shards, ShardRecord};
 
 use replacement::{discard, replace, replacement_of};
 use run::{clear_remains, completion, lock_against_workers, other_inputs, refresh};

@@ -37,9 +37,37 @@ pub fn read_run(zoo: &ZooDir) -> Result<Option<Run>, FileError> {
     read_json(zoo, &run_path(zoo))
 }
 
-pub(super) fn read_json<T: serde::de::DeserializeOwned>(zoo: &ZooDir, path: &Path) -> Result<Option<T>, FileError> {
+fn read_json<T: serde::de::DeserializeOwned>(zoo: &ZooDir, path: &Path) -> Result<Option<T>, FileError> {
     let Some(json) = read_if_exists(path, RECORD_LIMIT + 16 * 1_000_000)? else { return Ok(None) };
     serde_json::from_slice(&json).map(Some).map_err(|e| zoo.damaged(FileError::format(path, e.to_string())))
+}
+
+/// What a shard of the zoo in the making has to do, or has done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShardRecord {
+    pub index: usize,
+    pub count: usize,
+    /// Its models.
+    pub ids: Vec<ModelId>,
+}
+
+impl ShardRecord {
+    pub(super) fn path(&self, zoo: &ZooDir) -> PathBuf {
+        training_dir(zoo).join(format!("shard-{}-of-{}.json", self.index, self.count))
+    }
+}
+
+/// The shards that were started in a directory in the making, by number.
+pub(crate) fn started_shards(zoo: &ZooDir) -> Result<Vec<ShardRecord>, FileError> {
+    let mut shards: Vec<ShardRecord> = Vec::new();
+    // No folder: nothing in the making.
+    for entry in fs::read_dir(training_dir(zoo)).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("shard-") {
+            shards.extend(read_json::<ShardRecord>(zoo, &entry.path())?);
+        }
+    }
+    shards.sort_by_key(|s| (s.count, s.index));
+    Ok(shards)
 }
 
 /// Whether `zoo` is finished and made of what `record` says. If only its name, description or

@@ -1,15 +1,7 @@
 //! Shards: parts of a zoo that are made by themselves.
 
 use std::fmt;
-use std::fs;
-use std::path::PathBuf;
 use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
-use zoo_model::files::FileError;
-use zoo_model::{ModelId, ZooDir};
-
-use super::run::{read_json, training_dir};
 
 /// Part `index` (from 1) of `count` equal parts of a zoo's cohorts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,32 +37,4 @@ impl fmt::Display for Shard {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}/{}", self.index, self.count)
     }
-}
-
-/// What a shard of the zoo in the making has to do, or has done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ShardRecord {
-    pub index: usize,
-    pub count: usize,
-    /// Its models.
-    pub ids: Vec<ModelId>,
-}
-
-impl ShardRecord {
-    pub(super) fn path(&self, zoo: &ZooDir) -> PathBuf {
-        training_dir(zoo).join(format!("shard-{}-of-{}.json", self.index, self.count))
-    }
-}
-
-/// The shards that were started in a directory in the making, by number.
-pub(crate) fn started_shards(zoo: &ZooDir) -> Result<Vec<ShardRecord>, FileError> {
-    let mut shards: Vec<ShardRecord> = Vec::new();
-    // No folder: nothing in the making.
-    for entry in fs::read_dir(training_dir(zoo)).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("shard-") {
-            shards.extend(read_json::<ShardRecord>(zoo, &entry.path())?);
-        }
-    }
-    shards.sort_by_key(|s| (s.count, s.index));
-    Ok(shards)
 }

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
 use zoo_model::files::{is_system_file, Sha256};
+use zoo_model::random::{Purpose, Stream};
 use zoo_model::zoo_dir::{checksum_lines, model_file, names};
 use zoo_model::{ModelId, ZooRecord};
 use zoo_pack::index::Columns;
@@ -74,6 +75,14 @@ pub struct Checker {
 pub struct StopReading;
 
 impl Checker {
+    /// Chooses the models to rerun; `ids` ascend, and name a model once for each of its files.
+    pub fn choose_models(&mut self, mut ids: Vec<ModelId>, options: &crate::Options) {
+        ids.dedup();
+        Stream::new(options.seed, Purpose::Sample, 0, 0).shuffle(&mut ids);
+        self.wanted.replay = ids.iter().take(options.replay).copied().collect();
+        self.wanted.retrain = ids.iter().take(options.retrain).copied().collect();
+    }
+
     /// A checker up to level 4 if `meaning`, else up to level 3; `before` is what was read of the zoo's
     /// volumes before this one.
     pub fn new(meaning: bool, before: Totals) -> Self {

@@ -16,13 +16,11 @@ use zoo_engine::DeviceError;
 
 use super::device::{Device, Images, Lease};
 use super::driver::{Buffer, KernelName, Program, Queue};
-use super::source::Source;
+use super::memory::EVALUATION_CHUNK;
+use super::source::KernelSource;
 use zoo_engine::metrics::Score;
 use zoo_engine::optimizer::{adam_corrections, BETA1};
 use zoo_engine::{Cohort, EngineError, Evaluation, Mask, Moments, Snapshot, Task};
-
-/// Samples that are evaluated between two checks for an interruption.
-pub const PIECE: usize = 1000;
 
 /// Blocks that keep a large GPU busy.
 const BUSY: usize = 2048;
@@ -80,7 +78,7 @@ struct Epoch {
 pub struct DeviceCohort<'d> {
     tasks: Vec<Task>,
     data: &'d Dataset,
-    source: Arc<Source>,
+    source: Arc<KernelSource>,
     program: Arc<dyn Program>,
     queue: Box<dyn Queue>,
     /// For what is copied out while an epoch is under way.
@@ -116,20 +114,11 @@ fn bytes_of<const N: usize, T>(values: impl IntoIterator<Item = T>, to_bytes: im
     values.into_iter().flat_map(to_bytes).collect()
 }
 
-/// Bytes of device memory that a model takes.
-pub fn bytes_per_model(source: &Source, train_samples: usize, classes: usize) -> usize {
-    let vector = source.places.len() * size_of::<f32>();
-    let states = 2 * (1 + source.moments) * vector;
-    let constants = 6 * size_of::<f64>() + 2 * size_of::<f64>();
-    let evaluation = PIECE * (classes * size_of::<f32>() + size_of::<u16>());
-    states + source.places.len() + constants + evaluation + train_samples * size_of::<u32>()
-}
-
 impl<'d> DeviceCohort<'d> {
     /// Models of one kind, from their initial parameters or from snapshots.
     pub fn new(
         device: &Device,
-        source: Arc<Source>,
+        source: Arc<KernelSource>,
         program: Arc<dyn Program>,
         lease: Lease,
         tasks: &[Task],
@@ -152,8 +141,8 @@ impl<'d> DeviceCohort<'d> {
             orders: queue.allocate(models * data.len(Split::Train).max(1) * size_of::<u32>())?,
             bias_corrections: queue.allocate(0)?,
             corrections: queue.allocate(0)?,
-            logits: queue.allocate(models * PIECE * data.classes() * size_of::<f32>())?,
-            predictions: queue.allocate(models * PIECE * size_of::<u16>())?,
+            logits: queue.allocate(models * EVALUATION_CHUNK * data.classes() * size_of::<f32>())?,
+            predictions: queue.allocate(models * EVALUATION_CHUNK * size_of::<u16>())?,
             copies: device.driver.queue()?,
             step: from.map_or(0, |f| f[0].step),
             epoch: None,
@@ -327,7 +316,7 @@ impl<'d> DeviceCohort<'d> {
     }
 
     /// Gives up an epoch that was begun, before something else is done with what it uses.
-    fn give_up(&mut self) -> Result<(), DeviceError> {
+    fn cancel_prefetch(&mut self) -> Result<(), DeviceError> {
         match self.epoch.take() {
             Some(_) => self.queue.wait(),
             None => Ok(()),
@@ -411,7 +400,7 @@ impl<'d> DeviceCohort<'d> {
 
     /// Draws the orders of an epoch, as [`epoch_order`](zoo_model::random::epoch_order) does, and begins
     /// it.
-    fn begin_shuffled(&mut self, absolute: u32) -> Result<(), DeviceError> {
+    fn start_shuffled_epoch(&mut self, absolute: u32) -> Result<(), DeviceError> {
         let (models, samples) = (self.tasks.len(), self.data.len(Split::Train));
         let arguments =
             [self.constants.seeds.address, self.orders.address, pair(models as u32, samples as u32), pair(absolute, 0)];
@@ -439,7 +428,7 @@ impl Cohort for DeviceCohort<'_> {
     }
 
     fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, EngineError> {
-        self.give_up()?;
+        self.cancel_prefetch()?;
         self.upload_orders(orders)?;
         self.begin(epoch, orders[0].len())?;
         self.finish(interrupt)
@@ -448,8 +437,8 @@ impl Cohort for DeviceCohort<'_> {
     fn prefetch_epoch(&mut self, epoch: u32) -> Result<(), EngineError> {
         // The masks of a ramp depend on what has not been copied out yet.
         if !self.has_ramp() {
-            self.give_up()?;
-            self.begin_shuffled(self.absolute(epoch))?;
+            self.cancel_prefetch()?;
+            self.start_shuffled_epoch(self.absolute(epoch))?;
         }
         Ok(())
     }
@@ -457,15 +446,15 @@ impl Cohort for DeviceCohort<'_> {
     fn train_epoch(&mut self, epoch: u32, interrupt: &Interrupt) -> Result<Vec<Score>, EngineError> {
         let absolute = self.absolute(epoch);
         if self.epoch.as_ref().is_none_or(|e| e.number != absolute) {
-            self.give_up()?;
+            self.cancel_prefetch()?;
             self.prune_for(epoch)?;
-            self.begin_shuffled(absolute)?;
+            self.start_shuffled_epoch(absolute)?;
         }
         self.finish(interrupt)
     }
 
     fn gradients(&mut self, samples: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.give_up()?;
+        self.cancel_prefetch()?;
         self.upload_orders(&vec![samples.to_vec(); self.tasks.len()])?;
         let gradients = self.queue.allocate(self.finished.parameters.bytes)?;
         self.launch_train(&self.finished, gradients.address, samples.len(), 0..1, 0)?;
@@ -476,8 +465,8 @@ impl Cohort for DeviceCohort<'_> {
 
     fn logits(&mut self, split: Split, range: Range<usize>) -> Result<Vec<Vec<f64>>, EngineError> {
         let mut logits = vec![Vec::new(); self.tasks.len()];
-        for start in range.clone().step_by(PIECE) {
-            let piece = start..range.end.min(start + PIECE);
+        for start in range.clone().step_by(EVALUATION_CHUNK) {
+            let piece = start..range.end.min(start + EVALUATION_CHUNK);
             self.launch_logits(split, &piece)?;
             let of_model = piece.len() * self.data.classes();
             let mut bytes = vec![0; self.tasks.len() * of_model * size_of::<f32>()];
@@ -491,14 +480,14 @@ impl Cohort for DeviceCohort<'_> {
     }
 
     fn evaluate(&mut self, split: Split, interrupt: &Interrupt) -> Result<Vec<Evaluation>, EngineError> {
-        self.give_up()?;
+        self.cancel_prefetch()?;
         let (models, total) = (self.tasks.len(), self.data.len(split));
         let mut predictions = vec![Vec::with_capacity(total); models];
         self.queue.clear(&mut self.losses)?;
         self.queue.clear(&mut self.hits)?;
-        for start in (0..total).step_by(PIECE) {
+        for start in (0..total).step_by(EVALUATION_CHUNK) {
             interrupt.check()?;
-            let piece = start..total.min(start + PIECE);
+            let piece = start..total.min(start + EVALUATION_CHUNK);
             self.launch_logits(split, &piece)?;
             let labels = self.split(split)[1] + (piece.start * size_of::<u16>()) as u64;
             let mut arguments = self.models(&self.finished);
@@ -529,7 +518,7 @@ impl Cohort for DeviceCohort<'_> {
     }
 
     fn prune(&mut self, masks: &[Option<Vec<bool>>]) -> Result<(), EngineError> {
-        self.give_up()?;
+        self.cancel_prefetch()?;
         self.set_masks(masks)?;
         let arguments = self.models(&self.finished);
         self.launch(KernelName::Prune, [self.tasks.len(), 1], &arguments)?;

@@ -8,9 +8,9 @@ use zoo_model::{Dataset, Hyperparameters, Split};
 
 use zoo_engine::DeviceError;
 
-use super::cohort::bytes_per_model;
 use super::driver::{Buffer, Driver, Program, Queue};
-use super::source::Source;
+use super::memory::bytes_per_model;
+use super::source::KernelSource;
 
 /// A split on a device, and what its pixels become.
 pub struct Images {
@@ -30,7 +30,7 @@ const USED: f64 = 0.9;
 
 /// Models of all cohorts that are trained at once. More keep no GPU busier, and their trajectories
 /// would fill the host's memory.
-const MOST_MODELS: usize = 4096;
+const MAX_MODELS: usize = 4096;
 
 /// What cohorts have taken of a device.
 #[derive(Debug, Default, Clone, Copy)]
@@ -96,7 +96,7 @@ impl Device {
     }
 
     /// Whether a block of it can hold a model; says once if not.
-    pub fn fits(&self, source: &Source, h: &Hyperparameters) -> bool {
+    pub fn fits(&self, source: &KernelSource, h: &Hyperparameters) -> bool {
         let (needed, there) = (source.shared_bytes >> 10, self.driver.shared_bytes() >> 10);
         let fits = source.shared_bytes <= self.driver.shared_bytes();
         if !fits && !self.has_warned.swap(true, Ordering::Relaxed) {
@@ -122,24 +122,24 @@ impl Device {
     ///
     /// # Errors
     /// Not one does.
-    pub fn most_models(&self, source: &Source, data: &Dataset) -> Result<usize, DeviceError> {
+    pub fn max_models(&self, source: &KernelSource, data: &Dataset) -> Result<usize, DeviceError> {
         let of_model = bytes_per_model(source, data.len(Split::Train), data.classes());
         let images = Self::image_bytes(data);
         match self.capacity.saturating_sub(images) / of_model {
             0 => Err(DeviceError::OutOfMemory { device: self.driver.name(), bytes: images + of_model }),
-            models => Ok(models.min(MOST_MODELS)),
+            models => Ok(models.min(MAX_MODELS)),
         }
     }
 
     /// Room for so many models, as soon as other cohorts leave it.
-    pub fn lease(self: &Arc<Self>, source: &Source, models: usize, data: &Dataset) -> Result<Lease, DeviceError> {
+    pub fn lease(self: &Arc<Self>, source: &KernelSource, models: usize, data: &Dataset) -> Result<Lease, DeviceError> {
         let bytes = models * bytes_per_model(source, data.len(Split::Train), data.classes());
         let capacity = self.capacity.saturating_sub(Self::image_bytes(data));
         if bytes > capacity {
             return Err(DeviceError::OutOfMemory { device: self.driver.name(), bytes });
         }
         let full = |taken: &mut Taken| {
-            taken.models > 0 && (taken.bytes + bytes > capacity || taken.models + models > MOST_MODELS)
+            taken.models > 0 && (taken.bytes + bytes > capacity || taken.models + models > MAX_MODELS)
         };
         let mut taken = self.given_back.wait_while(lock(&self.taken), full).unwrap_or_else(|e| e.into_inner());
         taken.bytes += bytes;
@@ -186,7 +186,7 @@ impl Device {
     /// The kernels of a kind of model, compiled at first use; `check` sees them then.
     pub fn program(
         &self,
-        source: &Source,
+        source: &KernelSource,
         check: impl FnOnce(&Arc<dyn Program>) -> Result<(), DeviceError>,
     ) -> Result<Arc<dyn Program>, DeviceError> {
         let place = lock(&self.programs).entry(source.text.clone()).or_default().clone();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use zoo_engine::DeviceError;
 
-use super::source::Source;
+use super::source::KernelSource;
 
 /// Memory of a device, given back when it is dropped.
 pub struct Buffer {
@@ -74,7 +74,7 @@ pub trait Driver: Send + Sync {
     fn launch_seconds(&self) -> f64;
 
     /// Compiles kernels.
-    fn compile(&self, source: &Source) -> Result<Arc<dyn Program>, DeviceError>;
+    fn compile(&self, source: &KernelSource) -> Result<Arc<dyn Program>, DeviceError>;
 
     /// A new queue of operations.
     fn queue(&self) -> Result<Box<dyn Queue>, DeviceError>;

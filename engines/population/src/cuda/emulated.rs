@@ -13,7 +13,7 @@ use libloading::Library;
 use zoo_engine::DeviceError;
 
 use super::driver::{Buffer, Driver, KernelName, Program, Queue};
-use super::source::Source;
+use super::source::KernelSource;
 
 /// The order in which a block's threads take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Driver for Emulated {
         self.launch_seconds
     }
 
-    fn compile(&self, source: &Source) -> Result<Arc<dyn Program>, DeviceError> {
+    fn compile(&self, source: &KernelSource) -> Result<Arc<dyn Program>, DeviceError> {
         static COMPILED: OnceLock<Mutex<HashMap<String, Arc<Compiled>>>> = OnceLock::new();
         let mut compiled = COMPILED.get_or_init(Mutex::default).lock().unwrap_or_else(|e| e.into_inner());
         if let Some(program) = compiled.get(&source.text) {
@@ -90,7 +90,7 @@ impl Program for Compiled {
 }
 
 /// Compiles the kernels with `cc`.
-fn build(source: &Source) -> Result<Library, DeviceError> {
+fn build(source: &KernelSource) -> Result<Library, DeviceError> {
     let unwritable = |e| failed("cannot write the kernels' source", e);
     // Of a name that was used before, the library that it was would be taken.
     let folder = tempfile::Builder::new().prefix("zoo-kernels-").tempdir().map_err(unwritable)?;

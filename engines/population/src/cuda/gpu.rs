@@ -15,10 +15,10 @@ use zoo_engine::DeviceError;
 
 use super::device::Device;
 use super::driver::{Buffer, Driver, KernelName, Program, Queue};
-use super::source::Source;
+use super::source::KernelSource;
 
 /// The oldest driver that is tried, as the version of CUDA that it supports.
-const OLDEST: i32 = 12_010;
+const MIN_CUDA_VERSION: i32 = 12_010;
 
 fn unavailable(why: impl Into<String>) -> DeviceError {
     DeviceError::Unavailable(why.into())
@@ -98,8 +98,8 @@ fn driver_version() -> Result<i32, DeviceError> {
     if outcome != CUresult::CUDA_SUCCESS {
         return Err(unavailable("libcuda.so does not answer: it may be the stub of a CUDA toolkit"));
     }
-    if found < OLDEST {
-        let [found, needed] = [found, OLDEST].map(version);
+    if found < MIN_CUDA_VERSION {
+        let [found, needed] = [found, MIN_CUDA_VERSION].map(version);
         return Err(unavailable(format!(
             "the NVIDIA driver is too old: it supports CUDA {found}, and {needed} is needed"
         )));
@@ -168,7 +168,7 @@ fn has_all(library: &Library, name: &str, functions: &[&str]) -> Result<(), Devi
 ///
 /// # Errors
 /// There is no NVRTC, or it does not know the capability.
-pub fn compile(source: &Source, capability: u32) -> Result<cudarc::nvrtc::Ptx, DeviceError> {
+pub fn compile(source: &KernelSource, capability: u32) -> Result<cudarc::nvrtc::Ptx, DeviceError> {
     nvrtc_version()?;
     let options = CompileOptions {
         // One rounding where the source has one: the bits depend on it.
@@ -271,7 +271,7 @@ impl Driver for Gpu {
         self.launch_seconds
     }
 
-    fn compile(&self, source: &Source) -> Result<Arc<dyn Program>, DeviceError> {
+    fn compile(&self, source: &KernelSource) -> Result<Arc<dyn Program>, DeviceError> {
         let ptx = compile(source, self.capability)?;
         let what = "cannot load the kernels";
         let module = self.context.load_module(ptx).map_err(self.failed(what))?;

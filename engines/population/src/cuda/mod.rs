@@ -11,7 +11,8 @@
 //! | [`gpu`] | a GPU, through libcuda and NVRTC, both found when the program runs |
 //! | [`emulated`] | the kernels on the processor, by a C compiler, for tests |
 //! | [`device`] | what the cohorts of a device share |
-//! | [`cohort`] | a cohort's memory and launches |
+//! | `memory` | how much device memory models take |
+//! | [`cohort`] | a cohort's buffers and launches |
 
 #![allow(unsafe_code)]
 
@@ -21,6 +22,7 @@ pub mod driver;
 #[cfg(feature = "testing")]
 pub mod emulated;
 pub mod gpu;
+mod memory;
 pub mod source;
 
 use std::sync::Arc;
@@ -35,7 +37,7 @@ use super::PopulationEngine;
 use cohort::DeviceCohort;
 use device::{Device, Lease};
 use driver::Program;
-use source::{source, Source};
+use source::{kernel_source, KernelSource};
 use zoo_engine::{Cohort, DeviceError, Engine, EngineError, Snapshot, Task};
 
 /// Training and test samples on which a kind of model is checked: several mini-batches of most sizes,
@@ -44,27 +46,27 @@ const CHECKED: [usize; 2] = [41, 7];
 
 /// Most models of a cohort: about as many as an H100 has room for at a time. More are several cohorts
 /// side by side, whose blocks take each other's place, so that no launch waits for its last ones alone.
-pub const MODELS_AT_ONCE: usize = 512;
+pub const MODELS_PER_LAUNCH: usize = 512;
 
 /// Cohorts of a device that are trained at once, if they have room: zoos of many kinds of models are
 /// many small cohorts.
-pub const COHORTS_AT_ONCE: usize = 8;
+pub const CONCURRENT_BATCHES_PER_DEVICE: usize = 8;
 
 /// Most models like these that every device takes at once, after their kernels have been compiled and
 /// checked; `None` if the devices do not take them.
-pub(super) fn most_models(
+pub(super) fn max_models(
     devices: &[Arc<Device>],
     h: &Hyperparameters,
     network: &Network,
     data: &Dataset,
 ) -> Result<Option<usize>, DeviceError> {
-    let Some(source) = source(h, network).map(Arc::new) else { return Ok(None) };
+    let Some(source) = kernel_source(h, network).map(Arc::new) else { return Ok(None) };
     let mut most = usize::MAX;
     for device in devices {
         if !device.fits(&source, h) {
             return Ok(None);
         }
-        most = most.min(device.most_models(&source, data)?);
+        most = most.min(device.max_models(&source, data)?);
         program(device, &source, h, network, data)?;
     }
     Ok(Some(most))
@@ -82,7 +84,7 @@ pub(super) fn start<'d>(
     if tasks[0].variational().is_some() {
         return Ok(None);
     }
-    let Some(source) = source(h, network).map(Arc::new).filter(|source| device.fits(source, h)) else {
+    let Some(source) = kernel_source(h, network).map(Arc::new).filter(|source| device.fits(source, h)) else {
         return Ok(None);
     };
     let program = program(device, &source, h, network, data)?;
@@ -95,7 +97,7 @@ pub(super) fn start<'d>(
 /// evaluated. Every bit must be equal.
 fn program(
     device: &Arc<Device>,
-    source: &Arc<Source>,
+    source: &Arc<KernelSource>,
     h: &Hyperparameters,
     network: &Network,
     data: &Dataset,
@@ -176,7 +178,7 @@ mod tests {
     use zoo_engine::magnitude::{Ramp, Scope};
     use zoo_engine::metrics::Score;
     use zoo_engine::variational::Variational;
-    use zoo_engine::{Batches, Evaluation, Mask, ModelSpec};
+    use zoo_engine::{BatchPlan, Evaluation, Mask, ModelSpec};
     use zoo_model::synthetic::noise_dataset;
     use zoo_model::Architecture;
 
@@ -202,7 +204,7 @@ mod tests {
     }
 
     fn emulated(device: Emulated) -> PopulationEngine {
-        PopulationEngine::on_devices(vec![Device::new(Box::new(device)).unwrap()])
+        PopulationEngine::with_devices(vec![Device::new(Box::new(device)).unwrap()])
     }
 
     /// What there is to compare after an epoch.
@@ -281,10 +283,10 @@ mod tests {
         fn launch_seconds(&self) -> f64 {
             self.0.launch_seconds()
         }
-        fn compile(&self, source: &Source) -> Result<Arc<dyn Program>, DeviceError> {
+        fn compile(&self, source: &KernelSource) -> Result<Arc<dyn Program>, DeviceError> {
             let text = source.text.replace("ADAM_BETA2 9.99e-1f", "ADAM_BETA2 9.9899995e-1f");
             assert!(text != source.text);
-            self.0.compile(&Source { text, ..source.clone() })
+            self.0.compile(&KernelSource { text, ..source.clone() })
         }
         fn queue(&self) -> Result<Box<dyn driver::Queue>, DeviceError> {
             self.0.queue()
@@ -296,10 +298,10 @@ mod tests {
         let data = noise_dataset([1, 28, 28], 10, 9);
         let tasks = tasks(2, 4, None);
         let devices = vec![Device::new(Box::new(Wrong(Emulated::default()))).unwrap()];
-        let refused = PopulationEngine::on_devices(devices.clone()).start(&tasks, &data, None);
+        let refused = PopulationEngine::with_devices(devices.clone()).start(&tasks, &data, None);
         assert!(matches!(refused, Err(DeviceError::BitMismatch { .. })));
         // Preferred rather than asked for, it leaves the models to the processor.
-        let found = train(&PopulationEngine::preferring(devices), &tasks, &data, false);
+        let found = train(&PopulationEngine::with_fallback(devices), &tasks, &data, false);
         assert!(found == train(&PopulationEngine::new(), &tasks, &data, false));
     }
 
@@ -354,17 +356,17 @@ mod tests {
         assert_eq!(sizes(6 << 20).unwrap().iter().sum::<usize>(), 100);
         assert!(sizes(6 << 20).unwrap().len() > 2);
         assert!(matches!(sizes(1 << 10), Err(DeviceError::OutOfMemory { .. })));
-        let two = PopulationEngine::on_devices(vec![Device::new(Box::new(Emulated::default())).unwrap(); 2]);
-        let Batches { batches, at_once } = two.plan_batches(two.cohorts(&models), &models, &data, 2).unwrap();
+        let two = PopulationEngine::with_devices(vec![Device::new(Box::new(Emulated::default())).unwrap(); 2]);
+        let BatchPlan { batches, concurrency } = two.plan_batches(two.cohorts(&models), &models, &data, 2).unwrap();
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 45, 45]);
-        assert!(at_once >= 4);
+        assert!(concurrency >= 4);
     }
 
     #[test]
     fn cohorts_are_spread_over_the_devices() {
         let data = noise_dataset([1, 28, 28], 10, 9);
         let devices: Vec<Arc<Device>> = (0..2).map(|_| Device::new(Box::new(Emulated::default())).unwrap()).collect();
-        let engine = PopulationEngine::on_devices(devices.clone());
+        let engine = PopulationEngine::with_devices(devices.clone());
         let tasks = tasks(3, 4, None);
         let cohorts: Vec<_> = (0..4).map(|_| engine.start(&tasks, &data, None).unwrap()).collect();
         assert_eq!(devices.iter().map(|d| d.models()).collect::<Vec<_>>(), [6, 6]);
@@ -393,9 +395,9 @@ mod tests {
     #[test]
     fn the_larger_network_fits_a_block() {
         let h = Hyperparameters { architecture: Architecture::CnnM, ..Hyperparameters::default() };
-        let source = source(&h, &h.network([3, 32, 32], 10).unwrap()).unwrap();
+        let source = kernel_source(&h, &h.network([3, 32, 32], 10).unwrap()).unwrap();
         assert!(source.shared_bytes < 227 << 10, "{}", source.shared_bytes);
         let h = Hyperparameters { architecture: Architecture::Mlp, ..h };
-        assert_eq!(super::source(&h, &h.network([3, 32, 32], 10).unwrap()), None);
+        assert_eq!(super::kernel_source(&h, &h.network([3, 32, 32], 10).unwrap()), None);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use zoo_model::{Activation, Hyperparameters, Network, Optimizer};
 
-use super::super::kernels::{Block, OUTPUTS_AT_ONCE};
+use super::super::kernels::{Block, OUTPUTS_PER_PASS};
 use super::super::layers::{layers, Layer};
 use super::super::simd::ROW;
 use zoo_engine::optimizer::{moment_count, BETA1, BETA2, EPSILON};
@@ -31,14 +31,14 @@ const MULTIPROCESSOR: usize = 228 << 10;
 const RESERVED: usize = 1 << 10;
 
 /// Threads of a multiprocessor beyond which each has too few registers.
-const THREADS_AT_ONCE: usize = 1152;
+const MAX_THREADS_PER_MULTIPROCESSOR: usize = 1152;
 
 /// Most threads of a block.
-const MOST_THREADS: usize = 320;
+const MAX_THREADS_PER_BLOCK: usize = 320;
 
 /// The kernels of one kind of model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct KernelSource {
     /// Definitions, `cuda.h` and kernels: for NVRTC, or for a C compiler with `shim.h`.
     pub text: String,
     /// Threads of a block.
@@ -160,15 +160,15 @@ fn fits(layers: &[Layer]) -> bool {
 }
 
 /// The kernels for models with these hyperparameters; `None` if they are not made for such a network.
-pub fn source(h: &Hyperparameters, network: &Network) -> Option<Source> {
+pub fn kernel_source(h: &Hyperparameters, network: &Network) -> Option<KernelSource> {
     let layers = layers(network).filter(|layers| fits(layers))?;
     let memory = Memory::plan(&layers)?;
     let shared_bytes = memory.size * size_of::<f32>();
     // As many threads as leave the fewest idle in the first layer.
     let items = layers[0].positions() * layers[0].outputs / group(&layers[0], 0);
-    let threads = (2..=MOST_THREADS / 32).map(|warps| warps * 32);
-    let threads = threads.min_by_key(|t| (items.div_ceil(*t) * t, MOST_THREADS - t))?;
-    let blocks = (MULTIPROCESSOR / (shared_bytes + RESERVED)).min(THREADS_AT_ONCE / threads).max(1);
+    let threads = (2..=MAX_THREADS_PER_BLOCK / 32).map(|warps| warps * 32);
+    let threads = threads.min_by_key(|t| (items.div_ceil(*t) * t, MAX_THREADS_PER_BLOCK - t))?;
+    let blocks = (MULTIPROCESSOR / (shared_bytes + RESERVED)).min(MAX_THREADS_PER_MULTIPROCESSOR / threads).max(1);
 
     let mut text = String::new();
     define(&mut text, "THREADS", threads);
@@ -179,7 +179,7 @@ pub fn source(h: &Hyperparameters, network: &Network) -> Option<Source> {
     write_layers(&mut text, &layers, &memory);
     text.extend(AFTER_LAYERS);
     let moments = moment_count(h.optimizer);
-    Some(Source { text, threads: threads as u32, shared_bytes, places: memory.parameters, moments })
+    Some(KernelSource { text, threads: threads as u32, shared_bytes, places: memory.parameters, moments })
 }
 
 fn define(text: &mut String, name: &str, value: impl std::fmt::Display) {
@@ -198,11 +198,11 @@ fn define_model(text: &mut String, h: &Hyperparameters, layers: &[Layer]) {
         ("IMAGE", first.inputs()),
         ("MOMENTS", moment_count(h.optimizer)),
         ("DROPOUT", usize::from(h.dropout > 0.0)),
-        ("MOST_BLOCK", Block::MOST),
-        ("OUTPUTS_AT_ONCE", OUTPUTS_AT_ONCE),
-        ("MOST_GROUP", pooled().map(|(i, l)| group(l, i)).max().unwrap_or(1)),
-        ("MOST_PATCH_ROW", first.tap_row() + first.channels),
-        ("MOST_CHANNELS", pooled().map(|(_, l)| l.channels).max().unwrap_or(1)),
+        ("MAX_BLOCK", Block::MAX_SIZE),
+        ("OUTPUTS_PER_PASS", OUTPUTS_PER_PASS),
+        ("MAX_GROUP", pooled().map(|(i, l)| group(l, i)).max().unwrap_or(1)),
+        ("MAX_PATCH_ROW", first.tap_row() + first.channels),
+        ("MAX_CHANNELS", pooled().map(|(_, l)| l.channels).max().unwrap_or(1)),
     ] {
         define(text, name, value);
     }

@@ -7,7 +7,7 @@
 //!
 //! Sums run in the order in which `reference.rs` writes them down.
 
-/// Calls a method with the constant that equals a number from 1 to [`Block::MOST`].
+/// Calls a method with the constant that equals a number from 1 to [`Block::MAX_SIZE`].
 macro_rules! with_constant {
     ($n:expr, $self:ident.$method:ident($($argument:expr),*)) => {
         match $n {
@@ -22,7 +22,7 @@ macro_rules! with_constant {
     };
 }
 
-/// Repeats a block for `$i` from 0 to `$n - 1`, `$n` a constant of at most [`Block::MOST`]. In
+/// Repeats a block for `$i` from 0 to `$n - 1`, `$n` a constant of at most [`Block::MAX_SIZE`]. In
 /// source rather than by the optimiser, which leaves an array that it did not fully unroll in
 /// memory, not in registers.
 macro_rules! unrolled {
@@ -49,20 +49,20 @@ pub use dense::{DenseBackward, DenseForward};
 pub use layout::{FromRows, ToRows};
 pub use loss::CrossEntropyGradient;
 pub use optimizer::{Adam, ApplyMask, Sgd};
-pub use pooled::{Below, PooledBackward, PooledForward, OUTPUTS_AT_ONCE};
+pub use pooled::{Below, PooledBackward, PooledForward, OUTPUTS_PER_PASS};
 
 /// Output channels of one block of a layer's weights, which lie as (tap, channel of the block).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
     /// First output channel.
     pub first: usize,
-    /// Number of them, at most [`Block::MOST`].
+    /// Number of them, at most [`Block::MAX_SIZE`].
     pub size: usize,
 }
 
 impl Block {
     /// Most output channels in a block.
-    pub const MOST: usize = 6;
+    pub const MAX_SIZE: usize = 6;
 
     /// `count` in as few blocks of at most `most` as possible, equal within one.
     pub fn split(count: usize, most: usize) -> impl Iterator<Item = Self> {

@@ -101,7 +101,7 @@ fn largest<S: Simd>(s: S, values: [S::F; 4], corners: [usize; 4]) -> (S::F, S::F
 
 /// Outputs whose kernels are added to the input's gradient together, window by window; their
 /// weights fit a first-level cache.
-pub const OUTPUTS_AT_ONCE: usize = 8;
+pub const OUTPUTS_PER_PASS: usize = 8;
 
 /// One model's backward pass of a pooled convolution, rows.
 ///
@@ -172,7 +172,7 @@ impl<S: Simd> Kernel<S> for PooledBackward<'_> {
     fn run(mut self, s: S) {
         let layer = self.layer;
         self.biases(s);
-        for tile in Block::split(layer.segments(), Block::MOST) {
+        for tile in Block::split(layer.segments(), Block::MAX_SIZE) {
             with_constant!(tile.size, self.weights(s, tile.first));
         }
         if let Some(below) = self.below.take() {
@@ -267,9 +267,9 @@ impl PooledBackward<'_> {
         let layer = self.layer;
         let length = layer.tap_row() + layer.channels;
         below.gradient.fill(0.0);
-        for first in (0..layer.outputs).step_by(OUTPUTS_AT_ONCE) {
-            let outputs = first..layer.outputs.min(first + OUTPUTS_AT_ONCE);
-            for tile in Block::split(length / ROW, Block::MOST) {
+        for first in (0..layer.outputs).step_by(OUTPUTS_PER_PASS) {
+            let outputs = first..layer.outputs.min(first + OUTPUTS_PER_PASS);
+            for tile in Block::split(length / ROW, Block::MAX_SIZE) {
                 let at = tile.first * ROW;
                 with_constant!(tile.size, self.add_kernels(s, outputs.clone(), at, below.weight, below.gradient));
             }
@@ -294,7 +294,7 @@ impl PooledBackward<'_> {
                 let corner = 2 * (y * down + x * right);
                 let units = (y * columns + x) * layer.outputs;
                 let units = units + outputs.start..units + outputs.end;
-                let mut kernels = [0; OUTPUTS_AT_ONCE];
+                let mut kernels = [0; OUTPUTS_PER_PASS];
                 for ((kernel, winner), output) in
                     kernels.iter_mut().zip(&self.winners[units.clone()]).zip(outputs.clone())
                 {

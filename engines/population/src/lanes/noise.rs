@@ -180,7 +180,7 @@ impl<S: Simd> NoiseScratch<S> {
 impl<S: Simd> Lanes<S> {
     /// Sets to zero what variational dropout removes, as in the states that are kept; returns the
     /// parameters in training, to be [restored](Self::restore).
-    pub fn remove_drowned(&mut self) -> Option<Vec<S::F>> {
+    pub fn apply_variational_mask(&mut self) -> Option<Vec<S::F>> {
         let noise = self.noise.as_ref()?;
         let trained = self.parameters.clone();
         let log_sigma2 = S::values(&noise.log_sigma2);

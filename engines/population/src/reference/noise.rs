@@ -29,7 +29,7 @@ impl Noise {
     }
 
     /// Sets to zero the parameters that are removed in evaluation.
-    pub fn remove_drowned(&self, parameters: &mut [f32]) {
+    pub fn apply_variational_mask(&self, parameters: &mut [f32]) {
         for (p, &log_sigma2) in parameters.iter_mut().zip(&self.log_sigma2) {
             if !is_kept((*p).into(), log_sigma2.into()) {
                 *p = 0.0;

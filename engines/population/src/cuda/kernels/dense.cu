@@ -55,7 +55,7 @@ DEVICE void dense_input_backward(struct layer l, struct layer before, float *sha
         const int row = pixel / width, column = pixel % width;
         const int first_row = row < kernel_rows ? 0 : row + 1 - kernel_rows;
         const int first_column = column < kernel_columns ? 0 : column + 1 - kernel_columns;
-        const int blocks = (outputs + MOST_BLOCK - 1) / MOST_BLOCK;
+        const int blocks = (outputs + MAX_BLOCK - 1) / MAX_BLOCK;
         float sum = 0.0f;
         for (int part = 0; part < blocks; part++)
             for (int y = first_row; y <= row && y < rows; y++)

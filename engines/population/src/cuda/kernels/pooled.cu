@@ -17,7 +17,7 @@ DEVICE void add_few_channels(struct layer l, int first, const float *weight, con
                              float *c, float *d) {
     const int width = l.width, channels = l.channels, kernel = l.kernel_rows, group = l.group;
     const int taps = kernel * kernel * channels;
-    float upper[MOST_PATCH_ROW], lower[MOST_PATCH_ROW];
+    float upper[MAX_PATCH_ROW], lower[MAX_PATCH_ROW];
     load_pairs(patch, (kernel + 1) * channels, upper);
 #pragma unroll
     for (int ky = 0; ky < kernel; ky++) {
@@ -46,7 +46,7 @@ DEVICE void add_many_channels(struct layer l, int first, const float *weight, co
                               float *c, float *d) {
     const int width = l.width, channels = l.channels, stride = l.input_stride, kernel = l.kernel_rows, group = l.group;
     const int taps = kernel * kernel * channels;
-    float upper[MOST_CHANNELS], lower[MOST_CHANNELS];
+    float upper[MAX_CHANNELS], lower[MAX_CHANNELS];
     for (int ky = 0; ky < kernel; ky++) {
         const float *at = patch + ky * width * stride;
 #pragma unroll
@@ -58,7 +58,7 @@ DEVICE void add_many_channels(struct layer l, int first, const float *weight, co
             at += stride;
 #pragma unroll
             for (int i = 0; i < channels; i += 4) {
-                float4 w[MOST_GROUP];
+                float4 w[MAX_GROUP];
 #pragma unroll
                 for (int o = 0; o < group; o++)
                     w[o] = *(const float4 *)(weight + (first + o) * taps + (ky * kernel + kx) * channels + i);
@@ -88,7 +88,7 @@ DEVICE void pooled_forward(struct layer l, int training, float *shared) {
     for EACH (item, windows * (l.outputs / group)) {
         const int first = item / windows * group, window = item % windows;
         const int corner = (window / columns * 2 * l.width + window % columns * 2) * l.input_stride;
-        float a[MOST_GROUP], b[MOST_GROUP], c[MOST_GROUP], d[MOST_GROUP];
+        float a[MAX_GROUP], b[MAX_GROUP], c[MAX_GROUP], d[MAX_GROUP];
 #pragma unroll
         for (int o = 0; o < group; o++) a[o] = b[o] = c[o] = d[o] = shared[l.bias + first + o];
         if (l.channels % 4)
@@ -153,7 +153,7 @@ DEVICE void pooled_weights_backward(struct layer l, float *shared) {
 
 // The gradient of a layer's input, for the units of the pooled layer before: window by window, the
 // outputs' kernels where their winners are, and zero in the rest of the patch. In the CPU's order:
-// OUTPUTS_AT_ONCE outputs at a time, and of these one part of the patch's row, in eights of values,
+// OUTPUTS_PER_PASS outputs at a time, and of these one part of the patch's row, in eights of values,
 // after the other.
 DEVICE void pooled_input_backward(struct layer l, struct layer before, float *shared) {
     const float *weight = S(l.weight);
@@ -162,14 +162,14 @@ DEVICE void pooled_input_backward(struct layer l, struct layer before, float *sh
     const int height = l.height, width = l.width, channels = l.channels, kernel = l.kernel_rows, outputs = l.outputs;
     const int unit_stride = l.unit_stride, below_stride = before.unit_stride;
     const int rows = rows_of(l), columns = columns_of(l), taps = kernel * kernel * channels;
-    const int eights = (kernel + 1) * channels / 8, parts = (eights + MOST_BLOCK - 1) / MOST_BLOCK;
+    const int eights = (kernel + 1) * channels / 8, parts = (eights + MAX_BLOCK - 1) / MAX_BLOCK;
     for EACH (i, height * width * (channels / 4)) {
         const int pixel = i / (channels / 4), channel = i % (channels / 4) * 4;
         const int row = pixel / width, column = pixel % width;
         const int first_row = row < kernel ? 0 : (row - kernel + 1) / 2;
         const int first_column = column < kernel ? 0 : (column - kernel + 1) / 2;
         float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        for (int chunk = 0; chunk < outputs; chunk += OUTPUTS_AT_ONCE)
+        for (int chunk = 0; chunk < outputs; chunk += OUTPUTS_PER_PASS)
             for (int part = 0; part < parts; part++)
                 for (int y = first_row; 2 * y <= row && y < rows; y++)
                     for (int x = first_column; 2 * x <= column && x < columns; x++) {
@@ -177,7 +177,7 @@ DEVICE void pooled_input_backward(struct layer l, struct layer before, float *sh
                         if (eighth < part * eights / parts || eighth >= (part + 1) * eights / parts) continue;
                         const struct unit *unit = units + chunk * unit_stride + y * columns + x;
 #pragma unroll
-                        for (int o = 0; o < OUTPUTS_AT_ONCE; o++) {
+                        for (int o = 0; o < OUTPUTS_PER_PASS; o++) {
                             if (chunk + o >= outputs) break;
                             const struct unit here = unit[o * unit_stride];
                             const int ky = row - 2 * y - (int)(here.winner >> 1 & 1);
