@@ -1,7 +1,7 @@
 //! The thin driver: reads manifests and calls the stages in order.
 //!
-//! `zoo train` and `zoo-train` are the same function; so it is for every stage. What is here is
-//! only where things lie under the root, in which order they are made, and what is skipped.
+//! `zoo train` and `zoo-train` are the same function; likewise for every stage. This crate only
+//! decides where outputs go under the root, in which order they are made, and what is skipped.
 
 mod plan;
 mod run;
@@ -82,7 +82,7 @@ impl Manifests {
     /// Loads them all.
     ///
     /// # Errors
-    /// A root that is no folder, a mistake in a manifest, or two that would make one zoo or twin.
+    /// A root that is not a folder, a mistake in a manifest, or two that would make one zoo or twin.
     fn load(&self) -> anyhow::Result<Vec<Manifest>> {
         if self.root.is_file() {
             return Err(

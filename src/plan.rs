@@ -22,7 +22,7 @@ pub struct PlanArgs {
     /// What would do the arithmetic; by default the fastest that trains the architecture
     #[arg(long, value_name = "ENGINE", value_parser = engine_names())]
     engine: Option<String>,
-    /// Threads that the time is estimated for; by default one a core
+    /// Threads to estimate the time for; defaults to one per core
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
 }

@@ -86,7 +86,7 @@ pub fn run(args: &RunArgs, stage: &Stage) -> anyhow::Result<RunSummary> {
 }
 
 /// Checks that a run replaces nothing but what it can make again in seconds: no zoo or twin that was
-/// made from different inputs, finished or not, and no archive of anything else.
+/// built from different inputs, finished or not, and no archive of anything else.
 fn check_replaces_nothing(
     manifest: &Manifest,
     root: &Path,

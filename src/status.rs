@@ -33,7 +33,7 @@ pub struct StatusArgs {
 pub enum State {
     /// Made of today's inputs.
     UpToDate,
-    /// In the making.
+    /// Unfinished.
     Unfinished,
     /// Made of other inputs.
     Stale,
@@ -59,7 +59,7 @@ pub struct Line {
     pub output: PathBuf,
     /// Its state.
     pub state: State,
-    /// Models that are there, of so many, in a zoo.
+    /// Finished models of a zoo, and the number of all of its models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub models: Option<[usize; 2]>,
 }
@@ -99,7 +99,7 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<StatusSummary> {
     Ok(summary)
 }
 
-/// State of an output, and the models that are there, of so many, in a zoo in the making.
+/// State of an output, and the numbers of finished and of all models in an unfinished zoo.
 type Found = (State, Option<[usize; 2]>);
 
 fn one(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut Vec<Line>) -> anyhow::Result<()> {
@@ -135,7 +135,7 @@ fn one(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut Vec<Li
     let options = PackOptions { section: manifest.section("pack")?.unwrap_or_default(), ..PackOptions::default() };
     for (name, made) in zoos {
         let (zoo, archive) = (places.zoo(&name), places.archive(&name));
-        // A run writes words anew into zoo.json, and thus packs again.
+        // A run rewrites the description in zoo.json, and therefore packs again.
         let packed =
             made && has_words(&ZooDir::new(&zoo), &words)? && zoo_pack::is_up_to_date(&zoo, &archive, &options)?;
         let there = if packed { zoo_pack::archives(&archive)? } else { zoo_pack::replaced(&archive)? };
@@ -153,7 +153,7 @@ fn state(output: &Path, fresh: bool) -> State {
     }
 }
 
-/// The state of a zoo directory, which may be in the making, or damaged.
+/// The state of a zoo directory, which may be unfinished or damaged.
 fn zoo_state(output: &Path, is_fresh: impl FnOnce() -> anyhow::Result<bool>) -> anyhow::Result<Found> {
     let models = match check(&ZooDir::new(output)) {
         Ok(models) => models,
@@ -169,7 +169,7 @@ fn zoo_state(output: &Path, is_fresh: impl FnOnce() -> anyhow::Result<bool>) -> 
 }
 
 /// Checks that a zoo is whole if it is finished, down to its models' small files; the models that are
-/// there, of so many, if it is in the making.
+/// finished and of all models, if it is unfinished.
 fn check(zoo: &ZooDir) -> Result<Option<[usize; 2]>, FileError> {
     if let Some(record) = zoo.record()? {
         zoo.check_whole(&record)?;

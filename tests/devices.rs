@@ -145,7 +145,7 @@ fn what_is_missing_is_said_in_one_sentence() {
         let errors: Vec<&str> = message.lines().filter(|l| l.starts_with("zoo: ")).collect();
         assert!(errors.len() == 1 && errors[0].contains(expected), "{expected}: {message}");
     }
-    // auto goes on with the processor, and says why.
+    // auto falls back to the processor, and says why.
     let auto = [
         (vec![], vec![], "training on the processor: there is no NVIDIA driver"),
         (vec!["driver"], vec![], "training on the processor: there is no NVRTC"),

@@ -45,7 +45,7 @@ fuzz_target!(|bytes: &[u8]| {
     for (params, lines) in &models {
         let keys = serde_json::to_value(params).expect("plain data serialises");
         for line in lines {
-            let row = rows.next().expect("a row a state").expect("an index");
+            let row = rows.next().expect("one row per state").expect("an index");
             let cell = |name: &str| row.get_column_iter().find(|(n, _)| *n == name).map(|(_, cell)| cell);
             assert!(matches!(cell("epoch"), Some(Field::Int(epoch)) if *epoch == line.training_iteration as i32));
             for (name, value) in keys.as_object().expect("params are an object").iter().filter(|(name, _)| *name != "zoo::id") {

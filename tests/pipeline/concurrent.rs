@@ -1,4 +1,4 @@
-//! Several processes at work on one output.
+//! Several processes that use one output.
 
 use std::fs;
 use std::process::Child;
@@ -42,7 +42,7 @@ fn a_second_process_says_that_another_is_at_work() {
             job.wait().unwrap();
         }
     }
-    // What was killed blocks nobody.
+    // A killed process leaves no lock.
     work.edit("epochs = 200", "epochs = 3");
     work.ok(&format!("{train} --force"));
     assert_eq!(fs::read_dir(work.path("z")).unwrap().count(), 3, "zoo.json, SHA256SUMS, models");

@@ -91,7 +91,7 @@ fn has_checkpoint(training: &Path) -> bool {
     fs::read_dir(training).is_ok_and(|entries| entries.flatten().any(is_checkpoint))
 }
 
-/// Everything below the folder is as before, but for lock files and what is marked as in the making.
+/// Everything below the folder is as before, but for lock files and what is marked as unfinished.
 #[track_caller]
 fn assert_untouched(work: &TinyZoo, before: &BTreeMap<PathBuf, Vec<u8>>) {
     let now = files(work.root());

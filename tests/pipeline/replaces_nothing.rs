@@ -40,7 +40,7 @@ fn a_run_replaces_no_other_zoo_twin_or_archive_unasked() {
     fs::remove_file(work.path("other.toml")).unwrap();
     assert_untouched(&work, &before);
 
-    // An archive of the same zoo is packed anew; one of another zoo, or a stranger's file, is kept.
+    // An archive of the same zoo is repacked; one of another zoo, or an unrelated file, is kept.
     let (archive, twins) = (work.path("archives/tiny.tar.gz"), work.path("archives/tiny-magnitude-80.tar.gz"));
     work.ok("pack zoos/tiny -o archives/tiny.tar.gz --level 0");
     work.ok(run);

@@ -1,4 +1,4 @@
-//! Whatever ends a run, the same command goes on, and to the same bytes.
+//! Whatever ends a run, the same command resumes it, and its bytes are the same.
 
 use std::fs;
 use std::path::PathBuf;

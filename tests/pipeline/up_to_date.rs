@@ -25,7 +25,7 @@ fn a_run_does_only_what_its_inputs_changed() {
     assert_eq!(status.matches("up to date").count(), 5, "{status}");
     let states = || fs::metadata(work.path("zoos/tiny/models/000000/states.safetensors")).unwrap().modified().unwrap();
     let trained_at = states();
-    work.edit("Six models for a test.", "Six models, described anew.");
+    work.edit("Six models for a test.", "Six models, described differently.");
     let status = work.ok("status tiny.toml --models 2 --epochs 1");
     let stale: Vec<&str> = status.lines().filter(|l| l.contains("stale")).collect();
     assert!(stale.len() == 1 && stale[0].starts_with("pack") && stale[0].ends_with("tiny.tar.gz"), "{status}");

@@ -1,4 +1,4 @@
-//! Layer statistics s(w): what a state looks like, in a few numbers a layer.
+//! Layer statistics s(w): what a state looks like, in a few numbers per layer.
 //!
 //! Unterthiner et al., "Predicting Neural Network Accuracy from Weights" (2020): of every layer,
 //! weights and biases apart, mean, variance (over all values, not the sample's) and the 1, 25, 50,

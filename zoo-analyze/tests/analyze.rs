@@ -44,7 +44,7 @@ fn pack_zoo(zoo: &Path, archive: &Path, volume_size: Option<u64>) -> Vec<PathBuf
     pack(zoo, archive, &options, &Default::default()).unwrap().archives
 }
 
-/// Writes a finished zoo anew, with another record.
+/// Rewrites a finished zoo with another record.
 fn change_record(zoo: &ZooDir, change: impl FnOnce(&mut ZooRecord)) {
     let mut record = zoo.finished().unwrap();
     change(&mut record);
@@ -238,7 +238,7 @@ fn a_zoo_gives_the_same_numbers_from_its_directory_its_archive_and_its_volumes()
     assert!(ok(path, "benchmark parts/noise.tar.gz --no-trees").contains("16 + 3 + 4 models"));
     fs::write(path.join("parts/noise.3-of-4.tar.gz"), "").unwrap();
     assert!(fails(path, "benchmark parts/noise.tar.gz", 2).contains("found sets of 2 and of 4 volumes"));
-    // What is missing is said.
+    // What is missing is reported.
     let alone = ok(path, "benchmark moved/part-0.tar.gz --no-trees");
     assert!(alone.contains("noise: 1 of 2 volumes missing (noise.2-of-2.tar.gz); what follows is of"), "{alone}");
     let alone = ok(path, "moved/part-1.tar.gz -o alone.html --no-trees");
@@ -257,7 +257,7 @@ fn models_that_are_missing_are_listed_whatever_their_ids() {
     let skipped: Vec<String> =
         found["skipped"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(skipped, gone.map(|id| id.to_string()));
-    // Without a list of the files nobody knows which are missing, but how many.
+    // Without a list of the files, only the number of missing models is known.
     fs::remove_file(path.join("noise/SHA256SUMS")).unwrap();
     let text = ok(path, "benchmark noise --no-trees");
     assert!(text.contains("zoo.json records 23 models, found 20") && text.contains("0 models skipped"), "{text}");
@@ -268,7 +268,7 @@ fn a_report_is_never_written_into_a_zoo_or_over_anything_but_a_report() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     let zoo = synthetic::write(&path.join("zoos/noise"), "noise", 2, 2).unwrap();
-    // In the making, by zoo-train and by a program that does otherwise.
+    // Unfinished, as left by zoo-train and by another program.
     fs::create_dir_all(path.join("zoos/trained/.training")).unwrap();
     fs::write(path.join("zoos/trained/.training/run.json"), "{}").unwrap();
     fs::create_dir_all(path.join("zoos/other/models/000007")).unwrap();

@@ -204,7 +204,7 @@ impl Failure {
     }
 }
 
-/// The exit code of an outcome; an error is said on standard error, and printed if `json`.
+/// The exit code of an outcome; an error is reported on standard error, and printed as JSON if `json`.
 fn conclude(name: &str, common: &CommonArgs, outcome: anyhow::Result<()>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::from(exit::DONE) };
     let (kind, exit_code) = classify(&error);

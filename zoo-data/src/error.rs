@@ -21,7 +21,7 @@ pub enum DataError {
     /// Asked to stop.
     #[error("{0}")]
     Interrupted(#[from] Interrupted),
-    /// A published file is nowhere to be found.
+    /// A published file was not found.
     #[error(
         "{file} of {dataset} was not found in {looked_in}: download it with `{}`{}",
         fetch_command(dataset, root),

@@ -125,7 +125,7 @@ fn download(
     Err(DataError::Download { file: file.name.to_owned(), attempts: attempts.join("; ") })
 }
 
-/// A download in the making, which no other process writes to.
+/// An unfinished download, which no other process writes to.
 struct Part {
     path: PathBuf,
     file: File,
@@ -237,7 +237,7 @@ fn write_received(
 }
 
 /// Asks for what comes after the first `have` bytes, hands on what comes, and returns how it ended.
-/// Nobody listens any more once the download was given up.
+/// The receiver is gone once the download was abandoned.
 fn receive(agent: &ureq::Agent, address: &str, have: u64, sender: &SyncSender<Received>) -> Received {
     let mut request = agent.get(address);
     if have > 0 {

@@ -1,5 +1,5 @@
 //! Loads image datasets in their published forms and prepares them for training: splits,
-//! transforms to the bit as Pillow does them, one file for every later stage.
+//! transforms bit-identical to Pillow's, one file for every later stage.
 //!
 //! ```no_run
 //! use std::path::Path;

@@ -64,7 +64,7 @@ impl SourceFile {
     }
 }
 
-/// Both parts of a dataset in the making.
+/// Both parts of a dataset that is being read.
 #[derive(Debug)]
 pub struct Parts<'a> {
     /// The published training part.

@@ -1,4 +1,4 @@
-//! Transforms of 8-bit images, to the bit as Pillow and torchvision do them.
+//! Transforms of 8-bit images, bit-identical to those of Pillow and torchvision.
 
 use serde::{Deserialize, Deserializer, Serialize};
 

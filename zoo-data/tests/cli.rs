@@ -240,7 +240,7 @@ fn get_from(folder: &Path, addresses: &[String], silence: Duration) -> Result<us
 }
 
 /// Listens, answers every connection with `answer`, then says nothing more and never hangs up. The
-/// channel tells of each connection.
+/// channel reports each connection.
 fn silent_server(answer: Vec<u8>) -> (SocketAddr, Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -40,7 +40,7 @@ pub trait Engine: Send + Sync {
     /// Name, as `--engine` takes it.
     fn name(&self) -> &'static str;
 
-    /// Version of its arithmetic. It changes whenever the same model would get other bits.
+    /// Version of its arithmetic. It changes whenever the same model would no longer be bit-identical.
     fn version(&self) -> String;
 
     /// Whether it trains such models.

@@ -44,18 +44,18 @@ pub struct Task {
     pub initial: Vec<f32>,
     /// Which parameters may differ from zero; `None`: all.
     pub mask: Option<Mask>,
-    /// Epochs that came before, when a trained model is trained on: its random draws go on there.
+    /// Epochs that came before, when a trained model is trained on: its random draws continue there.
     pub epochs_before: u32,
 }
 
 /// How it is decided which parameters of a model may differ from zero.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Mask {
-    /// Those for which it is true, one value a parameter.
+    /// Those for which it is true, one value per parameter.
     Fixed(Vec<bool>),
     /// Fewer and fewer, by magnitude.
     Ramp(Ramp),
-    /// Those that variational dropout does not drown in noise.
+    /// Those that variational dropout does not prune.
     Variational(Variational),
 }
 

@@ -110,7 +110,7 @@ pub fn noise(seed: u64, layer: u8, [epoch, step]: [u32; 2], sample: usize, sums:
     draws
 }
 
-/// Log sigma^2 of a model before its first step: one value a parameter, [`NO_NOISE`] for biases.
+/// Log sigma^2 of a model before its first step: one value per parameter, [`NO_NOISE`] for biases.
 pub fn initial_log_sigma2(network: &Network) -> Vec<f64> {
     let mut log_sigma2 = vec![NO_NOISE; network.parameter_count()];
     for weight in network.weights() {

@@ -80,7 +80,7 @@ fn pick(image: &mut [u8], [height, width]: [usize; 2], from: impl Fn(usize, usiz
     }
 }
 
-/// Rotates a planar image counterclockwise by `degrees` about its centre: to the bit what Pillow's
+/// Rotates a planar image counterclockwise by `degrees` about its centre, bit-identical to Pillow's
 /// `Image.rotate` gives with its defaults, which works in 16.16 fixed point.
 pub fn rotate(image: &mut [u8], [height, width]: [usize; 2], degrees: f64) {
     let degrees = degrees.rem_euclid(360.0);

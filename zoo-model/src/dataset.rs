@@ -233,7 +233,7 @@ impl Dataset {
 }
 
 /// Whether the file is a dataset that zoo-data prepared, though perhaps a damaged one: then it may be
-/// made anew.
+/// rebuilt.
 pub fn is_prepared(path: &Path) -> bool {
     let header = File::open(path).ok().and_then(|mut file| Header::read(&mut file).ok());
     let is_ours = |h: &Header| h.metadata.get("fingerprint").is_some_and(|fingerprint| !fingerprint.is_empty());

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use serde::de::{self, value, Deserializer, IntoDeserializer, SeqAccess, Visitor};
 use serde::Deserialize;
 
-/// One of the names that the enum `T` has; anything else is told what they are.
+/// One of the names that the enum `T` has; the error for anything else lists them.
 pub fn name<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     struct NameVisitor<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de>> Visitor<'de> for NameVisitor<T> {

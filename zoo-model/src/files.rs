@@ -28,7 +28,7 @@ pub fn parent_of(path: &Path) -> &Path {
 }
 
 /// Whether operating systems, file managers and network file systems leave a file or folder of this
-/// name in any folder: it belongs to nobody's data, and every reader of a folder or zip passes over it.
+/// name in any folder: it belongs to no data, and every reader of a folder or zip ignores it.
 pub fn is_system_file(name: &str) -> bool {
     const NAMES: [&str; 14] = [
         ".AppleDouble",

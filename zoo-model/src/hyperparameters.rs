@@ -48,7 +48,7 @@ pub struct Hyperparameters {
     /// Random changes of the training images.
     #[serde(rename = "training::augment", default, skip_serializing_if = "Augmentation::is_none")]
     pub augmentation: Augmentation,
-    /// Samples a step; an epoch's last batch may be smaller.
+    /// Samples per step; an epoch's last batch may be smaller.
     #[serde(rename = "training::batchsize")]
     pub batch_size: usize,
     /// Epochs trained.

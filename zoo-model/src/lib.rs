@@ -32,7 +32,7 @@
 //! | [`zoo_dir`] | the zoo directory and its `zoo.json` |
 //! | [`synthetic`] | zoos of noise, for tests and benchmarks |
 //! | [`files`] | atomic writes, locks and checksums |
-//! | [`text`] | text that strangers wrote, made fit to be shown |
+//! | [`text`] | untrusted text, made safe to print |
 
 pub mod activation;
 pub mod architecture;

@@ -21,7 +21,7 @@ pub const SECTIONS: [&str; 7] = ["zoo", "data", "model", "grid", "train", "spars
 
 const SIZE_LIMIT: u64 = 1 << 20;
 
-/// A mistake in a manifest: the user's to mend.
+/// A mistake in a manifest, for the user to correct.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{}{}: {message}", path.display(), line_text(*line), key_text(key))]
 pub struct ManifestError {
@@ -245,7 +245,7 @@ impl Entry<'_> {
         self.table.contains_key(key)
     }
 
-    /// Those of `keys` that are there, as a `T`; other keys are passed over.
+    /// Those of `keys` that are there, as a `T`; other keys are skipped.
     ///
     /// # Errors
     /// They are no `T`.
@@ -352,7 +352,7 @@ fn not_tables(table: &DeTable) -> Vec<&'static str> {
     TABLES.into_iter().filter(holds_another).collect()
 }
 
-/// Reads one section of a document and passes over the others.
+/// Reads one section of a document and skips the others.
 struct Section<'a, T> {
     name: &'a str,
     of: PhantomData<T>,

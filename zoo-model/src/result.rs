@@ -1,4 +1,4 @@
-//! `result.json`: one JSON object a line, one line a kept state.
+//! `result.json`: one JSON object per line, one line per kept state.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -14,7 +14,7 @@ use crate::zoo_dir::enclosing_zoo;
 
 /// The user, or the system, asked the program to stop; what was done so far is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("interrupted; the work so far is kept, the same command resumes it")]
+#[error("interrupted; progress is kept: rerun the same command to resume")]
 pub struct Interrupted;
 
 /// What was asked for cannot be carried out as it stands.
@@ -160,7 +160,7 @@ impl Stage {
     }
 }
 
-/// Progress that nobody watches.
+/// Progress that is not shown.
 #[derive(Debug, Clone, Copy)]
 struct Unseen;
 

@@ -1,4 +1,4 @@
-//! Text that strangers wrote, made fit to be shown.
+//! Untrusted text, made safe to print.
 
 use std::borrow::Cow;
 

@@ -28,9 +28,9 @@ pub mod names {
     pub const ZOO: &str = "zoo.json";
     /// Checksums of every other file, for `sha256sum -c`.
     pub const CHECKSUMS: &str = "SHA256SUMS";
-    /// Folder of everything that is not a finished model, while the zoo is in the making.
+    /// Folder of everything that is not a finished model, while the zoo is unfinished.
     pub const TRAINING: &str = ".training";
-    /// What a zoo in the making will be, in that folder.
+    /// What an unfinished zoo will be, in that folder.
     pub const RUN: &str = "run.json";
     /// Folder of the models.
     pub const MODELS: &str = "models";
@@ -49,7 +49,7 @@ pub const RECORD_LIMIT: u64 = 16 << 20;
 /// Size limit of a `SHA256SUMS`: 100 bytes for each of three files of a million models.
 pub const CHECKSUMS_LIMIT: u64 = 400 << 20;
 
-/// The zoo, finished or in the making, by whatever program, that `path` is or lies in. The last parts
+/// The zoo, finished or not, by whatever program, that `path` is or lies in. The last parts
 /// of `path` need not be there.
 ///
 /// # Errors
@@ -84,7 +84,7 @@ pub fn model_file(path: &str) -> Option<(ModelId, &str)> {
     names::MODEL_FILES.contains(&file).then_some((id, file))
 }
 
-/// A zoo directory, finished or in the making.
+/// A zoo directory, finished or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ZooDir {
     path: PathBuf,

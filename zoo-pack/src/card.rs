@@ -41,7 +41,7 @@ impl Accuracies {
     }
 }
 
-/// The card of a zoo; a function of the zoo alone. Its words may be a stranger's: they are escaped,
+/// The card of a zoo; a function of the zoo alone. Its text may be untrusted: it is escaped,
 /// so that none becomes a line of its own.
 // Long because it is one text from top to bottom.
 pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
@@ -124,7 +124,7 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
          - `zoo.json`: what the zoo is and was made of.\n\
          - `index.parquet`: one row per model and kept state, with every hyperparameter and metric.\n\
          - `models/ID/params.json`: a model's hyperparameters.\n\
-         - `models/ID/result.json`: its metrics, one JSON object a line and kept state.\n\
+         - `models/ID/result.json`: its metrics, one line with a JSON object per kept state.\n\
          - `models/ID/states.safetensors`: its parameters, stacked over the kept states, and `epochs`.\n\
          - `SHA256SUMS`: checksums of all of these.\n\n\
          ## Use\n\n\

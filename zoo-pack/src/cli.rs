@@ -27,7 +27,7 @@ pub struct Args {
     /// Split into volumes of at most this size, such as 2GB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     volume_size: Option<u64>,
-    /// Threads; by default one a core. The result does not depend on it
+    /// Number of threads; defaults to one per core. Does not affect the result
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
     /// Replace a file that is not an archive of the same zoo

@@ -67,7 +67,7 @@ impl Fault {
     }
 }
 
-/// Walks a tar stream entry by entry. Where a damaged member swallowed headers, it goes on at the
+/// Walks a tar stream entry by entry. Where a damaged member swallowed headers, it resumes at the
 /// next sound one.
 ///
 /// ```no_run

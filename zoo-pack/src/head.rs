@@ -74,7 +74,7 @@ impl ArchiveHead {
                 VOLUMES => head.volumes = Some(read_entry(path, entries, VOLUMES, RECORD_LIMIT)?),
                 other => {
                     head.first_model = model_file(other).map(|(id, _)| id);
-                    // What is passed over must be inflated too.
+                    // What is skipped must be inflated too.
                     let limit = if other == INDEX { INDEX_LIMIT } else { RECORD_LIMIT };
                     if head.first_model.is_none() && entry.size > limit {
                         return Err(too_large(path, other, limit));

@@ -42,7 +42,7 @@ Examples:
       -o zoos/quickstart-magnitude-80
   zoo-sparsify my.toml --zoo zoos/my --data data/my.safetensors -o twin --twin magnitude-50
 
-Interrupted (Ctrl-C, SIGTERM, even SIGKILL), the same command goes on where it stopped.
+After an interruption (Ctrl-C, SIGTERM, even SIGKILL), rerun the same command to resume.
 Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 130 interrupted.";
 
 /// `zoo-sparsify`.

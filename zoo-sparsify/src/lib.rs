@@ -1,8 +1,8 @@
 //! Prunes a zoo into its sparse twin zoo: one twin per model, of the same id.
 //!
 //! By [magnitude](methods::magnitude), the smallest weights of a model's last state are removed, at once
-//! or along a ramp, and training goes on with what is left. By [variational
-//! dropout](methods::variational_dropout), training finds which weights drown in a noise of their own.
+//! or along a ramp, and training continues with the remaining weights. By [variational
+//! dropout](methods::variational_dropout), training finds which weights are dominated by their noise.
 //! Either way it is on the same data, with the parent's optimiser from fresh moments. Random draws
 //! continue where the parent's training ended: the twin's epoch e is drawn as epoch (parent's epochs + e).
 //!

@@ -14,7 +14,7 @@ use crate::{SparsifyError, Twin};
 
 /// Makes the twin zoo of `zoo` at `output`.
 ///
-/// Does nothing if that is up to date, goes on if it is unfinished.
+/// Does nothing if that is up to date, resumes if it is unfinished.
 ///
 /// # Errors
 /// The zoo was trained on another dataset, unless the settings allow it; and as [`Population::make`].

@@ -34,7 +34,7 @@ fn message(work: &Workspace, args: &str, code: i32, kind: &str) -> String {
     let message = error["message"].as_str().expect("a message").to_owned();
     assert!(!message.is_empty() && !message.contains('\n'), "{message:?}");
     let said = outcome.fails(code);
-    // The sentence is said as without the flag.
+    // The message is the same as without the flag.
     if kind != "usage" {
         assert!(said.trim_end().ends_with(&format!(": {message}")), "{said}");
     }

@@ -11,7 +11,7 @@ use zoo_train::registry::all_on_processor;
 const BATCH: usize = 10;
 
 fn step(criterion: &mut Criterion) {
-    // As in training: one thread a model.
+    // As in training: one thread per model.
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
     let _one = one.expect("the main thread is in no pool yet");
     for (architecture, shape) in [(Architecture::CnnS, [1, 28, 28]), (Architecture::CnnM, [3, 32, 32])] {

@@ -1,7 +1,7 @@
 //! A program with an engine of its own: `zoo-train`, and one more name that `--engine` takes.
 //!
 //! This one lets the fastest engine do the arithmetic and says how long every epoch took. It is another
-//! engine in the eyes of zoo.json, so that nobody takes its zoos for those of the engine behind it.
+//! engine in the eyes of zoo.json, so that its zoos are not mistaken for those of the engine behind it.
 //!
 //! ```sh
 //! cargo run --release -p zoo-train --example own_engine -- my.toml --data my.safetensors -o zoos/my --engine timed

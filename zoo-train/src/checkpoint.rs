@@ -4,7 +4,7 @@
 //! [vectors](Snapshot::vectors), an f32 tensor `states` (L, S, P), and in the header, as JSON under
 //! `progress`, all the rest. A file that does not fit its models is not an error: they then start over.
 //! Models are found whatever batch they were saved in, so that another width of vectors, or another
-//! device, goes on.
+//! device, resumes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -64,7 +64,7 @@ pub fn path(dir: &Path, ids: &[ModelId]) -> PathBuf {
     dir.join(format!("{PREFIX}{}-{}.safetensors", ids[0], &fingerprint(&ids)[..12]))
 }
 
-/// Where the latest progress of each model of a zoo in the making lies.
+/// Where the latest progress of each model of an unfinished zoo is stored.
 #[derive(Debug, Default)]
 pub struct Checkpoints {
     fingerprint: String,
@@ -82,7 +82,7 @@ impl Checkpoints {
     /// alone, with a warning.
     pub fn find(dir: &Path, fingerprint: &str) -> Self {
         let mut places: HashMap<ModelId, Place> = HashMap::new();
-        // No folder: nothing in the making.
+        // No folder: nothing was started.
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
                 continue;
@@ -104,12 +104,12 @@ impl Checkpoints {
         Self { fingerprint: fingerprint.to_owned(), places }
     }
 
-    /// The epoch that a model goes on from; 0: the beginning.
+    /// The epoch that a model resumes from; 0: the beginning.
     pub fn epoch(&self, id: ModelId) -> u32 {
         self.places.get(&id).map_or(0, |place| place.epoch)
     }
 
-    /// The saved progress of models that go on from one epoch, whatever batches they were saved in;
+    /// The saved progress of models that resume from one epoch, whatever batches they were saved in;
     /// `None` if there is none, or none of it that is whole.
     pub fn load(&self, ids: &[ModelId]) -> Option<Progress> {
         let mut files: HashMap<&Path, (Vec<ModelId>, Progress)> = HashMap::new();

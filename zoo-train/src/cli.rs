@@ -26,7 +26,7 @@ pub struct TrainingArgs {
     /// Where it is done: auto, cpu, cuda (all GPUs) or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
-    /// Threads; by default one a core. The result does not depend on it
+    /// Number of threads; defaults to one per core. Does not affect the result
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
     /// Make only part I of N, from 1; the parts may share an output or be merged with `zoo-train merge`
@@ -35,7 +35,7 @@ pub struct TrainingArgs {
     /// Seconds between two checkpoints of a model in training
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub checkpoint_seconds: u64,
-    /// Replace an output that was made from another manifest, dataset or engine, once the new one is whole
+    /// Replace an output that was built from a different manifest, dataset or engine, once the new one is complete
     #[arg(long)]
     pub force: bool,
 }
@@ -116,7 +116,7 @@ Examples:
   zoo-train my.toml --data data/my.safetensors -o zoos/my-1 --shard 1/3
   zoo-train merge zoos/my-1 zoos/my-2 zoos/my-3 -o zoos/my
 
-Interrupted (Ctrl-C, SIGTERM, even SIGKILL), the same command goes on where it stopped.
+After an interruption (Ctrl-C, SIGTERM, even SIGKILL), rerun the same command to resume.
 Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 130 interrupted.";
 
 /// `zoo-train`.

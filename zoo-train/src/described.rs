@@ -50,7 +50,7 @@ pub(crate) fn check(manifest: &Manifest, dataset: &Dataset, path: &Path) -> Resu
         return Ok(());
     }
     Err(UsageError(format!(
-        "{} is not the dataset that [data] of {} describes; differing fields (there and here): {}; prepare it with zoo-data, or train on it all the same with --any-data",
+        "{} is not the dataset that [data] of {} describes; differing fields (there and here): {}; prepare it with zoo-data, or use it anyway with --any-data",
         path.display(),
         manifest.path().display(),
         differences.join(", ")

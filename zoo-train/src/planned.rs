@@ -15,7 +15,7 @@ use crate::TrainError;
 
 /// Trains the plan of a manifest on a prepared dataset into a zoo directory.
 ///
-/// Does nothing if the directory is up to date, goes on if it is unfinished.
+/// Does nothing if the directory is up to date, resumes if it is unfinished.
 ///
 /// # Errors
 /// The manifest has a `[data]` section that describes another dataset, unless the settings allow it;

@@ -18,7 +18,7 @@ pub struct Job<'a> {
 /// See [`Job::annotate`].
 pub type Annotate<'a> = Box<dyn Fn(&mut ResultLine, &[f32], &Evaluation) + Send + Sync + 'a>;
 
-/// Everything a model leaves behind: one line and one flat state a kept epoch.
+/// Everything a model leaves behind: one line and one flat state per kept epoch.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Trajectory {
     /// Metrics.
@@ -27,19 +27,19 @@ pub struct Trajectory {
     pub states: Vec<Vec<f32>>,
 }
 
-/// A cohort between two epochs: all that is needed to go on.
+/// A cohort between two epochs: all that is needed to resume.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Progress {
     /// Epochs trained.
     pub epoch: u32,
-    /// One a model; empty before the first epoch.
+    /// One per model; empty before the first epoch.
     pub snapshots: Vec<Snapshot>,
-    /// One a model: what was kept so far.
+    /// One per model: what was kept so far.
     pub trajectories: Vec<Trajectory>,
 }
 
 impl Progress {
-    /// Whether the cohort that `engine` makes of `jobs` can go on from here: with snapshots of the
+    /// Whether the cohort that `engine` makes of `jobs` can resume from here: with snapshots of the
     /// shapes of its own, and with the lines that are due by now. A file may say anything.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl Progress {
         Ok(self.snapshots.iter().map(shape).eq(fresh.iter().map(shape)) && self.trajectories.iter().all(is_due))
     }
 
-    /// Adds one line and state a model.
+    /// Adds one line and state per model.
     fn extend(&mut self, kept: Vec<(ResultLine, Vec<f32>)>) {
         for (trajectory, (line, state)) in self.trajectories.iter_mut().zip(kept) {
             trajectory.lines.push(line);
@@ -71,7 +71,7 @@ impl Progress {
 
 /// Trains `jobs` and returns the trajectories.
 ///
-/// Goes on from `progress`. `after_epoch` sees the progress after each epoch, so that it can be
+/// Resumes from `progress`. `after_epoch` sees the progress after each epoch, so that it can be
 /// saved; an interruption leaves `progress` at the end of the last whole epoch.
 pub fn train<E: From<EngineError>>(
     engine: &dyn Engine,

@@ -1,4 +1,4 @@
-//! A population is trained in batches of any width, is interrupted, and goes on in batches of another:
+//! A population is trained in batches of any width, is interrupted, and resumes in batches of another:
 //! its files do not depend on them.
 
 use std::collections::BTreeMap;

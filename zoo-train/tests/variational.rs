@@ -46,7 +46,7 @@ fn tasks(data: &Dataset, mask: &Mask, optimizer: Optimizer, models: u64) -> Vec<
     (0..models).map(task).collect()
 }
 
-/// Snapshots after each of three epochs; from the first epoch on, by a cohort that starts anew.
+/// Snapshots after each of three epochs; from the first epoch on, by a cohort that starts over.
 fn train(engine: &dyn Engine, tasks: &[Task], data: &Dataset, interrupted: bool) -> Vec<Vec<Snapshot>> {
     let mut cohort = engine.start(tasks, data, None).unwrap();
     let mut all: Vec<Vec<Snapshot>> = Vec::new();

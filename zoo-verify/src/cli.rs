@@ -33,7 +33,7 @@ pub struct Args {
     /// Seed of the choice of models to replay and retrain
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Threads; by default one a core
+    /// Number of threads; defaults to one per core
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
 }

@@ -743,7 +743,10 @@ mod tests {
         let between = whole.snapshots().unwrap();
         let running = between[0].parameters.len() - task.network.parameter_count();
         assert!(between[0].parameters[task.network.parameter_count()..].iter().any(|&s| s != 0.0 && s != 1.0));
-        assert_eq!((running, between[0].moments.get("mean").unwrap().len()), (9600, task.network.parameter_count()));
+        assert_eq!(
+            (running, between[0].moments.get("momentum").unwrap().len()),
+            (9600, task.network.parameter_count())
+        );
         whole.train_epoch(2, &go_on).unwrap();
         let mut resumed = start(Some(&between));
         resumed.train_epoch(2, &go_on).unwrap();

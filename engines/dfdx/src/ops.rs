@@ -1,7 +1,7 @@
 //! Differentiable operations on dfdx's tape that dfdx offers only on nightly compilers, or with
 //! other tie and NaN rules than PyTorch's.
 //!
-//! Activations are matrices of (batch * positions) rows and one column a channel, so that a
+//! Activations are matrices of (batch * positions) rows and one column per channel, so that a
 //! convolution is a matrix product of patches.
 
 use std::sync::Arc;

@@ -67,7 +67,7 @@ impl<S: Simd> Kernel<S> for Peak {
     }
 }
 
-/// The first convolution's weight gradient with a model a lane throughout, for comparison with
+/// The first convolution's weight gradient with one model per lane throughout, for comparison with
 /// [`PooledBackward`]: each value under a tap is blended from the window's four candidates.
 struct BlendedWeights<'a, S: Simd> {
     layer: &'a Layer,
@@ -136,7 +136,7 @@ fn peak<S: Simd>(s: S) -> f64 {
 
 struct Row {
     name: String,
-    /// Multiply-adds a model-sample.
+    /// Multiply-adds per model-sample.
     multiply_adds: usize,
     /// Nanoseconds a model-sample.
     nanoseconds: f64,
@@ -346,7 +346,9 @@ fn layer_table<S: Simd>(s: S, architecture: Architecture, channels: usize) {
         S::LANES,
         2e-9 * peak
     );
-    println!("| layer | kernel | multiply-adds | ns a model-sample | share of peak |\n| --- | --- | --- | --- | --- |");
+    println!(
+        "| layer | kernel | multiply-adds | ns per model-sample | share of peak |\n| --- | --- | --- | --- | --- |"
+    );
     let mut total = 0.0;
     for (i, layer) in layers(&network).expect("of the engine's kind").iter().enumerate() {
         let rows = TimedLayer::new(s, layer).rows(i);

@@ -125,7 +125,7 @@ fn bits(samples: usize, most: usize) -> Result<(), Box<dyn Error>> {
     let compare = |(h, data): &(Hyperparameters, &Dataset)| -> Result<(), String> {
         let of = |engine: &PopulationEngine| answers(engine, h, data).map_err(|e| e.to_string());
         let is_equal = of(&gpu)? == of(&PopulationEngine::new())?;
-        is_equal.then_some(()).ok_or(format!("other bits than the processor's: {h:?} on {:?}", data.shape))
+        is_equal.then_some(()).ok_or(format!("bit mismatch with the processor: {h:?} on {:?}", data.shape))
     };
     kinds.par_iter().try_for_each(compare)?;
     println!("{} kinds of models have the processor's bits", kinds.len());

@@ -26,7 +26,7 @@ pub struct Draw {
 }
 
 impl<S: Simd> Dropout<S> {
-    /// For models with these hyperparameters, one a lane.
+    /// For models with these hyperparameters, one per lane.
     pub fn new(s: S, lanes: &[&Hyperparameters]) -> Self {
         let words = |f: &dyn Fn(&Hyperparameters) -> u32| s.load_u32(&lanes.iter().map(|h| f(h)).collect::<Vec<u32>>());
         let keys = std::array::from_fn(|round| {

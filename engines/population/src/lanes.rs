@@ -136,7 +136,7 @@ pub struct Lanes<S: Simd> {
 }
 
 impl<S: Simd> Lanes<S> {
-    /// Models of one network and optimiser, at most one a lane, from their initial parameters or
+    /// Models of one network and optimiser, at most one per lane, from their initial parameters or
     /// from snapshots. Lanes to spare repeat the first model.
     pub fn new(s: S, layers: Vec<Layer>, tasks: &[Task], from: Option<&[Snapshot]>, data: &Dataset) -> Self {
         assert!((1..=S::LANES).contains(&tasks.len()));

@@ -1,4 +1,4 @@
-//! Populations: on the CPU one model a lane, on CUDA devices one a block ([`cuda`]).
+//! Populations: on the CPU one model per lane, on CUDA devices one per block ([`cuda`]).
 //!
 //! On the CPU, a cohort's models go through the same places of their mini-batches in lock-step; each parameter,
 //! activation and moment is a vector whose lane is the model ([`simd`]). A lane computes the same
@@ -51,7 +51,7 @@ use lanes::Lanes;
 use simd::{Avx2, Avx512};
 use simd::{InstructionSet, Portable, Simd};
 
-/// Most models in a cohort: the lanes of the widest vectors. Narrower ones take them in groups.
+/// Maximum number of models in a cohort: the lanes of the widest vectors. Narrower ones take them in groups.
 pub const COHORT: usize = 16;
 
 /// The population engine. The bits do not depend on the device.
@@ -60,7 +60,7 @@ pub struct PopulationEngine {
     instructions: InstructionSet,
     /// None: all is done on the CPU.
     devices: Vec<Arc<Device>>,
-    /// Whether a device that fails is an error; else the CPU goes on.
+    /// Whether a device that fails is an error; otherwise the CPU takes over.
     is_required: bool,
     has_warned: Arc<AtomicBool>,
 }
@@ -72,7 +72,9 @@ impl PopulationEngine {
         let wanted = std::env::var("ZOO_SIMD").ok();
         let named = InstructionSet::ALL.into_iter().find(|set| wanted.as_deref() == Some(set.name()));
         if let (Some(wanted), None) = (&wanted, named.filter(|set| set.is_available())) {
-            tracing::warn!("ZOO_SIMD={wanted} is not to be had on this processor; going on with the best that is");
+            tracing::warn!(
+                "ZOO_SIMD={wanted} is not available on this processor; using the best instruction set that is"
+            );
         }
         Self::with(named.unwrap_or_else(InstructionSet::best))
     }

@@ -413,7 +413,7 @@ mod tests {
         sets.iter().filter(|s| s.is_available()).map(|&s| PopulationEngine::with(s)).collect()
     }
 
-    /// On emulated devices whose threads take turns in every order, some steps a launch.
+    /// On emulated devices whose threads take turns in every order, a few steps per launch.
     fn emulated() -> Vec<PopulationEngine> {
         let turns = [(Turns::Ascending, 1.0), (Turns::Descending, 1e-9), (Turns::Mixed, 1.0)];
         let device = |(turns, launch_seconds)| {

@@ -16,7 +16,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Zeros, `length` values a lane.
+    /// Zeros, `length` values per lane.
     pub fn new(lanes: usize, length: usize) -> Self {
         let stride = (length.next_multiple_of(ROW) + ROW).next_multiple_of(LINE);
         let buffer = vec![0.0; lanes * stride + LINE];

@@ -9,7 +9,7 @@ use zoo_model::ModelId;
 use super::Distribution;
 use crate::zoo_reader::Model;
 
-/// Maximum number of values of a hyperparameter that performance is told by: more are a number of each
+/// Maximum number of values of a hyperparameter by which performance is reported: more are a number of each
 /// model, not a choice.
 const MAX_VALUES: usize = 24;
 

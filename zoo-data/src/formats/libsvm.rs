@@ -1,4 +1,4 @@
-//! LIBSVM's text format, that of USPS: a sample a line, `label index:value index:value ...`.
+//! LIBSVM's text format, that of USPS: one sample per line, `label index:value index:value ...`.
 
 use std::io::{BufRead, BufReader, Read};
 

@@ -2,7 +2,7 @@
 //!
 //! After "MAT-File Format" (The MathWorks): a header of 128 bytes, then data elements, each a tag
 //! (type and length) and its data. What is read here are numeric arrays stored as unsigned bytes,
-//! of little-endian files; other variables are passed over.
+//! of little-endian files; other variables are skipped.
 
 use std::io::{self, Read};
 

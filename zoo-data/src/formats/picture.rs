@@ -71,7 +71,7 @@ fn fault(error: &ImageError, side: u32) -> String {
 
 const TRUNCATED: &str = "cannot be decoded: it is truncated";
 
-/// Whether a JPEG file goes on to its end-of-image marker. The decoder fills what is missing with
+/// Whether a JPEG file continues to its end-of-image marker. The decoder fills what is missing with
 /// grey; Pillow refuses such a file.
 fn is_whole_jpeg(bytes: &[u8]) -> bool {
     const STANDALONE: [u8; 9] = [0x01, 0xd0, 0xd1, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7];

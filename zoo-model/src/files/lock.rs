@@ -1,4 +1,4 @@
-//! Advisory locks, which end with the process that took them: whose an output in the making is.
+//! Advisory locks, which end with the process that took them: which process is writing an output.
 //!
 //! They are best effort. A file system without locks lets everyone through, and NFS is never asked: it
 //! may keep the locks of a machine that crashed.
@@ -192,7 +192,7 @@ mod tests {
         drop(lock);
         assert_eq!(fs::read_dir(output.parent().unwrap()).unwrap().count(), 0);
 
-        // What a process that was killed left blocks nobody.
+        // A killed process leaves no lock.
         fs::write(output.with_file_name(".archive.tar.gz.lock"), "process 1 on gone\n").unwrap();
         drop(OutputLock::beside(&output).unwrap());
         assert_eq!(fs::read_dir(output.parent().unwrap()).unwrap().count(), 0);

@@ -33,7 +33,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// letters.
 const TEMPORARY: &str = ".zoo-";
 
-/// After this time another machine's temporary belongs to nobody: its locks cannot always be seen here.
+/// After this time another machine's temporary counts as abandoned: its locks cannot always be seen here.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// What names of this machine's temporaries begin with.
@@ -108,7 +108,7 @@ pub fn remove_stale_temporaries(folder: &Path) {
     }
 }
 
-/// The system's reason alone: tempfile's errors add the temporary's name, which is nobody's concern.
+/// The system's reason alone: tempfile's errors add the temporary's name, which does not matter.
 pub(crate) fn without_path(error: io::Error) -> io::Error {
     match error.to_string().split_once(" at path ") {
         Some((reason, _)) => io::Error::new(error.kind(), reason),

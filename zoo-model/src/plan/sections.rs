@@ -89,7 +89,7 @@ pub struct TrainSection {
     /// Epochs.
     #[serde(deserialize_with = "count")]
     pub epochs: u32,
-    /// Samples a step; an epoch's last batch may be smaller.
+    /// Samples per step; an epoch's last batch may be smaller.
     #[serde(default = "default_batch_size", deserialize_with = "count")]
     pub batch_size: u32,
     /// Momentum of SGD, in [0, 1); Adam has none.

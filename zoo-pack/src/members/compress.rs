@@ -17,7 +17,7 @@ pub fn compress(piece: &[u8], level: u32) -> Vec<u8> {
     loop {
         let rest = &piece[deflate.total_in() as usize..];
         let status = deflate.compress_vec(rest, &mut out, FlushCompress::Finish);
-        if status.expect("a raw deflate stream can always go on") == Status::StreamEnd {
+        if status.expect("a raw deflate stream can always continue") == Status::StreamEnd {
             break;
         }
         out.reserve(1 << 16);

@@ -13,7 +13,7 @@ use super::{member_length, HEADER, MAGIC, PIECE, TRAILER};
 
 /// Longest member that is read, compressed or not.
 const MEMBER_LIMIT: usize = 4 << 20;
-/// Damaged members after which the rest of an archive is not read: nobody wants to know of more.
+/// Damaged members after which the rest of an archive is not read: a longer list has no use.
 pub(super) const DAMAGE_LIMIT: usize = 10_000;
 
 /// A member that is not what was written.

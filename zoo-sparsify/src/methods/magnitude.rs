@@ -1,4 +1,4 @@
-//! Magnitude pruning: the smallest weights are removed, at once or along a ramp, and training goes on
+//! Magnitude pruning: the smallest weights are removed, at once or along a ramp, and training continues
 //! with what is left.
 
 use std::sync::Arc;

@@ -71,7 +71,7 @@ impl Population<'_> {
     }
 }
 
-/// Divides batches into models that go on from one epoch, which `epoch` gives; without those for
+/// Divides batches into models that resume from one epoch, which `epoch` gives; without those for
 /// which it is `None`. They differ where an earlier run had batches of another width.
 fn divide(batches: Vec<Vec<usize>>, epoch: impl Fn(usize) -> Option<u32>) -> Vec<Vec<usize>> {
     let mut divided = Vec::new();

@@ -1,7 +1,7 @@
 //! Fills a zoo directory with trained models: in parallel, resumable, in shards.
 //!
-//! While a zoo is in the making, everything that is not a finished model lives in its folder
-//! `.training`: `run.json` (what is being made), a checkpoint a cohort, locks, temporaries. It goes
+//! While a zoo is unfinished, everything that is not a finished model lives in its folder
+//! `.training`: `run.json` (what is being made), a checkpoint per cohort, locks, temporaries. It goes
 //! when the zoo is finished. What replaces another zoo is made in a hidden folder beside it.
 
 mod fill;
@@ -55,7 +55,7 @@ pub struct Settings {
     pub shard: Shard,
     /// Pause between two checkpoints of a cohort.
     pub checkpoint_pause: Duration,
-    /// Replace an output that was made from other inputs, once all of the new one is there.
+    /// Replace an output that was built from different inputs, once the new one is complete.
     pub force: bool,
     /// Train on a dataset that is not the described one.
     pub any_data: bool,
@@ -68,7 +68,7 @@ impl Default for Settings {
     }
 }
 
-/// How far a directory in the making is.
+/// The progress of an unfinished directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Completion {
     /// Models that are there.
@@ -121,12 +121,12 @@ pub struct Population<'a> {
 }
 
 impl Population<'_> {
-    /// Brings the directory up to date: does nothing but touch it if it is, goes on if it is
+    /// Brings the directory up to date: only touches it if it is, resumes if it is
     /// unfinished. With `force`, another zoo there is replaced once all of this one is made beside it.
     ///
     /// # Errors
-    /// The directory holds another zoo, another process is at work on it, a file cannot be read or
-    /// written, or [`Interrupted`]: then the same call goes on where this one stopped, to the same bits.
+    /// The directory holds another zoo, another process is using it, a file cannot be read or
+    /// written, or [`Interrupted`]: then the same call resumes where this one stopped, with bit-identical results.
     pub fn make(&self, settings: &Settings, stage: &Stage) -> Result<TrainSummary, TrainError> {
         let Self { zoo, record, .. } = *self;
         if !zoo.path().exists() {

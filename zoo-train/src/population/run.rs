@@ -1,4 +1,4 @@
-//! A zoo directory in the making: `.training`, what lies there, and who is at work on it.
+//! An unfinished zoo directory: `.training`, its contents, and which processes use it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use zoo_model::{ModelId, ZooDir, ZooRecord};
 use super::{Completion, Shard};
 use crate::TrainError;
 
-/// `run.json`: what a directory in the making will be.
+/// `run.json`: what an unfinished directory will be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The record to be, its counts of states and diverged models still 0.
@@ -32,7 +32,7 @@ fn run_path(zoo: &ZooDir) -> PathBuf {
     training_dir(zoo).join(names::RUN)
 }
 
-/// Reads what a directory in the making will be; `None` if it is not one.
+/// Reads what an unfinished directory will be; `None` if it is not one.
 pub fn read_run(zoo: &ZooDir) -> Result<Option<Run>, FileError> {
     read_json(zoo, &run_path(zoo))
 }
@@ -42,7 +42,7 @@ fn read_json<T: serde::de::DeserializeOwned>(zoo: &ZooDir, path: &Path) -> Resul
     serde_json::from_slice(&json).map(Some).map_err(|e| zoo.damaged(FileError::format(path, e.to_string())))
 }
 
-/// What a shard of the zoo in the making has to do, or has done.
+/// What a shard of the unfinished zoo has to do, or has done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ShardRecord {
     pub index: usize,
@@ -57,10 +57,10 @@ impl ShardRecord {
     }
 }
 
-/// The shards that were started in a directory in the making, by number.
+/// The shards that were started in an unfinished directory, by number.
 pub(crate) fn started_shards(zoo: &ZooDir) -> Result<Vec<ShardRecord>, FileError> {
     let mut shards: Vec<ShardRecord> = Vec::new();
-    // No folder: nothing in the making.
+    // No folder: nothing was started.
     for entry in fs::read_dir(training_dir(zoo)).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with("shard-") {
             shards.extend(read_json::<ShardRecord>(zoo, &entry.path())?);
@@ -95,13 +95,13 @@ pub fn is_current(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
 pub enum Found {
     /// Nothing, or an empty folder.
     Nothing,
-    /// The same zoo, finished or in the making.
+    /// The same zoo, finished or not.
     Same,
-    /// Another zoo, finished or in the making.
+    /// Another zoo, finished or not.
     Other(Box<ZooRecord>),
 }
 
-/// Looks for what making the zoo of `record` at `zoo` would go on with, or replace.
+/// Looks for what making the zoo of `record` at `zoo` would resume or replace.
 ///
 /// # Errors
 /// The folder is occupied by something else, or cannot be read.
@@ -133,14 +133,14 @@ pub fn check_replaces_nothing(zoo: &ZooDir, record: &ZooRecord) -> Result<(), Tr
 
 pub(super) fn other_inputs(zoo: &ZooDir, found: &ZooRecord, wanted: &ZooRecord) -> UsageError {
     UsageError(format!(
-        "{} holds the zoo `{}`, made from different inputs; differing fields (there and here): {}; choose another place, or replace it with --force",
+        "{} holds the zoo `{}`, which was built from different inputs; differing fields (there and here): {}; choose another place, or replace it with --force",
         zoo.path().display(),
         found.name,
         found.differences(&ZooRecord { models: found.models, ..wanted.clone() })
     ))
 }
 
-/// Locks what is in the making at `zoo`, if anything is, against all processes that make it.
+/// Locks the unfinished zoo at `zoo`, if there is one, against all processes that make it.
 pub(super) fn lock_against_workers(zoo: &ZooDir) -> Result<Option<OutputLock>, FileError> {
     let is_in_the_making = training_dir(zoo).is_dir();
     is_in_the_making.then(|| OutputLock::exclusive(lock_path(zoo), zoo.path())).transpose()
@@ -151,7 +151,7 @@ fn lock_path(zoo: &ZooDir) -> PathBuf {
     training_dir(zoo).join("lock")
 }
 
-/// Locks a zoo in the making, or a shard of it: shards work side by side.
+/// Locks an unfinished zoo, or a shard of it: shards work side by side.
 pub(super) fn lock(zoo: &ZooDir, shard: Shard) -> Result<Vec<OutputLock>, FileError> {
     if shard == Shard::WHOLE {
         return Ok(vec![OutputLock::exclusive(lock_path(zoo), zoo.path())?]);
@@ -168,7 +168,7 @@ pub(super) fn clear_remains(zoo: &ZooDir) {
     }
 }
 
-/// Writes what a directory in the making will be.
+/// Writes what an unfinished directory will be.
 pub(crate) fn write_run(zoo: &ZooDir, run: &Run) -> Result<(), FileError> {
     write_bytes(&run_path(zoo), &serde_json::to_vec(run).expect("plain data serialises"))
 }

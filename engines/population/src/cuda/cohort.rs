@@ -35,7 +35,7 @@ struct State {
     moments: Buffer,
 }
 
-/// What the kernels know of each model besides its state; one value a model.
+/// What the kernels know of each model besides its state; one value per model.
 struct Constants {
     seeds: Buffer,
     learning_rates: Buffer,
@@ -265,7 +265,7 @@ impl<'d> DeviceCohort<'d> {
         samples.div_ceil(self.tasks[0].hyperparameters.batch_size)
     }
 
-    /// Uploads one order a model, all of one length.
+    /// Uploads one order per model, all of one length.
     fn upload_orders(&mut self, orders: &[Vec<u32>]) -> Result<(), DeviceError> {
         let bytes = bytes_of(orders.iter().flatten(), |s: &u32| s.to_le_bytes());
         if bytes.len() > self.orders.bytes {
@@ -351,7 +351,7 @@ impl<'d> DeviceCohort<'d> {
         unreachable!("only an epoch that was begun is finished")
     }
 
-    /// Mean losses and shares of hits over so many samples.
+    /// Mean losses and fractions of hits over the given number of samples.
     fn tallies(&self, samples: usize) -> Result<Vec<(f64, f64)>, DeviceError> {
         let models = self.tasks.len();
         let (mut losses, mut hits) = (vec![0; models * size_of::<f64>()], vec![0; models * size_of::<u32>()]);

@@ -49,7 +49,7 @@ pub struct Device {
     given_back: Condvar,
     /// Of the dataset file that was used last, by its SHA-256.
     images: Mutex<Option<(String, [Weak<Images>; 3])>>,
-    /// By source; compiled and checked once, whatever came of it.
+    /// By source; compiled and checked once, whether that succeeded or not.
     programs: Mutex<HashMap<String, Arc<OnceLock<Compiled>>>>,
     has_warned: AtomicBool,
 }
@@ -118,7 +118,7 @@ impl Device {
         Split::ALL.iter().map(|&s| data.len(s) * (data.image_len() + size_of::<u16>())).sum()
     }
 
-    /// Most models of a kind that fit at once, beside the images.
+    /// Maximum number of models of a kind that fit at once, beside the images.
     ///
     /// # Errors
     /// Not one does.
@@ -131,7 +131,7 @@ impl Device {
         }
     }
 
-    /// Room for so many models, as soon as other cohorts leave it.
+    /// Memory for the given number of models, as soon as other cohorts leave it.
     pub fn lease(self: &Arc<Self>, source: &KernelSource, models: usize, data: &Dataset) -> Result<Lease, DeviceError> {
         let bytes = models * bytes_per_model(source, data.len(Split::Train), data.classes());
         let capacity = self.capacity.saturating_sub(Self::image_bytes(data));

@@ -67,7 +67,7 @@ pub trait Driver: Send + Sync {
     /// Bytes of memory that are free.
     fn free_bytes(&self) -> Result<usize, DeviceError>;
 
-    /// Most bytes of shared memory that a block can have.
+    /// Maximum number of bytes of shared memory that a block can have.
     fn shared_bytes(&self) -> usize;
 
     /// Most seconds that a kernel may run.

@@ -72,7 +72,7 @@ fn nvrtc_version() -> Result<i32, DeviceError> {
     // SAFETY: it only looks for the library.
     if !unsafe { nvrtc::is_culib_present() } {
         return Err(unavailable(
-            "there is no NVRTC: libnvrtc.so is not to be found; install the CUDA toolkit, or Python's nvidia-cuda-nvrtc and name its folder in LD_LIBRARY_PATH",
+            "NVRTC was not found: cannot load libnvrtc.so; install the CUDA toolkit, or Python's nvidia-cuda-nvrtc and name its folder in LD_LIBRARY_PATH",
         ));
     }
     // SAFETY: the library is there.
@@ -87,7 +87,7 @@ fn nvrtc_version() -> Result<i32, DeviceError> {
 fn driver_version() -> Result<i32, DeviceError> {
     // SAFETY: it only looks for the library.
     if !unsafe { driver::is_culib_present() } {
-        return Err(unavailable("there is no NVIDIA driver: libcuda.so.1 is not to be found"));
+        return Err(unavailable("no NVIDIA driver was found: cannot load libcuda.so.1"));
     }
     // SAFETY: the library is there.
     let library = unsafe { driver::culib() };

@@ -1,4 +1,4 @@
-//! Populations on CUDA devices: hundreds of models a launch, one a block, whole epochs on the device.
+//! Populations on CUDA devices: hundreds of models per launch, one per block, whole epochs on the device.
 //!
 //! The kernels repeat `reference.rs` operation by operation, so that a model has the bits it has on
 //! the processor; each kind of model is checked for that on the device before it is trained there.
@@ -44,7 +44,7 @@ use zoo_engine::{Cohort, DeviceError, Engine, EngineError, Snapshot, Task};
 /// the last one smaller.
 const CHECKED: [usize; 2] = [41, 7];
 
-/// Most models of a cohort: about as many as an H100 has room for at a time. More are several cohorts
+/// Maximum number of models of a cohort: about as many as an H100 has room for at a time. More are several cohorts
 /// side by side, whose blocks take each other's place, so that no launch waits for its last ones alone.
 pub const MODELS_PER_LAUNCH: usize = 512;
 
@@ -52,7 +52,7 @@ pub const MODELS_PER_LAUNCH: usize = 512;
 /// many small cohorts.
 pub const CONCURRENT_BATCHES_PER_DEVICE: usize = 8;
 
-/// Most models like these that every device takes at once, after their kernels have been compiled and
+/// Maximum number of models like these that every device takes at once, after their kernels have been compiled and
 /// checked; `None` if the devices do not take them.
 pub(super) fn max_models(
     devices: &[Arc<Device>],

@@ -33,7 +33,7 @@ const RESERVED: usize = 1 << 10;
 /// Threads of a multiprocessor beyond which each has too few registers.
 const MAX_THREADS_PER_MULTIPROCESSOR: usize = 1152;
 
-/// Most threads of a block.
+/// Maximum number of threads of a block.
 const MAX_THREADS_PER_BLOCK: usize = 320;
 
 /// The kernels of one kind of model.

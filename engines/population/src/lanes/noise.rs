@@ -11,12 +11,12 @@ use super::{lane_moments, pooled_backward, Lanes, Placement, PooledRows, Stepper
 use zoo_engine::variational::{initial_log_sigma2, is_kept};
 use zoo_engine::{Moments, NoiseSnapshot, Snapshot, Task};
 
-/// Lays out one flat vector a model, which the argument gives, as the parameters.
+/// Lays out one flat vector per model, which the argument gives, as the parameters.
 pub(super) type LayOut<'a, F> = dyn Fn(&dyn Fn(usize) -> Vec<f64>) -> Vec<F> + 'a;
 
 /// The noise of the lanes' weights. Vectors are laid out as the parameters.
 pub struct Noise<S: Simd> {
-    /// One a lane.
+    /// One per lane.
     tasks: Vec<Task>,
     log_sigma2: Vec<S::F>,
     moments: Moments<Vec<S::F>>,
@@ -52,7 +52,7 @@ struct NoiseScratch<S: Simd> {
 }
 
 impl<S: Simd> Noise<S> {
-    /// The noise before the first step, or of snapshots. `vector` lays out one flat vector a model.
+    /// The noise before the first step, or of snapshots. `vector` lays out one flat vector per model.
     pub fn new(s: S, layers: &[Layer], tasks: &[&Task], from: Option<&[Snapshot]>, vector: &LayOut<S::F>) -> Self {
         let from: Option<Vec<&NoiseSnapshot>> =
             from.map(|f| f.iter().map(|s| s.noise.as_ref().expect("a snapshot of a model with noise")).collect());

@@ -100,13 +100,13 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn load(self, values: &[f32]) -> __m256 {
-        let values: &[f32; 8] = values.first_chunk().expect("one value a lane");
+        let values: &[f32; 8] = values.first_chunk().expect("one value per lane");
         // SAFETY: `values` holds eight; the token vouches for AVX.
         unsafe { _mm256_loadu_ps(values.as_ptr()) }
     }
     #[inline(always)]
     fn store(self, a: __m256, values: &mut [f32]) {
-        let values: &mut [f32; 8] = values.first_chunk_mut().expect("one value a lane");
+        let values: &mut [f32; 8] = values.first_chunk_mut().expect("one value per lane");
         // SAFETY: `values` holds eight; the token vouches for AVX.
         unsafe { _mm256_storeu_ps(values.as_mut_ptr(), a) }
     }
@@ -185,7 +185,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn load_u32(self, words: &[u32]) -> __m256i {
-        let words: &[u32; 8] = words.first_chunk().expect("one word a lane");
+        let words: &[u32; 8] = words.first_chunk().expect("one word per lane");
         // SAFETY: `words` holds eight; the token vouches for AVX.
         unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
     }

@@ -65,13 +65,13 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn load(self, values: &[f32]) -> __m512 {
-        let values: &[f32; 16] = values.first_chunk().expect("one value a lane");
+        let values: &[f32; 16] = values.first_chunk().expect("one value per lane");
         // SAFETY: `values` holds sixteen; the token vouches for AVX-512.
         unsafe { _mm512_loadu_ps(values.as_ptr()) }
     }
     #[inline(always)]
     fn store(self, a: __m512, values: &mut [f32]) {
-        let values: &mut [f32; 16] = values.first_chunk_mut().expect("one value a lane");
+        let values: &mut [f32; 16] = values.first_chunk_mut().expect("one value per lane");
         // SAFETY: `values` holds sixteen; the token vouches for AVX-512.
         unsafe { _mm512_storeu_ps(values.as_mut_ptr(), a) }
     }
@@ -152,7 +152,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn load_u32(self, words: &[u32]) -> __m512i {
-        let words: &[u32; 16] = words.first_chunk().expect("one word a lane");
+        let words: &[u32; 16] = words.first_chunk().expect("one word per lane");
         // SAFETY: `words` holds sixteen; the token vouches for AVX-512.
         unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
     }
@@ -217,7 +217,7 @@ impl Simd for Avx512 {
             intrinsic!(transpose(vectors.map(|v| _mm512_extractf32x8_ps::<1>(v)))),
         ];
         for (lane, row) in halves.into_iter().flatten().enumerate() {
-            let target: &mut [f32; ROW] = rows[lane * stride..].first_chunk_mut().expect("a row a lane");
+            let target: &mut [f32; ROW] = rows[lane * stride..].first_chunk_mut().expect("one row per lane");
             // SAFETY: `target` holds eight; the token vouches for AVX.
             unsafe { _mm256_storeu_ps(target.as_mut_ptr(), row) }
         }
@@ -226,7 +226,7 @@ impl Simd for Avx512 {
     fn turn_rows(self, rows: &[f32], stride: usize) -> [__m512; ROW] {
         let half = |first: usize| {
             let loaded = std::array::from_fn(|lane| {
-                let row: &[f32; ROW] = rows[(first + lane) * stride..].first_chunk().expect("a row a lane");
+                let row: &[f32; ROW] = rows[(first + lane) * stride..].first_chunk().expect("one row per lane");
                 // SAFETY: `row` holds eight; the token vouches for AVX.
                 unsafe { _mm256_loadu_ps(row.as_ptr()) }
             });

@@ -65,7 +65,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn splat(self, value: f32) -> Self::F;
     /// The same bits in every lane, as they are.
     fn splat_bits(self, bits: u32) -> Self::F;
-    /// One value a lane, of at least `LANES`.
+    /// One value per lane, of at least `LANES`.
     fn load(self, values: &[f32]) -> Self::F;
     /// Stores to the first `LANES` of `values`.
     fn store(self, a: Self::F, values: &mut [f32]);
@@ -104,7 +104,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     /// The same word in every lane.
     fn splat_u32(self, word: u32) -> Self::U;
-    /// One word a lane, of at least `LANES`.
+    /// One word per lane, of at least `LANES`.
     fn load_u32(self, words: &[u32]) -> Self::U;
     /// An f32 of these bits.
     fn as_f32(self, a: Self::U) -> Self::F;

@@ -40,7 +40,7 @@ impl<const N: usize> Simd for Portable<N> {
     }
     #[inline(always)]
     fn load(self, values: &[f32]) -> Self::F {
-        *values.first_chunk().expect("one value a lane")
+        *values.first_chunk().expect("one value per lane")
     }
     #[inline(always)]
     fn store(self, a: Self::F, values: &mut [f32]) {
@@ -117,7 +117,7 @@ impl<const N: usize> Simd for Portable<N> {
     }
     #[inline(always)]
     fn load_u32(self, words: &[u32]) -> Self::U {
-        *words.first_chunk().expect("one word a lane")
+        *words.first_chunk().expect("one word per lane")
     }
     #[inline(always)]
     fn as_f32(self, a: Self::U) -> Self::F {
