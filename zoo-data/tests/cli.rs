@@ -1,20 +1,12 @@
-//! The real binary on published formats, sound and damaged, and downloads from a local server.
+//! The real binary on published formats, sound and damaged, and what it asks of mirrors and proxies.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{channel, Receiver};
-use std::sync::{Arc, Barrier, Mutex};
-use std::time::Duration;
 
-use zoo_data::checksum::Checksum;
-use zoo_data::fetch::{fetch, STALL_TIMEOUT};
-use zoo_data::PublishedFile;
-use zoo_model::files::sha256;
-use zoo_model::stage::Stage;
 use zoo_model::{Dataset, Split};
+use zoo_test::server::{silent_server, Server};
 use zoo_test::{shell, tool, Outcome, Program};
 
 const PROGRAM: Program = Program::new(env!("CARGO_BIN_EXE_zoo-data"));
@@ -178,107 +170,6 @@ fn the_real_fashion_mnist_is_read_from_the_debian_package() {
     assert_eq!(train + val, 6000 * 45, "6,000 training images a class");
 }
 
-/// Serves one file; `behaviour` gets the number of the request and the range asked for, and
-/// returns status, body, and whether to break off halfway.
-struct Server {
-    address: String,
-    requests: Arc<Mutex<Vec<Option<usize>>>>,
-    /// Request lines and headers.
-    heads: Arc<Mutex<String>>,
-}
-
-type Behaviour = Box<dyn Fn(usize, Option<usize>) -> (u16, Vec<u8>, bool) + Send>;
-
-impl Server {
-    fn start(behaviour: Behaviour) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let heads = Arc::new(Mutex::new(String::new()));
-        let (seen, heard) = (requests.clone(), heads.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { break };
-                let mut range = None;
-                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-                while let Some(Ok(line)) = lines.next() {
-                    *heard.lock().unwrap() += &format!("{line}\n");
-                    let lower = line.to_lowercase();
-                    if let Some(from) = lower.strip_prefix("range: bytes=") {
-                        range = from.trim_end_matches('-').parse().ok();
-                    }
-                    if line.is_empty() {
-                        break;
-                    }
-                }
-                let number = seen.lock().unwrap().len();
-                seen.lock().unwrap().push(range);
-                let (status, body, breaks) = behaviour(number, range);
-                let head =
-                    format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-                let _ = stream.write_all(head.as_bytes());
-                let _ = stream.write_all(if breaks { &body[..body.len() / 2] } else { &body });
-            }
-        });
-        Self { address, requests, heads }
-    }
-}
-
-fn content() -> Vec<u8> {
-    (0..300_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
-}
-
-fn get(folder: &Path, mirrors: &[&Server]) -> Result<usize, String> {
-    let addresses: Vec<String> = mirrors.iter().map(|s| s.address.clone()).collect();
-    get_from(folder, &addresses, STALL_TIMEOUT)
-}
-
-fn get_from(folder: &Path, addresses: &[String], silence: Duration) -> Result<usize, String> {
-    let sum = sha256(&content());
-    let file = PublishedFile::new("file.gz", Checksum::Sha256(sum));
-    fetch(&[file], addresses, folder, silence, &Stage::silent()).map_err(|e| e.to_string())
-}
-
-/// Listens, answers every connection with `answer`, then says nothing more and never hangs up. The
-/// channel reports each connection.
-fn silent_server(answer: Vec<u8>) -> (SocketAddr, Receiver<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (sender, connections) = channel();
-    std::thread::spawn(move || {
-        let mut open = Vec::new();
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            stream.write_all(&answer).unwrap();
-            open.push(stream);
-            let _ = sender.send(());
-        }
-    });
-    (address, connections)
-}
-
-#[test]
-fn a_server_that_goes_silent_is_given_up() {
-    let half = [b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n", &content()[..150_000]].concat();
-    let answers = [Vec::new(), b"HTTP/1.1 200 OK\r\nContent-".to_vec(), half[..45].to_vec(), half];
-    let good = Server::start(Box::new(|_, _| (200, content(), false)));
-    let silence = Duration::from_millis(300);
-    for answer in answers {
-        let dir = tempfile::tempdir().unwrap();
-        let silent = format!("http://{}", silent_server(answer).0);
-        let error = get_from(dir.path(), std::slice::from_ref(&silent), silence).unwrap_err();
-        assert!(error.contains("sent no data for 0.3 s"), "{error}");
-        // The next mirror is asked.
-        assert_eq!(get_from(dir.path(), &[silent, good.address.clone()], silence), Ok(1));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-    // In the middle of the TLS handshake.
-    let dir = tempfile::tempdir().unwrap();
-    let silent = format!("https://{}", silent_server(Vec::new()).0);
-    let error = get_from(dir.path(), &[silent], silence).unwrap_err();
-    assert!(error.contains("sent no data") || error.contains("timeout"), "{error}");
-}
-
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_a_download_that_waits() {
@@ -290,33 +181,6 @@ fn an_interrupt_ends_a_download_that_waits() {
         Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(130));
     }
-}
-
-#[test]
-fn two_downloads_into_one_place_both_end_with_the_right_bytes() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("file.gz.part"), &content()[..1000]).unwrap();
-    // Nothing is sent before both have asked.
-    let asked = Arc::new(Barrier::new(2));
-    let servers = [0, 1].map(|_| {
-        let asked = asked.clone();
-        Server::start(Box::new(move |_, range| {
-            asked.wait();
-            match range {
-                Some(from) => (206, content()[from..].to_vec(), false),
-                None => (200, content(), false),
-            }
-        }))
-    });
-    std::thread::scope(|scope| {
-        let jobs = servers.each_ref().map(|server| scope.spawn(|| get(dir.path(), &[server])));
-        assert_eq!(jobs.map(|job| job.join().unwrap()), [Ok(1), Ok(1)]);
-    });
-    assert!(fs::read(dir.path().join("file.gz")).unwrap() == content());
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
-    let mut ranges = servers.map(|server| server.requests.lock().unwrap()[0]);
-    ranges.sort_unstable();
-    assert_eq!(ranges, [None, Some(1000)], "one resumes, one starts afresh");
 }
 
 /// What `zoo-data fetch mnist` with these variables alone says, asking `mirror`; it fails.
@@ -391,51 +255,6 @@ fn proxies_are_asked_for_absolute_addresses_and_for_tunnels() {
     assert!(message.contains("the environment variable http_proxy is not a valid proxy URL"), "{message}");
     let message = fetch_with(&[("SSL_CERT_FILE", "no/such.pem")], &server.address);
     assert!(message.contains("SSL_CERT_FILE contains no usable certificates"), "{message}");
-}
-
-#[test]
-fn downloads_are_checked_and_not_repeated() {
-    let dir = tempfile::tempdir().unwrap();
-    let good = Server::start(Box::new(|_, _| (200, content(), false)));
-    let missing = Server::start(Box::new(|_, _| (404, Vec::new(), false)));
-    let wrong = Server::start(Box::new(|_, _| (200, b"other bytes".to_vec(), false)));
-    assert!(get(dir.path(), &[&missing]).is_err());
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "no empty part is left");
-    let error = get(dir.path(), &[&missing, &wrong]).unwrap_err();
-    assert!(error.contains("404") && error.contains("SHA-256 is") && error.contains("expected"), "{error}");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing wrong is left");
-    assert_eq!(get(dir.path(), &[&missing, &wrong, &good]), Ok(1));
-    assert!(fs::read(dir.path().join("file.gz")).unwrap() == content());
-    assert_eq!(get(dir.path(), &[&missing]), Ok(0));
-}
-
-#[test]
-fn a_broken_download_is_resumed() {
-    let dir = tempfile::tempdir().unwrap();
-    let flaky = Server::start(Box::new(|number, range| match (number, range) {
-        (0, _) => (200, content(), true),
-        (_, Some(from)) => (206, content()[from..].to_vec(), false),
-        (_, None) => (200, content(), false),
-    }));
-    assert!(get(dir.path(), &[&flaky]).unwrap_err().contains("connection lost"));
-    assert!(dir.path().join("file.gz.part").exists());
-    assert_eq!(get(dir.path(), &[&flaky]), Ok(1));
-    assert_eq!(*flaky.requests.lock().unwrap(), [None, Some(150_000)]);
-}
-
-#[test]
-fn servers_that_ignore_ranges_and_stale_parts_do_no_harm() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("file.gz.part"), b"stale").unwrap();
-    let simple = Server::start(Box::new(|_, _| (200, content(), false)));
-    assert_eq!(get(dir.path(), &[&simple]), Ok(1));
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("file.gz.part"), vec![7; 1000]).unwrap();
-    let ranges = Server::start(Box::new(|_, range| match range {
-        Some(from) => (206, content()[from..].to_vec(), false),
-        None => (200, content(), false),
-    }));
-    assert_eq!(get(dir.path(), &[&ranges]), Ok(1), "a part of other bytes is thrown away");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 pub mod failures;
 pub mod program;
 pub mod reference;
+pub mod server;
 pub mod snapshot;
 pub mod tree;
 pub mod workspace;

@@ -51,12 +51,6 @@ impl Program {
         self.0
     }
 
-    /// Its name, as its messages begin.
-    pub fn name(self) -> &'static str {
-        let name = Path::new(self.0).file_stem().and_then(|name| name.to_str());
-        name.expect("a path with a name")
-    }
-
     /// The command with these arguments in this folder.
     pub fn command(self, dir: &Path, args: &(impl Arguments + ?Sized)) -> Command {
         let mut command = Command::new(self.0);
