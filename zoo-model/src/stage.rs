@@ -30,7 +30,7 @@ pub struct SummaryError {
     /// The summary as text.
     pub text: String,
     /// The summary as JSON.
-    pub json: serde_json::Value,
+    pub json: Box<serde_json::Value>,
     /// What is wrong, in one sentence.
     pub message: String,
     /// The error that decides the exit code; `None`: verification found something wrong.
@@ -48,7 +48,7 @@ impl SummaryError {
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         let json = serde_json::to_value(summary).expect("plain data serialises");
-        Self { text: summary.to_string(), json, message, source }
+        Self { text: summary.to_string(), json: Box::new(json), message, source }
     }
 }
 
