@@ -261,7 +261,7 @@ epochs = 50
         );
         assert!(error("per-model = 10", "per-model = 999999").contains("more than 1000000 models"));
         assert!(error("{ per-model = 10 }", "{ range = [0, 9223372036854775807] }").contains("more than"));
-        assert!(error("\"z\"", "\"../z\"").starts_with("m.toml:3: zoo.name: `../z` is no name"));
+        assert!(error("\"z\"", "\"../z\"").starts_with("m.toml:3: zoo.name: `../z` is not a valid zoo name"));
         assert!(error("\"cnn-s\"", "\"cnn-x\"").contains("unknown variant `cnn-x`"));
         assert!(error("\"cnn-s\"", "5").starts_with(
             "m.toml:5: model.architecture: invalid type: integer `5`, expected a name: one of `cnn-s`, `cnn-m`, `resnet18`, `mlp`"

@@ -345,8 +345,8 @@ mod tests {
     fn hostile_entries_are_refused() {
         for (path, kind, message) in [
             (&b"/etc/passwd"[..], EntryType::Regular, "absolute"),
-            (b"z/../../x", EntryType::Regular, "upwards"),
-            (b"../x", EntryType::Regular, "upwards"),
+            (b"z/../../x", EntryType::Regular, "contains `..`"),
+            (b"../x", EntryType::Regular, "contains `..`"),
             (b"z//x", EntryType::Regular, "empty part"),
             (b"z/./x", EntryType::Regular, "empty part"),
             (b"z\\..\\x", EntryType::Regular, "backslash"),
