@@ -33,11 +33,11 @@ pub struct Args {
 
 #[derive(Debug, Clone, clap::Subcommand)]
 enum Command {
-    /// Do all stages of some manifests, skipping what is up to date
+    /// Run all stages of the given manifests, skipping what is up to date
     Run(run::RunArgs),
-    /// Tell what manifests would make, how large it is and how long it takes
+    /// Show what manifests would produce, with sizes and times
     Plan(plan::PlanArgs),
-    /// Tell how far the stages of some manifests are
+    /// Show the progress of the stages of the given manifests
     Status(status::StatusArgs),
     /// Prepare or fetch an image dataset (zoo-data)
     Data(zoo_data::cli::Args),
@@ -49,9 +49,9 @@ enum Command {
     Pack(zoo_pack::cli::Args),
     /// Verify archives or zoo directories (zoo-verify)
     Verify(zoo_verify::cli::Args),
-    /// Report what is in a zoo (zoo-analyze)
+    /// Report a zoo's diversity (zoo-analyze)
     Analyze(zoo_analyze::cli::Args),
-    /// Predict properties of models from their weights, and tell how well that goes
+    /// Predict properties of models from their weights, and print the scores
     Benchmark(zoo_analyze::cli::BenchmarkArgs),
 }
 
@@ -183,7 +183,7 @@ impl fmt::Display for Summary {
 /// `zoo`.
 pub fn run(args: &Args, stage: &Stage) -> anyhow::Result<Summary> {
     let Some(command) = &args.command else {
-        return Err(UsageError("name a command; `zoo --help` lists them".into()).into());
+        return Err(UsageError("no command given; `zoo --help` lists them".into()).into());
     };
     Ok(match command {
         Command::Run(args) => Summary::Run(run::run(args, stage)?),

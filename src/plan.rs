@@ -19,7 +19,7 @@ use crate::Manifests;
 pub struct PlanArgs {
     #[command(flatten)]
     manifests: Manifests,
-    /// What would do the arithmetic; by default the fastest that trains the architecture
+    /// Engine that the time is estimated for; defaults to the fastest that supports the models
     #[arg(long, value_name = "ENGINE", value_parser = engine_names())]
     engine: Option<String>,
     /// Threads to estimate the time for; defaults to one per core

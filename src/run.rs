@@ -55,7 +55,7 @@ impl fmt::Display for RunSummary {
         }
         match self.finished {
             true => write!(f, "finished"),
-            false => write!(f, "waiting for other shards: run them, then this command again"),
+            false => write!(f, "waiting for other shards: run them, then rerun this command"),
         }
     }
 }

@@ -120,14 +120,9 @@ fn archives_are_the_same_from_every_device() {
 fn what_is_missing_is_said_in_one_sentence() {
     let machine = Machine::new();
     let cases = [
-        ("cuda:0", vec![], vec![], "there is no NVIDIA driver"),
-        (
-            "cuda",
-            vec!["foreign"],
-            vec![],
-            "libcuda.so is not the one of NVIDIA that is needed: it has no cuDriverGetVersion",
-        ),
-        ("cuda", vec!["driver"], vec![("FAKE_GPUS", "0")], "there is no GPU"),
+        ("cuda:0", vec![], vec![], "no NVIDIA driver was found"),
+        ("cuda", vec!["foreign"], vec![], "libcuda.so is not a suitable NVIDIA library: it lacks cuDriverGetVersion"),
+        ("cuda", vec!["driver"], vec![("FAKE_GPUS", "0")], "no GPU found by the NVIDIA driver"),
         ("cuda", vec!["driver"], vec![("FAKE_VERSION", "11040")], "supports CUDA 11.4, and 12.1 is needed"),
         (
             "cuda",
@@ -136,9 +131,9 @@ fn what_is_missing_is_said_in_one_sentence() {
             "NVRTC 13.0 is newer than the NVIDIA driver",
         ),
         ("cuda:1", vec!["driver", "nvrtc"], vec![], "there is no cuda:1: there is one GPU, cuda:0"),
-        ("cuda:0", vec!["driver"], vec![], "there is no NVRTC"),
+        ("cuda:0", vec!["driver"], vec![], "NVRTC was not found"),
         ("cuda", vec!["driver", "nvrtc"], vec![("FAKE_FAULT", "1")], "an illegal memory access"),
-        ("cuda", vec!["driver", "nvrtc"], vec![("FAKE_MEMORY", "100000")], "has no room for"),
+        ("cuda", vec!["driver", "nvrtc"], vec![("FAKE_MEMORY", "100000")], "is out of memory ("),
     ];
     for (device, libraries, settings, expected) in cases {
         let message = machine.run("missing", device, &libraries, &settings).fails(1);
@@ -147,8 +142,8 @@ fn what_is_missing_is_said_in_one_sentence() {
     }
     // auto falls back to the processor, and says why.
     let auto = [
-        (vec![], vec![], "training on the processor: there is no NVIDIA driver"),
-        (vec!["driver"], vec![], "training on the processor: there is no NVRTC"),
+        (vec![], vec![], "training on the processor: no NVIDIA driver was found"),
+        (vec!["driver"], vec![], "training on the processor: NVRTC was not found"),
         (vec!["foreign"], vec![], "training on the processor: libcuda.so is not"),
         (vec!["driver", "nvrtc"], vec![("FAKE_SHARED", "1000")], "needs"),
         (

@@ -87,7 +87,7 @@ impl Deref for TinyZoo {
 
 /// Whether a training has left a checkpoint in this folder.
 fn has_checkpoint(training: &Path) -> bool {
-    let is_checkpoint = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("cohort");
+    let is_checkpoint = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("checkpoint");
     fs::read_dir(training).is_ok_and(|entries| entries.flatten().any(is_checkpoint))
 }
 

@@ -54,7 +54,7 @@ fn inputs_and_flags_that_cannot_be_used_are_named() {
     work.write("occupied/thesis.tex", "");
     assert!(work
         .fails("train tiny.toml --data d.safetensors -o occupied --force", 1)
-        .contains("not empty and not a zoo"));
+        .contains("neither empty nor a zoo"));
     assert!(work.path("occupied/thesis.tex").exists());
 }
 

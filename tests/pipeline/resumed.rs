@@ -44,7 +44,7 @@ fn an_interrupt_keeps_the_work_and_exits_with_130() {
     let mut child = work.start(train);
     signal_when(&mut child, "-INT", || work.path("z/models/000000").exists());
     let message = Outcome::end(child).fails(130);
-    assert!(message.contains("the same command resumes"), "{message}");
+    assert!(message.contains("rerun the same command to resume"), "{message}");
     let status = work.path("z/.training/run.json");
     assert!(status.exists() && !work.path("z/zoo.json").exists());
     work.ok(train);

@@ -16,7 +16,7 @@ fn merge_names_what_is_missing_and_what_differs() {
     assert!(message.contains("`manifest.train.epochs` (6 and 5)"), "{message}");
     // Nor does merging replace what another zoo's shard has made.
     let message = work.fails("train merge part1 -o shorter", 2);
-    assert!(message.contains("shorter holds another zoo"), "{message}");
+    assert!(message.contains("shorter holds a zoo that was built from different inputs"), "{message}");
     let message = work.fails(&format!("{train} -o part1 --shard 1/2"), 2);
     assert!(message.contains("`manifest.train.epochs` (6 and 5)") && message.contains("--force"), "{message}");
     work.edit("epochs = 5", "epochs = 6");

@@ -38,13 +38,13 @@ pub mod exit {
 /// Flags that every binary takes.
 #[derive(Debug, Clone, Default, Args)]
 pub struct CommonArgs {
-    /// Print one machine-readable JSON object on standard output, of a failure {"error": ...}
+    /// Print one JSON object on standard output; on failure {"error": ...}
     #[arg(long, global = true)]
     pub json: bool,
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say more; twice for still more
+    /// Print more; repeat for even more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
@@ -63,7 +63,7 @@ pub struct ManifestArgs {
 /// A documented cut of the zoo, recorded in its zoo.json.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct ReductionArgs {
-    /// Make only N models, spread evenly over the plan
+    /// Train only N models, spread evenly over the plan
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub models: Option<u32>,
     /// Train and fine-tune at most N epochs
@@ -180,7 +180,7 @@ where
     let stage = if common.quiet { Stage::silent() } else { Stage::on(Arc::new(Terminal)) };
     start_logging(&common);
     if let Err(e) = listen(&stage.interrupt) {
-        tracing::warn!("Ctrl-C will not be graceful: {e}");
+        tracing::warn!("cannot handle signals, so Ctrl-C will stop at once: {e}");
     }
     let print = |summary: S| print(&common, &summary, || serde_json::to_string(&summary)).context(UNPRINTABLE);
     conclude(name, &common, run(&cli.args, &stage).map_err(Into::into).and_then(print))
@@ -238,7 +238,7 @@ fn misused(error: &clap::Error) -> ExitCode {
 /// What is wrong with a command line, without the usage that clap shows below it.
 fn misuse(error: &clap::Error) -> String {
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is missing: --help lists them".into();
+        return "no command given: see --help".into();
     }
     let text = error.render().to_string();
     let text = text.split("\n\n").next().unwrap_or_default();

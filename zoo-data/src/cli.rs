@@ -25,7 +25,7 @@ pub struct Args {
     /// Folder under which published files are looked for
     #[arg(long, value_name = "DIR", default_value = ".")]
     root: PathBuf,
-    /// Prepared dataset file to make
+    /// Prepared dataset file to write
     #[arg(short, long, value_name = "FILE", required = true)]
     output: Option<PathBuf>,
 }

@@ -152,6 +152,6 @@ mod tests {
                 panic!("not printed")
             }
         }
-        assert!(Guarded(Panics).read(&mut [0]).unwrap_err().to_string().contains("decoder panicked"));
+        assert!(Guarded(Panics).read(&mut [0]).unwrap_err().to_string().contains("decoder crashed"));
     }
 }

@@ -516,7 +516,7 @@ fn spoilt_pictures_are_named() {
     refused("owl/6.jpeg", &jpeg[..jpeg.len() / 3], "cannot be decoded");
     refused("owl/6.jpeg", &jpeg[..jpeg.len() - 2], "is truncated");
     let panics = fs::read(published().join("../pictures/panic.jpg")).unwrap();
-    refused("owl/6.jpeg", &[&panics[..], &[0; 2056], b"\xff\xd9"].concat(), "the decoder panicked");
+    refused("owl/6.jpeg", &[&panics[..], &[0; 2056], b"\xff\xd9"].concat(), "the decoder crashed");
     refused("crane/0.PNG", b"", "is not an image");
     refused("crane/0.PNG", b"\x89PNG\r\n\x1a\n", "cannot be decoded");
     fs::create_dir(copy.path("train")).unwrap();

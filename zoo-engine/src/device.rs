@@ -46,7 +46,7 @@ pub enum DeviceError {
     #[error("{0}")]
     Unavailable(String),
     /// Its memory is full.
-    #[error("{device} has no room for {bytes} more bytes: end what else uses its memory, or train with --device cpu")]
+    #[error("{device} is out of memory ({bytes} more bytes needed): free its memory, or train with --device cpu")]
     OutOfMemory {
         /// Name of the device.
         device: String,

@@ -6,7 +6,7 @@ use std::sync::Once;
 
 /// A decoder panicked: a fault of the bytes that it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the decoder panicked")]
+#[error("the decoder crashed")]
 pub struct DecoderPanicked;
 
 /// Runs another project's decoder on bytes from outside; a panic in it is an error, and prints nothing.

@@ -22,7 +22,7 @@ pub struct Args {
     /// The prepared dataset that it was trained on
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Twin zoo directory to make
+    /// Twin zoo directory to create
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     /// Which twin of the manifest, such as magnitude-80; by default the one that the output is named after

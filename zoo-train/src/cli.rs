@@ -20,19 +20,19 @@ pub fn engine_names() -> PossibleValuesParser {
 /// Flags of every stage that trains.
 #[derive(Debug, Clone, clap::Args)]
 pub struct TrainingArgs {
-    /// What does the arithmetic; by default the fastest that trains the architecture
+    /// Engine that trains the models; defaults to the fastest that supports them
     #[arg(long, value_name = "ENGINE", value_parser = engine_names())]
     pub engine: Option<String>,
-    /// Where it is done: auto, cpu, cuda (all GPUs) or cuda:N
+    /// Device to train on: auto, cpu, cuda (all GPUs) or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
     /// Number of threads; defaults to one per core. Does not affect the result
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
-    /// Make only part I of N, from 1; the parts may share an output or be merged with `zoo-train merge`
+    /// Train only shard I of N, counted from 1; shards may share an output, or be merged with `zoo-train merge`
     #[arg(long, value_name = "I/N", default_value_t = Shard::WHOLE)]
     pub shard: Shard,
-    /// Seconds between two checkpoints of a model in training
+    /// Seconds between checkpoints
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub checkpoint_seconds: u64,
     /// Replace an output that was built from a different manifest, dataset or engine, once the new one is complete
@@ -86,7 +86,7 @@ pub struct Args {
     /// Prepared dataset, made by zoo-data
     #[arg(long, value_name = "FILE", required = true)]
     data: Option<PathBuf>,
-    /// Zoo directory to make
+    /// Zoo directory to create
     #[arg(short, long, value_name = "DIR", required = true)]
     output: Option<PathBuf>,
     /// Train on this dataset even if the manifest's [data] describes another
@@ -103,7 +103,7 @@ enum Command {
         /// Outputs of `--shard` runs of one manifest
         #[arg(value_name = "DIR", required = true)]
         shards: Vec<PathBuf>,
-        /// Zoo directory to make
+        /// Zoo directory to create
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
     },
@@ -126,7 +126,7 @@ pub fn run(args: &Args, stage: &Stage) -> Result<TrainSummary, TrainError> {
         let completion = merge::merge(&shards, &ZooDir::new(output))?;
         return Ok(TrainSummary { output: output.clone(), up_to_date: false, completion });
     }
-    let missing = || UsageError("MANIFEST, --data and --output are needed".into());
+    let missing = || UsageError("MANIFEST, --data and --output are required".into());
     let (Some(manifest), Some(data), Some(output)) = (&args.manifest, &args.data, &args.output) else {
         return Err(missing().into());
     };

@@ -35,7 +35,7 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, TrainErro
                 };
                 let (a, b) = (place.display(), shard.path().display());
                 return Err(UsageError(format!(
-                    "{a} and {b} are not shards of one zoo; differing fields: {differences}"
+                    "{a} and {b} are not shards of the same zoo: they were built from different inputs; differing fields: {differences}"
                 ))
                 .into());
             }
@@ -51,7 +51,7 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, TrainErro
         let differences = record.differences(&ZooRecord { models: record.models, ..run.record });
         let output = output.path().display();
         return Err(UsageError(format!(
-            "{output} holds another zoo; differing fields (there and in the shards): {differences}"
+            "{output} holds a zoo that was built from different inputs; differing fields (there and in the shards): {differences}"
         ))
         .into());
     }
@@ -111,7 +111,7 @@ fn missing_models(missing: &[ModelId], models: usize, started: Vec<(&ZooDir, Sha
         let given = |index: usize| started.iter().any(|(_, s)| (s.index, s.count) == (index, count));
         let absent: Vec<String> =
             (1..=count).filter(|&i| !given(i)).take(20).map(|index| format!("{index}/{count}")).collect();
-        message += &format!("; no directory given is of shard {}", absent.join(", "));
+        message += &format!("; none of the given directories holds shard {}", absent.join(", "));
     }
     message + "; train what is missing and merge again"
 }

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use zoo_engine::{DeviceName, Engine, EngineFactory, ModelSpec};
+use zoo_engine::{DeviceName, Engine, EngineFactory, ModelSpec, Sparsification};
 #[cfg(feature = "dfdx")]
 use zoo_engine_dfdx::DfdxFactory;
 use zoo_engine_population::PopulationFactory;
@@ -53,22 +53,47 @@ pub fn find(name: &str) -> Result<Arc<dyn EngineFactory>, UsageError> {
 /// # Errors
 /// There is no such engine, or it does not train them: says which does.
 pub fn choose(name: Option<&str>, model: &ModelSpec) -> Result<Arc<dyn EngineFactory>, UsageError> {
-    let fastest = factories().into_iter().find(|f| f.trains(model));
-    let architecture = model.hyperparameters.architecture.name();
-    match (name.map(find).transpose()?, fastest) {
-        (Some(named), _) if named.trains(model) => Ok(named),
-        (Some(named), fastest) => {
-            let instead = fastest.map_or(String::new(), |f| format!(", or give --engine {}", f.name()));
-            Err(UsageError(format!(
-                "the {} engine does not train {architecture} with this schedule and augmentation: leave --engine out{instead}",
-                named.name(),
-            )))
+    match name {
+        Some(name) => {
+            let factory = find(name)?;
+            if factory.trains(model) {
+                return Ok(factory);
+            }
+            Err(does_not_train(factory.name(), model))
         }
-        (None, Some(fastest)) => Ok(fastest),
-        (None, None) => Err(UsageError(format!(
-            "no engine of this program trains {architecture} with this schedule and augmentation"
-        ))),
+        None => factories().into_iter().find(|f| f.trains(model)).ok_or_else(|| {
+            let what = describe(model);
+            UsageError(format!("no engine of this program trains {what}"))
+        }),
     }
+}
+
+/// Checks that an engine trains such models.
+///
+/// # Errors
+/// It does not: says which does.
+pub fn check(engine: &dyn Engine, model: &ModelSpec) -> Result<(), UsageError> {
+    match engine.trains(model) {
+        true => Ok(()),
+        false => Err(does_not_train(engine.name(), model)),
+    }
+}
+
+fn does_not_train(engine: &str, model: &ModelSpec) -> UsageError {
+    let remedy = match factories().iter().find(|f| f.trains(model)) {
+        Some(other) => format!(": omit --engine, or use --engine {}", other.name()),
+        None => String::new(),
+    };
+    UsageError(format!("the {engine} engine does not train {}{remedy}", describe(model)))
+}
+
+/// What decides whether an engine trains such models.
+fn describe(model: &ModelSpec) -> String {
+    let sparsification = match model.sparsification {
+        Sparsification::Masks => "",
+        Sparsification::VariationalDropout => " by variational dropout",
+    };
+    format!("{} with this schedule and augmentation{sparsification}", model.hyperparameters.architecture.name())
 }
 
 /// As [`choose`], on the processor.

@@ -55,7 +55,7 @@ impl DfdxEngine {
 /// dfdx's device for a GPU.
 #[cfg(feature = "cuda")]
 fn cuda_device(number: usize) -> Result<Cuda, DeviceError> {
-    let unavailable = |e: CudaError| DeviceError::Unavailable(format!("cuda:{number} does not start: {e:?}"));
+    let unavailable = |e: CudaError| DeviceError::Unavailable(format!("cuda:{number} failed to initialise: {e:?}"));
     Cuda::try_build(number, 0).map_err(unavailable)
 }
 

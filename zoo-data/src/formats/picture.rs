@@ -189,7 +189,7 @@ mod tests {
         let panics = include_bytes!("../../tests/data/pictures/panic.jpg");
         // The last segment claims 2,056 bytes.
         let panics = [&panics[..], &[0; 2056], b"\xff\xd9"].concat();
-        assert_eq!(decode_any(&panics).unwrap_err(), "cannot be decoded: the decoder panicked");
+        assert_eq!(decode_any(&panics).unwrap_err(), "cannot be decoded: the decoder crashed");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use zoo_model::stage::{check_outside_zoos, Stage};
 use zoo_model::text::counted;
 use zoo_model::{Dataset, ModelId, Params, ZooDir, ZooRecord};
 
+use crate::registry;
 use crate::trajectory::Job;
 use crate::TrainError;
 
@@ -125,10 +126,13 @@ impl Population<'_> {
     /// unfinished. With `force`, another zoo there is replaced once all of this one is made beside it.
     ///
     /// # Errors
-    /// The directory holds another zoo, another process is using it, a file cannot be read or
+    /// The engine does not train these models, the directory holds another zoo, another process is using it, a file cannot be read or
     /// written, or [`Interrupted`]: then the same call resumes where this one stopped, with bit-identical results.
     pub fn make(&self, settings: &Settings, stage: &Stage) -> Result<TrainSummary, TrainError> {
         let Self { zoo, record, .. } = *self;
+        for (_, model) in self.source.models() {
+            registry::check(self.engine, &model)?;
+        }
         if !zoo.path().exists() {
             check_outside_zoos(zoo.path())?;
         }

@@ -17,7 +17,7 @@ const ENTRIES: [&str; 4] = [names::ZOO, names::CHECKSUMS, names::MODELS, names::
 /// The hidden folder beside a zoo in which the zoo that replaces it is made.
 pub(super) fn replacement_of(zoo: &ZooDir) -> Result<ZooDir, FileError> {
     let path = fs::canonicalize(zoo.path()).unwrap_or_else(|_| zoo.path().to_owned());
-    let name = path.file_name().ok_or_else(|| FileError::format(zoo.path(), "is not a folder that can be replaced"))?;
+    let name = path.file_name().ok_or_else(|| FileError::format(zoo.path(), "is not a replaceable folder"))?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
     hidden.push(".replacement");

@@ -113,7 +113,7 @@ pub fn find(zoo: &ZooDir, record: &ZooRecord) -> Result<Found, FileError> {
         Some(found) if found.fingerprint == record.fingerprint => Ok(Found::Same),
         Some(found) => Ok(Found::Other(Box::new(found))),
         None if fs::read_dir(zoo.path()).is_ok_and(|mut entries| entries.any(foreign)) => {
-            let why = "is not empty and not a zoo: choose another output";
+            let why = "is neither empty nor a zoo: choose another --output";
             Err(FileError::format(zoo.path(), why))
         }
         None => Ok(Found::Nothing),
@@ -133,7 +133,7 @@ pub fn check_replaces_nothing(zoo: &ZooDir, record: &ZooRecord) -> Result<(), Tr
 
 pub(super) fn other_inputs(zoo: &ZooDir, found: &ZooRecord, wanted: &ZooRecord) -> UsageError {
     UsageError(format!(
-        "{} holds the zoo `{}`, which was built from different inputs; differing fields (there and here): {}; choose another place, or replace it with --force",
+        "{} holds the zoo `{}`, which was built from different inputs; differing fields (there and here): {}; choose another --output, or replace it with --force",
         zoo.path().display(),
         found.name,
         found.differences(&ZooRecord { models: found.models, ..wanted.clone() })

@@ -4,6 +4,7 @@ use zoo_engine::{Engine, EngineError, Task};
 use zoo_model::stage::Interrupt;
 use zoo_model::zoo_dir::names;
 use zoo_model::{Dataset, Split};
+use zoo_train::registry;
 
 use super::failure;
 use crate::checker::Sampled;
@@ -26,6 +27,9 @@ pub fn replay(
     };
     let hyperparameters = model.params.hyperparameters.clone();
     let task = Task::from_state(network, hyperparameters, state.clone());
+    if let Err(error) = registry::check(engine, &task.spec()) {
+        return Ok(vec![failure(Level::Replay, model.params.id, names::PARAMS, error.to_string())]);
+    }
     let mut cohort = engine.start(&[task], data, None)?;
     let mut failures = Vec::new();
     let recorded =

@@ -9,6 +9,7 @@ use zoo_model::stage::Interrupt;
 use zoo_model::zoo_dir::names;
 use zoo_model::{states, Dataset, ModelId, Network, Params, ResultLine, ZooRecord};
 use zoo_sparsify::Twin;
+use zoo_train::registry;
 use zoo_train::trajectory::{self, Job, Progress, Trajectory};
 
 use super::failure;
@@ -41,6 +42,9 @@ pub fn retrain(
         Ok(task) => task,
         Err(error) => return fail(error.to_string()),
     };
+    if let Err(error) = registry::check(engine, &dense.spec()) {
+        return fail(error.to_string());
+    }
     let network = dense.network.clone();
     let job = Job { task: dense, annotate: None };
     let parent = train(engine, job, data, &recipe.train.kept_epochs(), interrupt)?;

@@ -36,13 +36,13 @@ fn version(number: i32) -> String {
 pub fn count() -> Result<usize, DeviceError> {
     driver_version()?;
     let no_gpu = |e: DriverError| match e.0 {
-        CUresult::CUDA_ERROR_NO_DEVICE => unavailable("there is no GPU: the NVIDIA driver finds none"),
-        _ => unavailable(format!("the NVIDIA driver does not start: {e}")),
+        CUresult::CUDA_ERROR_NO_DEVICE => unavailable("no GPU found by the NVIDIA driver"),
+        _ => unavailable(format!("the NVIDIA driver failed to initialise: {e}")),
     };
     result::init().map_err(no_gpu)?;
     match result::device::get_count().map_err(no_gpu)? {
         count if count > 0 => Ok(count as usize),
-        _ => Err(unavailable("there is no GPU: the NVIDIA driver finds none")),
+        _ => Err(unavailable("no GPU found by the NVIDIA driver")),
     }
 }
 
@@ -96,7 +96,7 @@ fn driver_version() -> Result<i32, DeviceError> {
     // SAFETY: the library has the function; it writes one integer.
     let outcome = unsafe { driver::cuDriverGetVersion(&mut found) };
     if outcome != CUresult::CUDA_SUCCESS {
-        return Err(unavailable("libcuda.so does not answer: it may be the stub of a CUDA toolkit"));
+        return Err(unavailable("libcuda.so does not respond: it may be the stub library of a CUDA toolkit"));
     }
     if found < MIN_CUDA_VERSION {
         let [found, needed] = [found, MIN_CUDA_VERSION].map(version);
@@ -157,9 +157,7 @@ fn has_all(library: &Library, name: &str, functions: &[&str]) -> Result<(), Devi
     // SAFETY: they are looked up, and not called.
     let has = |function: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(function.as_bytes()).is_err() };
     match functions.iter().find(has) {
-        Some(function) => {
-            Err(unavailable(format!("{name} is not the one of NVIDIA that is needed: it has no {function}")))
-        }
+        Some(function) => Err(unavailable(format!("{name} is not a suitable NVIDIA library: it lacks {function}"))),
         None => Ok(()),
     }
 }
@@ -213,7 +211,7 @@ impl Gpu {
             };
             return Err(unavailable(format!("there is no cuda:{ordinal}: {gpus}")));
         }
-        let failed = |e: DriverError| unavailable(format!("cuda:{ordinal} does not start: {e}"));
+        let failed = |e: DriverError| unavailable(format!("cuda:{ordinal} failed to initialise: {e}"));
         let context = CudaContext::new(ordinal).map_err(failed)?;
         let attribute = |a: CUdevice_attribute| context.attribute(a).map_err(failed);
         // Threads sleep while they wait.
