@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use zoo_model::plan::{list, name};
+use zoo_model::deserialize::{list, name};
 use zoo_model::stage::UsageError;
 use zoo_model::{Dataset, Manifest, Split};
 

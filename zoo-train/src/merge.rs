@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use zoo_model::files::{persist_dir, remove_abandoned, temporary_dir_in, FileError};
+use zoo_model::files::{persist_dir, remove_stale_temporaries, temporary_dir_in, FileError};
 use zoo_model::stage::UsageError;
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::names;
@@ -55,7 +55,7 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, TrainErro
         ))
         .into());
     }
-    remove_abandoned(output.path());
+    remove_stale_temporaries(output.path());
     write_run(output, &run)?;
     let staging = training_dir(output);
     for &id in &run.ids {

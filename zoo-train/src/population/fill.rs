@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use zoo_engine::{BatchPlan, ModelSpec};
-use zoo_model::files::{remove_abandoned, write_bytes, FileError};
+use zoo_model::files::{remove_stale_temporaries, write_bytes, FileError};
 use zoo_model::stage::{Interrupted, Stage};
 use zoo_model::{ModelId, Params};
 
@@ -27,7 +27,7 @@ impl Population<'_> {
         let (ids, specs): (Vec<ModelId>, Vec<ModelSpec>) = self.source.models().into_iter().unzip();
         let run = Run { record: self.record.clone(), ids };
         let _lock = lock(self.zoo, settings.shard)?;
-        remove_abandoned(&training_dir(self.zoo));
+        remove_stale_temporaries(&training_dir(self.zoo));
         write_run(self.zoo, &run)?;
 
         let specs: Vec<&ModelSpec> = specs.iter().collect();

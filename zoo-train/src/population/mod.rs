@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use zoo_engine::{Engine, ModelSpec};
-use zoo_model::files::{parent_of, remove_abandoned, touch, FileError};
+use zoo_model::files::{parent_of, remove_stale_temporaries, touch, FileError};
 use zoo_model::stage::{check_outside_zoos, Stage};
 use zoo_model::text::counted;
 use zoo_model::{Dataset, ModelId, Params, ZooDir, ZooRecord};
@@ -138,7 +138,7 @@ impl Population<'_> {
             fs::rename(replacement.path(), zoo.path()).map_err(FileError::io("write", zoo.path()))?;
         }
         for folder in [parent_of(replacement.path()), zoo.path()] {
-            remove_abandoned(folder);
+            remove_stale_temporaries(folder);
         }
         let summary = |up_to_date, completion| TrainSummary { output: zoo.path().to_owned(), up_to_date, completion };
         if refresh(zoo, record)? {
