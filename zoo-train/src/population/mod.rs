@@ -24,7 +24,7 @@ use zoo_model::{Dataset, ModelId, Params, ZooDir, ZooRecord};
 use crate::trajectory::Job;
 use crate::TrainError;
 
-pub use run::{check_replaces_nothing, find, is_current, read_run, Found, Run};
+pub use run::{check_replaces_nothing, find, is_current, read_run, ExistingOutput, RunRecord};
 pub(crate) use run::{finish_if_complete, started_shards, training_dir, write_run, ShardRecord};
 pub use shard::Shard;
 
@@ -147,11 +147,11 @@ impl Population<'_> {
             return Ok(summary(true, completion(zoo, record)?));
         }
         let completion = match find(zoo, record)? {
-            Found::Nothing | Found::Same => self.fill(settings, stage)?,
-            Found::Other(found) if !settings.force => return Err(other_inputs(zoo, &found, record).into()),
-            Found::Other(_) => {
+            ExistingOutput::Nothing | ExistingOutput::Same => self.fill(settings, stage)?,
+            ExistingOutput::Other(found) if !settings.force => return Err(other_inputs(zoo, &found, record).into()),
+            ExistingOutput::Other(_) => {
                 drop(lock_against_workers(zoo)?);
-                if matches!(find(&replacement, record)?, Found::Other(_)) {
+                if matches!(find(&replacement, record)?, ExistingOutput::Other(_)) {
                     drop(lock_against_workers(&replacement)?);
                     discard(&replacement)?;
                 }
