@@ -93,12 +93,17 @@ def zoos(program: str) -> None:
 def checkpoints() -> None:
     """A cohort of two models after its first epoch."""
     line = {"training_iteration": 0} | {f"{s}_{m}": 0.5 for s in ("train", "test", "val") for m in ("loss", "acc")}
-    progress = {"fingerprint": "fuzz", "ids": [0, 1], "epoch": 1, "steps": [3, 3], "lines": [[line], [line]]}
-    progress["ids"] = ["000000", "000001"]
     vectors = np.ones((2, 3), "<f8")
-    tensors = {"parameters": vectors, "moment0": vectors, "moment1": vectors, "states": np.ones((2, 1, 3), "<f4")}
-    seed("checkpoint", "adam", save(tensors, {"progress": json.dumps(progress)}))
-    seed("checkpoint", "variational", save({**tensors, "log_sigma2": vectors}, {"progress": json.dumps(progress)}))
+    moments = {"adam": ("mean", "mean_square"), "sgd": ("momentum",)}
+    for name, optimizer, has_noise in (("adam", "adam", False), ("sgd", "sgd", False), ("variational", "adam", True)):
+        progress = {"fingerprint": "fuzz", "ids": ["000000", "000001"], "epoch": 1, "optimizer": optimizer}
+        progress |= {"steps": [3, 3], "lines": [[line], [line]]}
+        tensors = {"parameters": vectors, "states": np.ones((2, 1, 3), "<f4")}
+        tensors |= {f"moments.{moment}": vectors for moment in moments[optimizer]}
+        if has_noise:
+            tensors |= {"noise.log_sigma2": vectors}
+            tensors |= {f"noise.moments.{moment}": vectors for moment in moments[optimizer]}
+        seed("checkpoint", name, save(tensors, {"progress": json.dumps(progress)}))
 
 
 def pictures() -> None:

@@ -117,14 +117,14 @@ fn zoo_names(manifest: &Manifest) -> Result<Vec<String>, ManifestError> {
 
 /// Where the outputs of one manifest lie.
 #[derive(Debug, Clone)]
-struct Places {
+struct OutputPaths {
     data: PathBuf,
     zoos: PathBuf,
     archives: PathBuf,
     name: String,
 }
 
-impl Places {
+impl OutputPaths {
     fn new(manifest: &Manifest, root: &Path) -> Result<Self, ManifestError> {
         let ZooSection { name, .. } = manifest.required("zoo")?;
         let data = root.join("data").join(format!("{name}.safetensors"));
@@ -143,7 +143,7 @@ impl Places {
 /// What any of the commands has to say.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Summary {
+pub enum CommandSummary {
     #[allow(missing_docs)]
     Run(RunSummary),
     #[allow(missing_docs)]
@@ -164,7 +164,7 @@ pub enum Summary {
     Analyze(zoo_analyze::cli::AnalyzeSummary),
 }
 
-impl fmt::Display for Summary {
+impl fmt::Display for CommandSummary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Run(s) => s.fmt(f),
@@ -181,23 +181,23 @@ impl fmt::Display for Summary {
 }
 
 /// `zoo`.
-pub fn run(args: &Args, stage: &Stage) -> anyhow::Result<Summary> {
+pub fn run(args: &Args, stage: &Stage) -> anyhow::Result<CommandSummary> {
     let Some(command) = &args.command else {
         return Err(UsageError("no command given; `zoo --help` lists them".into()).into());
     };
     Ok(match command {
-        Command::Run(args) => Summary::Run(run::run(args, stage)?),
-        Command::Plan(args) => Summary::Plan(plan::plan(args)?),
-        Command::Status(args) => Summary::Status(status::status(args)?),
-        Command::Data(args) => Summary::Data(zoo_data::cli::run(args, stage)?),
-        Command::Train(args) => Summary::Train(zoo_train::cli::run(args, stage)?),
-        Command::Sparsify(args) => Summary::Sparsify(zoo_sparsify::cli::run(args, stage)?),
-        Command::Pack(args) => Summary::Pack(zoo_pack::cli::run(args, stage)?),
-        Command::Verify(args) => Summary::Verify(zoo_verify::cli::run(args, stage)?),
-        Command::Analyze(args) => Summary::Analyze(zoo_analyze::cli::run(args, stage)?),
+        Command::Run(args) => CommandSummary::Run(run::run(args, stage)?),
+        Command::Plan(args) => CommandSummary::Plan(plan::plan(args)?),
+        Command::Status(args) => CommandSummary::Status(status::status(args)?),
+        Command::Data(args) => CommandSummary::Data(zoo_data::cli::run(args, stage)?),
+        Command::Train(args) => CommandSummary::Train(zoo_train::cli::run(args, stage)?),
+        Command::Sparsify(args) => CommandSummary::Sparsify(zoo_sparsify::cli::run(args, stage)?),
+        Command::Pack(args) => CommandSummary::Pack(zoo_pack::cli::run(args, stage)?),
+        Command::Verify(args) => CommandSummary::Verify(zoo_verify::cli::run(args, stage)?),
+        Command::Analyze(args) => CommandSummary::Analyze(zoo_analyze::cli::run(args, stage)?),
         Command::Benchmark(args) => {
             let benchmark = zoo_analyze::cli::run_benchmark(args, stage)?;
-            Summary::Analyze(zoo_analyze::cli::AnalyzeSummary::Benchmark(benchmark))
+            CommandSummary::Analyze(zoo_analyze::cli::AnalyzeSummary::Benchmark(benchmark))
         }
     })
 }

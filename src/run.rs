@@ -16,7 +16,7 @@ use zoo_train::cli::TrainingArgs;
 use zoo_train::{population, registry, Shard};
 use zoo_verify::{verify_all, Options};
 
-use crate::{zoo_names, Manifests, Places};
+use crate::{zoo_names, Manifests, OutputPaths};
 
 /// Command line of `zoo run`.
 #[derive(Debug, Clone, clap::Args)]
@@ -79,7 +79,7 @@ pub fn run(args: &RunArgs, stage: &Stage) -> anyhow::Result<RunSummary> {
     }
     let mut summary = RunSummary { steps: Vec::new(), finished: true };
     for manifest in &manifests {
-        let finished = one(manifest, root, training, stage, &mut summary.steps)?;
+        let finished = run_manifest(manifest, root, training, stage, &mut summary.steps)?;
         summary.finished &= finished;
     }
     Ok(summary)
@@ -93,23 +93,23 @@ fn check_replaces_nothing(
     training: &TrainingArgs,
     stage: &Stage,
 ) -> anyhow::Result<()> {
-    let places = Places::new(manifest, root)?;
-    zoo_data::check_replaces(&places.data)?;
+    let paths = OutputPaths::new(manifest, root)?;
+    zoo_data::check_replaces(&paths.data)?;
     let twins = twins(manifest)?;
     let names = zoo_names(manifest)?;
-    let archives = names.iter().map(|name| zoo_pack::replaced(&places.archive(name))).collect::<Result<Vec<_>, _>>()?;
-    if !names.iter().any(|name| places.zoo(name).exists()) && archives.iter().all(Vec::is_empty) {
+    let archives = names.iter().map(|name| zoo_pack::replaced(&paths.archive(name))).collect::<Result<Vec<_>, _>>()?;
+    if !names.iter().any(|name| paths.zoo(name).exists()) && archives.iter().all(Vec::is_empty) {
         return Ok(());
     }
     let plan = Plan::new(manifest)?;
     let engine = training.engine(&plan.models[0].hyperparameters.clone().into(), &Stage::silent())?;
-    let dataset = dataset(manifest, root, &places.data, stage).with_context(|| format!("data of {}", places.name))?;
+    let dataset = dataset(manifest, root, &paths.data, stage).with_context(|| format!("data of {}", paths.name))?;
     let zoo = zoo_train::record(&plan, &dataset, engine.as_ref())?;
     let twin_record = |twin| zoo_sparsify::record(&zoo, zoo.fingerprint.clone(), twin, &dataset, engine.as_ref());
     let records = once(zoo.clone()).chain(twins.iter().map(twin_record));
     for (name, record) in names.iter().zip(records) {
-        population::check_replaces_nothing(&ZooDir::new(places.zoo(name)), &record)?;
-        zoo_pack::check_replaces(&places.archive(name), &record)?;
+        population::check_replaces_nothing(&ZooDir::new(paths.zoo(name)), &record)?;
+        zoo_pack::check_replaces(&paths.archive(name), &record)?;
     }
     Ok(())
 }
@@ -140,15 +140,15 @@ fn in_turn<T>(shard: Shard, stage: &Stage, work: impl Fn() -> anyhow::Result<T>)
     }
 }
 
-fn one(
+fn run_manifest(
     manifest: &Manifest,
     root: &Path,
     training: &TrainingArgs,
     stage: &Stage,
     steps: &mut Vec<Step>,
 ) -> anyhow::Result<bool> {
-    let places = Places::new(manifest, root)?;
-    let name = places.name.clone();
+    let paths = OutputPaths::new(manifest, root)?;
+    let name = paths.name.clone();
     let mut done = |stage, output: &Path, up_to_date| {
         steps.push(Step { stage, output: output.to_owned(), up_to_date });
     };
@@ -157,13 +157,13 @@ fn one(
     let settings = training.settings();
 
     stage.say(format_args!("{name}: data"));
-    let data = in_turn(settings.shard, stage, || Ok(zoo_data::prepare(manifest, root, &places.data, stage)?))
+    let data = in_turn(settings.shard, stage, || Ok(zoo_data::prepare(manifest, root, &paths.data, stage)?))
         .with_context(|| failed("data of", &name))?;
-    done("data", &places.data, data.up_to_date);
+    done("data", &paths.data, data.up_to_date);
 
     stage.say(format_args!("{name}: train"));
-    let zoo = places.zoo(&name);
-    let trained = zoo_train::train(manifest, &places.data, &zoo, engine.as_ref(), &settings, stage)
+    let zoo = paths.zoo(&name);
+    let trained = zoo_train::train(manifest, &paths.data, &zoo, engine.as_ref(), &settings, stage)
         .with_context(|| failed("training", &name))?;
     done("train", &zoo, trained.up_to_date);
     if !trained.completion.finished {
@@ -173,8 +173,8 @@ fn one(
     for twin in twins(manifest)? {
         let twin_name = twin.zoo_name(&name);
         stage.say(format_args!("{twin_name}: sparsify"));
-        let output = places.zoo(&twin_name);
-        let made = zoo_sparsify::sparsify(&zoo, &places.data, &output, &twin, engine.as_ref(), &settings, stage)
+        let output = paths.zoo(&twin_name);
+        let made = zoo_sparsify::sparsify(&zoo, &paths.data, &output, &twin, engine.as_ref(), &settings, stage)
             .with_context(|| failed("sparsifying", &twin_name))?;
         done("sparsify", &output, made.up_to_date);
         if !made.completion.finished {
@@ -187,7 +187,7 @@ fn one(
     let mut archives = Vec::new();
     for name in zoos {
         stage.say(format_args!("{name}: pack"));
-        let (zoo, archive) = (places.zoo(&name), places.archive(&name));
+        let (zoo, archive) = (paths.zoo(&name), paths.archive(&name));
         let packed = in_turn(settings.shard, stage, || Ok(zoo_pack::pack(&zoo, &archive, &options, stage)?))
             .with_context(|| failed("packing", &name))?;
         packed.archives.iter().for_each(|archive| done("pack", archive, packed.up_to_date));

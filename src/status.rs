@@ -15,7 +15,7 @@ use zoo_train::cli::engine_names;
 use zoo_train::population::read_run;
 use zoo_train::registry;
 
-use crate::{Manifests, Places};
+use crate::{Manifests, OutputPaths};
 
 /// Command line of `zoo status`.
 #[derive(Debug, Clone, clap::Args)]
@@ -94,7 +94,7 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<StatusSummary> {
     for manifest in args.manifests.load()? {
         let (plan, _) = crate::plan::check(&manifest)?;
         let engine = registry::on_processor(args.engine.as_deref(), &plan.models[0].hyperparameters.clone().into())?;
-        one(&manifest, &args.manifests.root, engine.as_ref(), &mut summary.outputs)?;
+        status_of(&manifest, &args.manifests.root, engine.as_ref(), &mut summary.outputs)?;
     }
     Ok(summary)
 }
@@ -102,29 +102,29 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<StatusSummary> {
 /// State of an output, and the numbers of finished and of all models in an unfinished zoo.
 type Found = (State, Option<[usize; 2]>);
 
-fn one(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut Vec<Line>) -> anyhow::Result<()> {
-    let places = Places::new(manifest, root)?;
+fn status_of(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut Vec<Line>) -> anyhow::Result<()> {
+    let paths = OutputPaths::new(manifest, root)?;
     let mut push = |stage, name: &str, output: &Path, (state, models): Found| {
-        let (manifest, zoo) = (manifest.path().to_owned(), places.name.clone());
+        let (manifest, zoo) = (manifest.path().to_owned(), paths.name.clone());
         let twin = (name != zoo).then(|| name.to_owned());
         lines.push(Line { stage, manifest, zoo, twin, output: output.to_owned(), state, models });
     };
-    let words: ZooSection = manifest.required("zoo")?;
-    let has_data = zoo_data::is_up_to_date(manifest, root, &places.data).unwrap_or(false);
-    push("data", &places.name, &places.data, (state(&places.data, has_data), None));
-    let dataset = if has_data { Some(Dataset::read(&places.data)?) } else { None };
+    let section: ZooSection = manifest.required("zoo")?;
+    let has_data = zoo_data::is_up_to_date(manifest, root, &paths.data).unwrap_or(false);
+    push("data", &paths.name, &paths.data, (state(&paths.data, has_data), None));
+    let dataset = if has_data { Some(Dataset::read(&paths.data)?) } else { None };
 
-    let zoo = places.zoo(&places.name);
+    let zoo = paths.zoo(&paths.name);
     let trained = zoo_state(&zoo, || match &dataset {
         Some(dataset) => Ok(zoo_train::is_up_to_date(manifest, dataset, &zoo, engine)?),
         None => Ok(false),
     })?;
     let is_trained = trained.0 == State::UpToDate;
-    let mut zoos = vec![(places.name.clone(), is_trained)];
-    push("train", &places.name, &zoo, trained);
+    let mut zoos = vec![(paths.name.clone(), is_trained)];
+    push("train", &paths.name, &zoo, trained);
     for twin in twins(manifest)? {
-        let name = twin.zoo_name(&places.name);
-        let output = places.zoo(&name);
+        let name = twin.zoo_name(&paths.name);
+        let output = paths.zoo(&name);
         let made = zoo_state(&output, || match &dataset {
             Some(dataset) if is_trained => Ok(zoo_sparsify::is_up_to_date(&zoo, dataset, &output, &twin, engine)?),
             _ => Ok(false),
@@ -134,10 +134,11 @@ fn one(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut Vec<Li
     }
     let options = PackOptions { section: manifest.section("pack")?.unwrap_or_default(), ..PackOptions::default() };
     for (name, made) in zoos {
-        let (zoo, archive) = (places.zoo(&name), places.archive(&name));
+        let (zoo, archive) = (paths.zoo(&name), paths.archive(&name));
         // A run rewrites the description in zoo.json, and therefore packs again.
-        let packed =
-            made && has_words(&ZooDir::new(&zoo), &words)? && zoo_pack::is_up_to_date(&zoo, &archive, &options)?;
+        let packed = made
+            && has_description(&ZooDir::new(&zoo), &section)?
+            && zoo_pack::is_up_to_date(&zoo, &archive, &options)?;
         let there = if packed { zoo_pack::archives(&archive)? } else { zoo_pack::replaced(&archive)? };
         let shown = if there.is_empty() { vec![archive] } else { there };
         shown.iter().for_each(|archive| push("pack", &name, archive, (state(archive, packed), None)));
@@ -184,8 +185,8 @@ fn check(zoo: &ZooDir) -> Result<Option<[usize; 2]>, FileError> {
 }
 
 /// Whether a finished zoo has the manifest's description and licence; a twin describes itself.
-fn has_words(zoo: &ZooDir, words: &ZooSection) -> Result<bool, FileError> {
+fn has_description(zoo: &ZooDir, section: &ZooSection) -> Result<bool, FileError> {
     let Some(record) = zoo.record()? else { return Ok(false) };
-    let described = record.parent.is_some() || record.description == words.description;
-    Ok(described && record.license == words.license)
+    let described = record.parent.is_some() || record.description == section.description;
+    Ok(described && record.license == section.license)
 }

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 
 use clap::Parser;
-use zoo::Summary;
+use zoo::CommandSummary;
 use zoo_model::stage::Stage;
 use zoo_model::{Manifest, ModelId, ZooDir};
 use zoo_sparsify::{register, twins, RegistrationError};
@@ -48,7 +48,7 @@ struct Cli {
     args: zoo::Args,
 }
 
-fn run(args: &[OsString]) -> anyhow::Result<Summary> {
+fn run(args: &[OsString]) -> anyhow::Result<CommandSummary> {
     let args = std::iter::once(OsStr::new("zoo")).chain(args.iter().map(OsString::as_os_str));
     zoo::run(&Cli::parse_from(args).args, &Stage::silent())
 }
@@ -72,10 +72,10 @@ fn a_custom_method_goes_through_all_stages() {
 
     let here = [path("m.toml"), "--root".into(), root.path().into()];
     let with = |command: &str| [&[command.into()], &here[..]].concat();
-    let Summary::Plan(plan) = run(&with("plan")).unwrap() else { panic!("no plan") };
+    let CommandSummary::Plan(plan) = run(&with("plan")).unwrap() else { panic!("no plan") };
     assert_eq!((plan.total.models, plan.total.states, plan.total.twin_states), (2, 6, 12));
     run(&with("run")).unwrap();
-    let Summary::Run(again) = run(&with("run")).unwrap() else { panic!("no run") };
+    let CommandSummary::Run(again) = run(&with("run")).unwrap() else { panic!("no run") };
     assert!(again.steps.iter().all(|step| step.up_to_date || step.stage == "verify"), "{again}");
 
     let [few, most] = ["tiny-random-25", "tiny-random-75"].map(|name| ZooDir::new(root.path().join("zoos").join(name)));
@@ -98,7 +98,7 @@ fn a_custom_method_goes_through_all_stages() {
         let flags = ["--retrain".into(), "1".into(), "--data".into(), data.clone()];
         run(&[&["verify".into(), zoo.path().into()], &flags[..]].concat())
     };
-    let Summary::Verify(verdict) = verify(&most).unwrap() else { panic!("no verdict") };
+    let CommandSummary::Verify(verdict) = verify(&most).unwrap() else { panic!("no verdict") };
     assert!(verdict.ok && verdict.reports[0].retrained.len() == 1, "{verdict}");
     let mut otherwise = record;
     otherwise.manifest["sparsify"]["sparsity"] = 0.5.into();

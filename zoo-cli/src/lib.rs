@@ -177,7 +177,7 @@ where
         Err(e) => return misused(&e.format(&mut command)),
     };
     let common = cli.common;
-    let stage = if common.quiet { Stage::silent() } else { Stage::on(Arc::new(Terminal)) };
+    let stage = if common.quiet { Stage::silent() } else { Stage::with_console(Arc::new(Terminal)) };
     start_logging(&common);
     if let Err(e) = listen(&stage.interrupt) {
         tracing::warn!("cannot handle signals, so Ctrl-C will stop at once: {e}");

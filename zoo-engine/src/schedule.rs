@@ -17,9 +17,13 @@ pub struct Rates {
 /// largest learning rate up to it, the rest down to a 10,000th of the start, along half cosines;
 /// momentum from 0.95 down to 0.85 and back.
 pub fn rates(schedule: Schedule, base: Rates, step: u64, total: u64) -> Rates {
-    if schedule.is_constant() {
-        return base;
+    match schedule {
+        Schedule::Constant => base,
+        Schedule::OneCycle => one_cycle(base, step, total),
     }
+}
+
+fn one_cycle(base: Rates, step: u64, total: u64) -> Rates {
     const WARM_UP: f64 = 0.3;
     let start = base.learning_rate / 25.0;
     let (low, high) = (0.85, 0.95);

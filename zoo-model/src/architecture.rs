@@ -228,8 +228,12 @@ fn resnet(blocks: &[usize], options: NetworkOptions, channels: usize, classes: u
 /// # Errors
 /// What follows the key in a sentence.
 pub fn check_hidden(architecture: Architecture, hidden: &[u32]) -> Result<(), String> {
-    if architecture != Architecture::Mlp && !hidden.is_empty() {
-        return Err(format!("is only valid for mlp, not {}", architecture.name()));
+    match architecture {
+        Architecture::Mlp => {}
+        Architecture::CnnS | Architecture::CnnM | Architecture::Resnet18 if hidden.is_empty() => {}
+        Architecture::CnnS | Architecture::CnnM | Architecture::Resnet18 => {
+            return Err(format!("is only valid for mlp, not {}", architecture.name()));
+        }
     }
     if hidden.len() > 64 || !hidden.iter().all(|n| (1..=65_536).contains(n)) {
         return Err("must list at most 64 sizes from 1 to 65536".into());

@@ -232,6 +232,18 @@ impl Dataset {
     }
 }
 
+/// Makes an image a network's input: pixels of (C, H, W) to values of (H, W, C), each from its channel's
+/// table, which [`Dataset::normalization`] or [`Dataset::normalization_f32`] gives. What `input` has beyond
+/// the image is left as it is.
+pub fn normalize_image<T: Copy>(pixels: &[u8], tables: &[[T; 256]], input: &mut [T]) {
+    let channels = tables.len();
+    for (channel, (plane, table)) in pixels.chunks_exact(pixels.len() / channels).zip(tables).enumerate() {
+        for (value, &pixel) in input[channel..].iter_mut().step_by(channels).zip(plane) {
+            *value = table[usize::from(pixel)];
+        }
+    }
+}
+
 /// Whether the file is a dataset that zoo-data prepared, though perhaps a damaged one: then it may be
 /// rebuilt.
 pub fn is_prepared(path: &Path) -> bool {
@@ -341,6 +353,14 @@ mod tests {
         assert_eq!(back.sha256(), sha256_file(&path).unwrap().to_string());
         assert_eq!(read_info(&path).unwrap(), dataset.info);
         assert_eq!((back.normalization()[0][255], back.normalization_f32()[0][255]), (2.0, 2.0));
+    }
+
+    #[test]
+    fn an_image_becomes_an_input_with_the_channels_last() {
+        let tables = [std::array::from_fn(|p| p as i32), std::array::from_fn(|p| 1000 + p as i32)];
+        let mut input = [0; 7];
+        normalize_image(&[1, 2, 3, 4, 5, 6], &tables, &mut input);
+        assert_eq!(input, [1, 1004, 2, 1005, 3, 1006, 0]);
     }
 
     #[test]

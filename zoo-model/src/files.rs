@@ -16,9 +16,6 @@ pub use temporary::{
     write_atomic, write_bytes, TemporaryDir,
 };
 
-#[doc(hidden)]
-pub use temporary::remove_stale_temporaries as remove_abandoned;
-
 /// The folder that holds `path`, `.` for a bare name.
 pub fn parent_of(path: &Path) -> &Path {
     match path.parent() {

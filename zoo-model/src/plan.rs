@@ -8,8 +8,6 @@ use crate::manifest::{Manifest, ManifestError, Reduction};
 use crate::model_id::{ModelId, MODEL_LIMIT};
 use crate::optimizer::Optimizer;
 
-#[doc(hidden)]
-pub use crate::deserialize::{list, name};
 pub use sections::{check_zoo_name, GridSection, ModelSection, Seeds, TrainSection, ZooSection};
 
 /// One model to train.

@@ -214,11 +214,6 @@ impl TensorFile {
         }
         Ok(tensor)
     }
-
-    #[doc(hidden)]
-    pub fn place(&self, name: &str, dtype: Dtype) -> Result<&TensorLocation, FileError> {
-        self.tensor(name, dtype)
-    }
 }
 
 /// Bytes an element takes.

@@ -140,7 +140,7 @@ impl Stage {
     }
 
     /// A stage that reports to a console.
-    pub fn on(console: Arc<dyn Console>) -> Self {
+    pub fn with_console(console: Arc<dyn Console>) -> Self {
         Self { interrupt: Interrupt::default(), console: Some(console) }
     }
 

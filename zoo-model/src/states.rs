@@ -108,8 +108,11 @@ impl<R: Read> StatesReader<R> {
         let mut epochs = Vec::new();
         for tensor in &self.header.tensors {
             if tensor.spec.name == EPOCHS {
-                let mut bytes = vec![0; tensor.length as usize];
-                self.stream.read_exact(&mut bytes)?;
+                // A length may be a lie: no memory is reserved for what the stream does not hold.
+                let mut bytes = Vec::new();
+                if self.stream.by_ref().take(tensor.length).read_to_end(&mut bytes)? as u64 != tensor.length {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 epochs = to_i64(&bytes);
                 continue;
             }

@@ -43,9 +43,19 @@ impl Accuracies {
 
 /// The card of a zoo; a function of the zoo alone. Its text may be untrusted: it is escaped,
 /// so that none becomes a line of its own.
-// Long because it is one text from top to bottom.
 pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
-    let ZooRecord { name, models, states, parameters, dataset, .. } = record;
+    let mut out = front_matter(record);
+    if !record.description.is_empty() {
+        let _ = writeln!(out, "{}\n", escaped(&record.description));
+    }
+    out += &overview(record, accuracies);
+    out += &settings(record);
+    out += &how_to_use(&record.name);
+    out
+}
+
+/// What Hugging Face reads of a card, and the title.
+fn front_matter(ZooRecord { name, license, states, .. }: &ZooRecord) -> String {
     let size = match states {
         0..1_000 => "n<1K",
         1_000..10_000 => "1K<n<10K",
@@ -53,12 +63,7 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
         100_000..1_000_000 => "100K<n<1M",
         _ => "1M<n<10M",
     };
-    let license = escaped(&record.license);
-    let kind = match &record.parent {
-        Some(parent) => format!("the sparse twin of the model zoo `{}`", escaped(&parent.name)),
-        None => "a model zoo".to_owned(),
-    };
-    let mut out = format!(
+    format!(
         "---\n\
          pretty_name: {name}\n\
          license: {}\n\
@@ -66,14 +71,19 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
          size_categories:\n- {size}\n\
          ---\n\n\
          # {name}\n\n",
-        license.to_lowercase(),
-    );
-    if !record.description.is_empty() {
-        let _ = writeln!(out, "{}\n", escaped(&record.description));
-    }
+        escaped(license).to_lowercase(),
+    )
+}
+
+/// What the zoo is, in a table.
+fn overview(record: &ZooRecord, accuracies: &Accuracies) -> String {
+    let ZooRecord { models, states, parameters, dataset, .. } = record;
+    let kind = match &record.parent {
+        Some(parent) => format!("the sparse twin of the model zoo `{}`", escaped(&parent.name)),
+        None => "a model zoo".to_owned(),
+    };
     let engine =
         record.engine.as_ref().map_or("another program".into(), |e| format!("{}, version {}", e.name, e.version));
-    let engine = escaped(&engine);
     // A zoo that was imported may not know what it was trained on.
     let samples = match (dataset.train, dataset.val, dataset.test) {
         (0, 0, 0) => "number of samples not recorded".to_owned(),
@@ -84,8 +94,7 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
         sum => format!("`{}`", escaped(sum)),
     };
     let [channels, height, width] = dataset.shape;
-    let _ = write!(
-        out,
+    format!(
         "This is {kind}: a population of small neural networks, each with its whole training trajectory.\n\n\
          | | |\n| --- | --- |\n\
          | models | {models} |\n\
@@ -94,15 +103,21 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
          | diverged models | {} |\n\
          | dataset | {}, {channels}x{height}x{width}, {} classes: {samples} |\n\
          | prepared dataset, SHA-256 | {checksum} |\n\
-         | trained by | {engine} |\n\
+         | trained by | {} |\n\
          | licence | {} |\n\n\
          {}\n\n",
         record.diverged,
         escaped(&dataset.name),
         dataset.classes,
-        license,
+        escaped(&engine),
+        escaped(&record.license),
         accuracies.sentence(),
-    );
+    )
+}
+
+/// The sections of the manifest that the zoo was made of.
+fn settings(record: &ZooRecord) -> String {
+    let mut out = String::new();
     for (section, title) in [
         ("model", "Model"),
         ("grid", "Grid"),
@@ -118,8 +133,12 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
             out.push('\n');
         }
     }
-    let _ = write!(
-        out,
+    out
+}
+
+/// The files, how they are read, and what to cite.
+fn how_to_use(name: &str) -> String {
+    format!(
         "## Files\n\n\
          - `zoo.json`: what the zoo is and was made of.\n\
          - `index.parquet`: one row per model and kept state, with every hyperparameter and metric.\n\
@@ -140,8 +159,7 @@ pub fn card(record: &ZooRecord, accuracies: &Accuracies) -> String {
          ## Citation\n\n\
          The zoos follow Schürholt, Taskiran, Knyazev, Giró-i-Nieto and Borth, \"Model Zoos: A Dataset of Diverse\n\
          Populations of Neural Network Models\", NeurIPS 2022 Datasets and Benchmarks (arXiv 2209.14764).\n"
-    );
-    out
+    )
 }
 
 #[cfg(test)]

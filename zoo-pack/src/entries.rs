@@ -236,8 +236,8 @@ pub struct Content<'b, 'a>(&'b mut Entries<'a>);
 
 impl Read for Content<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = self.0.left.min(buffer.len() as u64) as usize;
-        let n = self.0.stream.read(&mut buffer[..most])?;
+        let max = self.0.left.min(buffer.len() as u64) as usize;
+        let n = self.0.stream.read(&mut buffer[..max])?;
         self.0.left -= n as u64;
         Ok(n)
     }

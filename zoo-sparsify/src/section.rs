@@ -4,8 +4,9 @@ use std::iter::once;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
+use zoo_model::deserialize::name;
 use zoo_model::manifest::Entry;
-use zoo_model::plan::{check_zoo_name, name, ZooSection};
+use zoo_model::plan::{check_zoo_name, ZooSection};
 use zoo_model::text::alternatives;
 use zoo_model::{Manifest, ManifestError};
 

@@ -147,7 +147,7 @@ pub fn read(path: &Path, fingerprint: &str) -> Option<(Vec<ModelId>, Progress)> 
     let mut vectors = HashMap::new();
     let names = file.header().tensors.iter().filter(|t| t.spec.dtype == Dtype::F64).map(|t| t.spec.name.clone());
     for name in names.collect::<Vec<String>>() {
-        let &[rows, length] = file.place(&name, Dtype::F64).ok()?.spec.shape.as_slice() else { return None };
+        let &[rows, length] = file.tensor(&name, Dtype::F64).ok()?.spec.shape.as_slice() else { return None };
         if rows != models || length == 0 {
             return None;
         }
@@ -175,7 +175,7 @@ pub fn read(path: &Path, fingerprint: &str) -> Option<(Vec<ModelId>, Progress)> 
     let snapshots = (0..models).map(snapshot).collect::<Option<Vec<Snapshot>>>()?;
     let kept = header.lines.first()?.len();
     let expected = [models, kept, snapshots.first()?.parameters.len()];
-    if file.place("states", Dtype::F32).ok()?.spec.shape != expected || header.lines.iter().any(|l| l.len() != kept) {
+    if file.tensor("states", Dtype::F32).ok()?.spec.shape != expected || header.lines.iter().any(|l| l.len() != kept) {
         return None;
     }
     let states = to_f32(&file.read("states", Dtype::F32).ok()?);

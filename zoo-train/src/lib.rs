@@ -21,7 +21,7 @@
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
-mod described;
+mod dataset_check;
 mod error;
 pub mod estimate;
 pub mod merge;

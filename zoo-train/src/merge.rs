@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use zoo_model::files::{persist_dir, remove_abandoned, temporary_dir_in, FileError};
+use zoo_model::files::{persist_dir, remove_stale_temporaries, temporary_dir_in, FileError};
 use zoo_model::stage::UsageError;
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::names;
 use zoo_model::{ModelId, ZooDir, ZooRecord};
 
 use crate::population::{
-    find, finish_if_complete, read_run, started_shards, training_dir, write_run, Completion, Found, Run, ShardRecord,
+    find, finish_if_complete, read_run, started_shards, training_dir, write_run, Completion, ExistingOutput, RunRecord,
+    ShardRecord,
 };
 use crate::TrainError;
 
@@ -22,7 +23,7 @@ use crate::TrainError;
 /// A shard is of another zoo (named, with the fields that differ), or models are missing (named,
 /// with the shards that they belong to).
 pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, TrainError> {
-    let mut whole: Option<(Run, &Path)> = None;
+    let mut whole: Option<(RunRecord, &Path)> = None;
     let mut started = BTreeMap::new();
     for shard in shards {
         let run = shard_run(shard)?;
@@ -47,7 +48,7 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, TrainErro
     let Some((run, _)) = whole else {
         return Err(UsageError("merge takes at least one shard".into()).into());
     };
-    if let Found::Other(record) = find(output, &run.record)? {
+    if let ExistingOutput::Other(record) = find(output, &run.record)? {
         let differences = record.differences(&ZooRecord { models: record.models, ..run.record });
         let output = output.path().display();
         return Err(UsageError(format!(
@@ -55,7 +56,7 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, TrainErro
         ))
         .into());
     }
-    remove_abandoned(output.path());
+    remove_stale_temporaries(output.path());
     write_run(output, &run)?;
     let staging = training_dir(output);
     for &id in &run.ids {
@@ -117,11 +118,11 @@ fn missing_models(missing: &[ModelId], models: usize, started: Vec<(&ZooDir, Sha
 }
 
 /// What a shard is a part of: read from `run.json`, or from a finished zoo.
-fn shard_run(shard: &ZooDir) -> Result<Run, TrainError> {
+fn shard_run(shard: &ZooDir) -> Result<RunRecord, TrainError> {
     if let Some(run) = read_run(shard)? {
         return Ok(run);
     }
     let record = shard.finished()?;
     let ids = shard.ids()?;
-    Ok(Run { record: ZooRecord { states: 0, diverged: 0, ..record }, ids })
+    Ok(RunRecord { record: ZooRecord { states: 0, diverged: 0, ..record }, ids })
 }

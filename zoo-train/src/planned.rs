@@ -8,7 +8,7 @@ use zoo_model::stage::Stage;
 use zoo_model::zoo_dir::{DatasetRecord, EngineRecord};
 use zoo_model::{Dataset, Manifest, ModelId, Params, Plan, ZooDir, ZooRecord, FORMAT_VERSION};
 
-use crate::described::check as check_described;
+use crate::dataset_check::check_is_described;
 use crate::population::{self, ModelSource, Population, Settings, TrainSummary};
 use crate::trajectory::Job;
 use crate::TrainError;
@@ -31,7 +31,7 @@ pub fn train(
     let plan = Plan::new(manifest)?;
     let dataset = Dataset::read(data)?;
     if !settings.any_data {
-        check_described(manifest, &dataset, data)?;
+        check_is_described(manifest, &dataset, data)?;
     }
     let record = record(&plan, &dataset, engine)?;
     let source = Planned { plan: &plan, dataset: &dataset };

@@ -110,7 +110,7 @@ fn run(data: &Path, output: &Path, width: usize, stop_after: u64) -> (Result<boo
     let manifest = Manifest::parse("batches.toml", MANIFEST.into()).unwrap();
     let engine = Batched { engine: PopulationFactory.build(DeviceName::Cpu).unwrap().engine, width };
     let counter = Counter { stop_after, ..Counter::default() };
-    let mut stage = Stage::on(Arc::new(counter.clone()));
+    let mut stage = Stage::with_console(Arc::new(counter.clone()));
     stage.interrupt = counter.interrupt.clone();
     let settings = Settings { threads: 1, checkpoint_pause: Duration::from_secs(3600), ..Settings::default() };
     let outcome = train(&manifest, data, output, &engine, &settings, &stage);

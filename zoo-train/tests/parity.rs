@@ -18,18 +18,8 @@ use zoo_model::dataset::{DatasetInfo, Samples};
 use zoo_model::safetensors_file::to_f32;
 use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Hyperparameters, Network, Optimizer, Split};
+use zoo_test::reference;
 use zoo_train::registry::all_on_processor;
-
-fn workspace() -> PathBuf {
-    // As it is where the test runs, which may be another machine.
-    let package = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
-    Path::new(&package).parent().unwrap().to_owned()
-}
-
-fn folder() -> PathBuf {
-    // Tests run in their package's folder; a relative path is meant from the workspace's.
-    workspace().join(std::env::var_os("ZOO_REFERENCE").unwrap_or("tests/reference".into()))
-}
 
 /// What a float32 engine is measured at, the bound for each case, and that for the median over the
 /// cases of one optimiser. The bounds of single cases are wide: where float32 picks another winner of
@@ -226,7 +216,7 @@ fn measure(engine: &dyn Engine, folder: &Path, path: &Path) -> (Optimizer, Vec<(
 
 /// Checks an engine on all vectors.
 fn check_all(engine: &dyn Engine) {
-    let folder = folder();
+    let folder = reference::folders().pop().expect("the committed folder at least");
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
         .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
         .map(|entry| entry.unwrap().path())

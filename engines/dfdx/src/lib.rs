@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use dfdx::prelude::*;
 use zoo_model::architecture::{Module, NamedModule, Parameter, Role};
+use zoo_model::dataset::normalize_image;
 use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::stage::Interrupt;
 use zoo_model::{Activation, Dataset, Network, Optimizer, Schedule, Split};
@@ -186,21 +187,14 @@ impl<'d, D: Backend> Models<'d, D> {
         samples: impl ExactSizeIterator<Item = usize>,
         change: impl Fn(&mut [u8], usize),
     ) -> Vec<Real> {
-        let [channels, height, width] = self.data.shape;
-        let (length, positions) = (self.data.image_len(), height * width);
+        let length = self.data.image_len();
         let pixels = &self.data.split(split).images;
         let mut out = vec![0.0; samples.len() * length];
         let mut source = vec![0; length];
         for (sample, image) in samples.zip(out.chunks_exact_mut(length)) {
             source.copy_from_slice(&pixels[sample * length..][..length]);
             change(&mut source, sample);
-            for channel in 0..channels {
-                let plane = &source[channel * positions..][..positions];
-                let table = &self.normalization[channel];
-                for (position, &pixel) in plane.iter().enumerate() {
-                    image[position * channels + channel] = table[usize::from(pixel)];
-                }
-            }
+            normalize_image(&source, &self.normalization, image);
         }
         out
     }

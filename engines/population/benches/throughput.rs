@@ -174,11 +174,11 @@ struct TimedLayer<'a, S: Simd> {
 impl<'a, S: Simd> TimedLayer<'a, S> {
     fn new(s: S, layer: &'a Layer) -> Self {
         let mut numbers = Numbers(Stream::new(0, Purpose::Sample, 0, 0));
-        let most = if layer.pooled { S::BLOCK } else { Block::MAX_SIZE };
+        let max_size = if layer.pooled { S::BLOCK } else { Block::MAX_SIZE };
         Self {
             s,
             layer,
-            blocks: Block::split(layer.outputs, most).collect(),
+            blocks: Block::split(layer.outputs, max_size).collect(),
             weight: numbers.vectors(s, layer.outputs * layer.taps()),
             bias: numbers.vectors(s, layer.outputs),
             input: numbers.vectors(s, layer.inputs()),

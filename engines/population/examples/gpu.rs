@@ -113,12 +113,12 @@ fn tasks(h: &Hyperparameters, data: &Dataset) -> Result<Vec<Task>, Box<dyn Error
     (0..3).map(of).collect()
 }
 
-fn bits(samples: usize, most: usize) -> Result<(), Box<dyn Error>> {
+fn bits(samples: usize, max_kinds: usize) -> Result<(), Box<dyn Error>> {
     let gpu = PopulationEngine::with_devices(devices(None)?);
     let datasets = NETWORKS.map(|(_, shape)| noise_dataset(shape, 10, samples));
     let of_network = |(network, data)| {
         let (architecture, _): (Architecture, [usize; 3]) = network;
-        kinds(architecture).into_iter().take(most).map(move |h| (h, data))
+        kinds(architecture).into_iter().take(max_kinds).map(move |h| (h, data))
     };
     let kinds: Vec<(Hyperparameters, &Dataset)> = NETWORKS.into_iter().zip(&datasets).flat_map(of_network).collect();
     // Compiling takes most of the time.

@@ -6,6 +6,7 @@ mod noise;
 
 use std::ops::Range;
 
+use zoo_model::dataset::normalize_image;
 use zoo_model::{Dataset, Hyperparameters, Split};
 
 use super::dropout::{Draw, Drop, Dropout};
@@ -182,7 +183,7 @@ impl<S: Simd> Lanes<S> {
             noise,
             image: vec![s.splat(0.0); layers[0].inputs()],
             scratch,
-            normalization: data.normalization().iter().map(|t| t.map(|x| x as f32)).collect(),
+            normalization: data.normalization_f32(),
             placements,
             layers,
         };
@@ -221,14 +222,11 @@ impl<S: Simd> Lanes<S> {
     pub fn logits(&mut self, data: &Dataset, split: Split, sample: usize, mut seen: impl FnMut(usize, &[f64])) {
         let length = data.image_len();
         let pixels = &data.split(split).images[sample * length..][..length];
-        let layer = &self.layers[0];
-        let plane = layer.height * layer.width;
-        let lanes = S::values_mut(&mut self.image);
-        for (channel, table) in self.normalization.iter().enumerate() {
-            for (position, &pixel) in pixels[channel * plane..][..plane].iter().enumerate() {
-                let at = (position * layer.channels + channel) * S::LANES;
-                lanes[at..at + S::LANES].fill(table[usize::from(pixel)]);
-            }
+        // Every model sees the same image: one row, then all lanes.
+        let row = self.scratch[0].rows.as_mut().expect("the first layer is pooled").input.lane_mut(0);
+        normalize_image(pixels, &self.normalization, row);
+        for (lanes, &value) in S::values_mut(&mut self.image).chunks_exact_mut(S::LANES).zip(&*row) {
+            lanes.fill(value);
         }
         self.forward::<false>(None);
         self.read_logits(&mut |model, logits| seen(model, logits));
@@ -310,17 +308,10 @@ impl<S: Simd> Lanes<S> {
 
     /// One training image a lane, to rows and to lanes.
     fn load_images(&mut self, images: &[u8], samples: &[usize]) {
-        let (s, layer) = (self.s, &self.layers[0]);
-        let (channels, plane) = (layer.channels, layer.height * layer.width);
+        let (s, length) = (self.s, self.layers[0].inputs());
         let rows = &mut self.scratch[0].rows.as_mut().expect("the first layer is pooled").input;
         for (lane, &sample) in samples.iter().enumerate() {
-            let row = rows.lane_mut(lane);
-            let image = &images[sample * layer.inputs()..][..layer.inputs()];
-            for (channel, (pixels, table)) in image.chunks_exact(plane).zip(&self.normalization).enumerate() {
-                for (value, &pixel) in row[channel..].iter_mut().step_by(channels).zip(pixels) {
-                    *value = table[usize::from(pixel)];
-                }
-            }
+            normalize_image(&images[sample * length..][..length], &self.normalization, rows.lane_mut(lane));
         }
         s.vectorize(FromRows { rows: rows.values(), stride: rows.stride(), vectors: &mut self.image });
     }
@@ -565,8 +556,8 @@ impl PooledRows {
 fn layout_parameters<S: Simd>(layers: &[Layer]) -> (Vec<Placement>, Vec<u32>) {
     let mut places = Vec::new();
     let placements = layers.iter().map(|layer| {
-        let most = if layer.pooled { S::BLOCK } else { Block::MAX_SIZE };
-        let blocks: Vec<Block> = Block::split(layer.outputs, most).collect();
+        let max_size = if layer.pooled { S::BLOCK } else { Block::MAX_SIZE };
+        let blocks: Vec<Block> = Block::split(layer.outputs, max_size).collect();
         let weight = places.len();
         for block in &blocks {
             for tap in 0..layer.taps() {

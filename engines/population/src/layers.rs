@@ -170,7 +170,9 @@ pub fn layers(network: &Network) -> Option<Vec<Layer>> {
                 layers.push(Layer::new([height, width, channels], [height, width], output, parameters));
                 (height, width, channels) = (1, 1, output);
             }
-            _ => return None,
+            Module::Conv2d { .. } | Module::BatchNorm2d { .. } | Module::GlobalAvgPool2d | Module::Residual { .. } => {
+                return None
+            }
         }
     }
     layers.first().is_some_and(|l| l.pooled).then_some(layers)

@@ -219,7 +219,7 @@ impl PopulationEngine {
         let mut kinds: Vec<Vec<usize>> = kinds.into_values().collect();
         kinds.sort_unstable_by_key(|models| models[0]);
         // Compiling takes seconds for each.
-        let most = |of_kind: &Vec<usize>| {
+        let max_models = |of_kind: &Vec<usize>| {
             let h = &models[of_kind[0]].hyperparameters;
             match h.network(data.shape, data.classes()) {
                 Ok(network) => cuda::max_models(&self.devices, h, &network, data),
@@ -227,13 +227,13 @@ impl PopulationEngine {
                 Err(_) => Ok(None),
             }
         };
-        let most: Option<Vec<usize>> = kinds.par_iter().map(most).collect::<Result<_, _>>()?;
-        let Some(most) = most else { return Ok(None) };
+        let max_models: Option<Vec<usize>> = kinds.par_iter().map(max_models).collect::<Result<_, _>>()?;
+        let Some(max_models) = max_models else { return Ok(None) };
         let mut united: Vec<Vec<usize>> = Vec::new();
-        for (of_kind, most) in kinds.iter().zip(most) {
+        for (of_kind, max) in kinds.iter().zip(max_models) {
             // Every device has something to do.
             let share = of_kind.len().div_ceil(self.devices.len());
-            united.extend(of_kind.chunks(most.min(cuda::MODELS_PER_LAUNCH).min(share)).map(<[usize]>::to_vec));
+            united.extend(of_kind.chunks(max.min(cuda::MODELS_PER_LAUNCH).min(share)).map(<[usize]>::to_vec));
         }
         Ok(Some(united))
     }

@@ -311,6 +311,7 @@ mod tests {
     use super::*;
     use zoo_engine::variational::Variational;
     use zoo_engine::{Engine, Mask, Snapshot};
+    use zoo_model::dataset::normalize_image;
     use zoo_model::init::initial_parameters;
     use zoo_model::stage::Interrupt;
     use zoo_model::synthetic::noise_dataset;
@@ -320,12 +321,11 @@ mod tests {
     const BATCH: usize = 3;
 
     /// Image `sample` of a split as the networks see it, channels last.
-    fn image(layers: &[Layer], data: &Dataset, split: Split, sample: usize) -> Vec<f32> {
-        let (channels, plane) = (layers[0].channels, layers[0].height * layers[0].width);
+    fn image(data: &Dataset, split: Split, sample: usize) -> Vec<f32> {
         let pixels = &data.split(split).images[sample * data.image_len()..][..data.image_len()];
-        let tables = data.normalization();
-        let value = |i: usize| tables[i % channels][usize::from(pixels[i % channels * plane + i / channels])] as f32;
-        (0..pixels.len()).map(value).collect()
+        let mut input = vec![0.0; pixels.len()];
+        normalize_image(pixels, &data.normalization_f32(), &mut input);
+        input
     }
 
     fn bits(values: impl IntoIterator<Item = f64>) -> Vec<u64> {
@@ -342,12 +342,12 @@ mod tests {
         for (step, batch) in order.chunks(BATCH).enumerate() {
             let of = |&s: &u32| {
                 let s = s as usize;
-                (image(&model.layers, data, Split::Train, s), usize::from(data.split(Split::Train).labels[s]))
+                (image(data, Split::Train, s), usize::from(data.split(Split::Train).labels[s]))
             };
             let batch: Vec<_> = batch.iter().map(of).collect();
             model.train(&batch, 1, step as u32);
         }
-        let logits = model.logits(&image(&model.layers, data, Split::Test, 1));
+        let logits = model.logits(&image(data, Split::Test, 1));
         (model, logits)
     }
 
@@ -409,7 +409,7 @@ mod tests {
     }
 
     /// With these of the instruction sets that the processor has.
-    fn on(sets: &[InstructionSet]) -> Vec<PopulationEngine> {
+    fn engines_with(sets: &[InstructionSet]) -> Vec<PopulationEngine> {
         sets.iter().filter(|s| s.is_available()).map(|&s| PopulationEngine::with(s)).collect()
     }
 
@@ -442,10 +442,10 @@ mod tests {
         for (i, activation) in [Tanh, Relu, Sigmoid, Gelu, LeakyRelu, Silu].into_iter().enumerate() {
             let optimizer = [Optimizer::Adam, Optimizer::Sgd][i % 2];
             let h = Hyperparameters { optimizer, ..hyperparameters(Architecture::CnnS, activation) };
-            check(&h, &data, &on(&InstructionSet::ALL), false);
+            check(&h, &data, &engines_with(&InstructionSet::ALL), false);
         }
         let dropped = Hyperparameters { dropout: 0.5, ..hyperparameters(Architecture::CnnS, Tanh) };
-        check(&dropped, &data, &on(&InstructionSet::ALL), false);
+        check(&dropped, &data, &engines_with(&InstructionSet::ALL), false);
     }
 
     #[test]
@@ -463,7 +463,7 @@ mod tests {
     #[test]
     fn three_channels_and_the_larger_network_equal_the_reference() {
         let data = noise_dataset([3, 28, 28], 10, 9);
-        let fast = &[on(&InstructionSet::ALL[..2]), emulated()[1..2].to_vec()].concat();
+        let fast = &[engines_with(&InstructionSet::ALL[..2]), emulated()[1..2].to_vec()].concat();
         check(&hyperparameters(Architecture::CnnS, Activation::Relu), &data, fast, false);
         let data = noise_dataset([3, 32, 32], 10, 9);
         let sgd = hyperparameters(Architecture::CnnM, Activation::Tanh);
@@ -484,11 +484,11 @@ mod tests {
             check_tasks(&tasks, data, engines);
         };
         let data = noise_dataset([1, 28, 28], 10, 9);
-        check(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, &on(&InstructionSet::ALL));
+        check(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, &engines_with(&InstructionSet::ALL));
         let data = noise_dataset([3, 32, 32], 10, 9);
         let sgd = hyperparameters(Architecture::CnnM, Activation::Relu);
         let sgd = Hyperparameters { optimizer: Optimizer::Sgd, dropout: 0.3, ..sgd };
-        check(&sgd, &data, &on(&InstructionSet::ALL[..2]));
+        check(&sgd, &data, &engines_with(&InstructionSet::ALL[..2]));
     }
 
     #[test]
@@ -498,8 +498,7 @@ mod tests {
         let (mut model, _) = by_reference(&task, &data, &[0, 1, 2]);
         let mask: Vec<bool> = (0..task.initial.len()).map(|i| i % 4 > 0).collect();
         model.prune(mask.clone());
-        let images =
-            [3, 4, 5].map(|s| (image(&model.layers, &data, Split::Train, s), data.split(Split::Train).labels[s]));
+        let images = [3, 4, 5].map(|s| (image(&data, Split::Train, s), data.split(Split::Train).labels[s]));
         model.train(&images.map(|(image, label)| (image, usize::from(label))), 2, 0);
         for engine in [vec![PopulationEngine::new()], emulated()].concat() {
             let mut cohort = engine.start(std::slice::from_ref(&task), &data, None).unwrap();
@@ -513,8 +512,18 @@ mod tests {
     #[test]
     fn diverged_lanes_are_the_references_and_disturb_nobody() {
         let data = noise_dataset([1, 28, 28], 10, 9);
-        check(&hyperparameters(Architecture::CnnS, Activation::Relu), &data, &on(&InstructionSet::ALL[..2]), true);
-        check(&hyperparameters(Architecture::CnnS, Activation::Tanh), &data, &on(&InstructionSet::ALL[..2]), true);
+        check(
+            &hyperparameters(Architecture::CnnS, Activation::Relu),
+            &data,
+            &engines_with(&InstructionSet::ALL[..2]),
+            true,
+        );
+        check(
+            &hyperparameters(Architecture::CnnS, Activation::Tanh),
+            &data,
+            &engines_with(&InstructionSet::ALL[..2]),
+            true,
+        );
     }
 
     #[test]
@@ -527,11 +536,11 @@ mod tests {
             task.initial[layers[0].weight.start..][..25].fill(0.0);
             task.initial[layers[1].weight.start..][..200].fill(0.0);
         }
-        let image = image(&layers, &data, Split::Train, 0);
+        let image = image(&data, Split::Train, 0);
         let pass = forward(&layers[0], &tasks[0].initial, &image);
         let of_zeros = (0..layers[0].units()).step_by(layers[0].outputs);
         assert!(of_zeros.into_iter().all(|unit| pass.corners[unit] == layers[0].candidate(unit, (0, 0))));
-        check_tasks(&tasks, &data, &[on(&InstructionSet::ALL), emulated()].concat());
+        check_tasks(&tasks, &data, &[engines_with(&InstructionSet::ALL), emulated()].concat());
     }
 
     #[test]
@@ -539,7 +548,7 @@ mod tests {
         let data = noise_dataset([1, 28, 28], 10, 1);
         let task = tasks(&hyperparameters(Architecture::CnnS, Activation::Relu), &data, 1).remove(0);
         let layer = &layers(&task.network).unwrap()[0];
-        let mut image = image(std::slice::from_ref(layer), &data, Split::Train, 0);
+        let mut image = image(&data, Split::Train, 0);
         // Seen by the second and the fourth candidate of the first window alone.
         image[layer.kernel[1]] = f32::NAN;
         image[layer.kernel[0] * layer.input_row() + layer.kernel[1]] = f32::NAN;

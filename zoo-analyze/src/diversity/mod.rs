@@ -69,9 +69,9 @@ pub struct Collector {
     trajectories: Vec<trajectories::State>,
 }
 
-/// Whether model `index` of `of` is one of at most `most` evenly spaced ones.
-fn is_chosen(index: usize, of: usize, most: usize) -> bool {
-    index.is_multiple_of(of.div_ceil(most.max(1)).max(1))
+/// Whether model `index` of `of` is one of at most `max` evenly spaced ones.
+fn is_chosen(index: usize, of: usize, max: usize) -> bool {
+    index.is_multiple_of(of.div_ceil(max.max(1)).max(1))
 }
 
 impl Collector {

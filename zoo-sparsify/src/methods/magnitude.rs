@@ -82,7 +82,10 @@ impl PruningMethod for MagnitudeMethod {
 
     fn read_entry(&self, entry: &Entry, epochs: u32) -> Result<Vec<Arc<dyn Pruning>>, ManifestError> {
         let keys: Keys = entry.read(self.keys())?;
-        let cubic = keys.schedule == Schedule::Cubic;
+        let cubic = match keys.schedule {
+            Schedule::OneShot => false,
+            Schedule::Cubic => true,
+        };
         if keys.sparsity.is_empty() {
             return Err(entry.error("sparsity", "is missing: the fraction of the weights to remove, such as 0.8"));
         }

@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use zoo_engine::{BatchPlan, ModelSpec};
-use zoo_model::files::{remove_abandoned, write_bytes, FileError};
+use zoo_model::files::{remove_stale_temporaries, write_bytes, FileError};
 use zoo_model::stage::{Interrupted, Stage};
 use zoo_model::{ModelId, Params};
 
-use super::run::{finish_if_complete, lock, training_dir, write_run, Run, ShardRecord};
+use super::run::{finish_if_complete, lock, training_dir, write_run, RunRecord, ShardRecord};
 use super::{Completion, Population, Settings, Shard};
 use crate::checkpoint::{self, Checkpoints};
 use crate::trajectory::{self, Job, Progress, Trajectory};
@@ -25,9 +25,9 @@ impl Population<'_> {
     /// Trains the models; finishes the directory once all of them are there.
     pub(super) fn fill(&self, settings: &Settings, stage: &Stage) -> Result<Completion, TrainError> {
         let (ids, specs): (Vec<ModelId>, Vec<ModelSpec>) = self.source.models().into_iter().unzip();
-        let run = Run { record: self.record.clone(), ids };
+        let run = RunRecord { record: self.record.clone(), ids };
         let _lock = lock(self.zoo, settings.shard)?;
-        remove_abandoned(&training_dir(self.zoo));
+        remove_stale_temporaries(&training_dir(self.zoo));
         write_run(self.zoo, &run)?;
 
         let specs: Vec<&ModelSpec> = specs.iter().collect();
@@ -54,7 +54,7 @@ impl Population<'_> {
     }
 
     /// Writes down which models a shard has to train.
-    fn write_shard(&self, shard: Shard, cohorts: &[Vec<usize>], run: &Run) -> Result<(), TrainError> {
+    fn write_shard(&self, shard: Shard, cohorts: &[Vec<usize>], run: &RunRecord) -> Result<(), TrainError> {
         if shard == Shard::WHOLE {
             return Ok(());
         }
@@ -122,7 +122,7 @@ fn in_parallel(
 /// What all threads share.
 struct Worker<'a> {
     population: Population<'a>,
-    run: &'a Run,
+    run: &'a RunRecord,
     checkpoints: Checkpoints,
     settings: &'a Settings,
     stage: &'a Stage,

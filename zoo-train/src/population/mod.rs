@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use zoo_engine::{Engine, ModelSpec};
-use zoo_model::files::{parent_of, remove_abandoned, touch, FileError};
+use zoo_model::files::{parent_of, remove_stale_temporaries, touch, FileError};
 use zoo_model::stage::{check_outside_zoos, Stage};
 use zoo_model::text::counted;
 use zoo_model::{Dataset, ModelId, Params, ZooDir, ZooRecord};
@@ -25,7 +25,7 @@ use crate::registry;
 use crate::trajectory::Job;
 use crate::TrainError;
 
-pub use run::{check_replaces_nothing, find, is_current, read_run, Found, Run};
+pub use run::{check_replaces_nothing, find, is_current, read_run, ExistingOutput, RunRecord};
 pub(crate) use run::{finish_if_complete, started_shards, training_dir, write_run, ShardRecord};
 pub use shard::Shard;
 
@@ -142,7 +142,7 @@ impl Population<'_> {
             fs::rename(replacement.path(), zoo.path()).map_err(FileError::io("write", zoo.path()))?;
         }
         for folder in [parent_of(replacement.path()), zoo.path()] {
-            remove_abandoned(folder);
+            remove_stale_temporaries(folder);
         }
         let summary = |up_to_date, completion| TrainSummary { output: zoo.path().to_owned(), up_to_date, completion };
         if refresh(zoo, record)? {
@@ -151,11 +151,11 @@ impl Population<'_> {
             return Ok(summary(true, completion(zoo, record)?));
         }
         let completion = match find(zoo, record)? {
-            Found::Nothing | Found::Same => self.fill(settings, stage)?,
-            Found::Other(found) if !settings.force => return Err(other_inputs(zoo, &found, record).into()),
-            Found::Other(_) => {
+            ExistingOutput::Nothing | ExistingOutput::Same => self.fill(settings, stage)?,
+            ExistingOutput::Other(found) if !settings.force => return Err(other_inputs(zoo, &found, record).into()),
+            ExistingOutput::Other(_) => {
                 drop(lock_against_workers(zoo)?);
-                if matches!(find(&replacement, record)?, Found::Other(_)) {
+                if matches!(find(&replacement, record)?, ExistingOutput::Other(_)) {
                     drop(lock_against_workers(&replacement)?);
                     discard(&replacement)?;
                 }

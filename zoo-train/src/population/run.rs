@@ -16,7 +16,7 @@ use crate::TrainError;
 
 /// `run.json`: what an unfinished directory will be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Run {
+pub struct RunRecord {
     /// The record to be, its counts of states and diverged models still 0.
     pub record: ZooRecord,
     /// Ids of all models.
@@ -33,7 +33,7 @@ fn run_path(zoo: &ZooDir) -> PathBuf {
 }
 
 /// Reads what an unfinished directory will be; `None` if it is not one.
-pub fn read_run(zoo: &ZooDir) -> Result<Option<Run>, FileError> {
+pub fn read_run(zoo: &ZooDir) -> Result<Option<RunRecord>, FileError> {
     read_json(zoo, &run_path(zoo))
 }
 
@@ -92,7 +92,7 @@ pub fn is_current(zoo: &ZooDir, record: &ZooRecord) -> Result<bool, FileError> {
 
 /// What is at the place of a zoo to make.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Found {
+pub enum ExistingOutput {
     /// Nothing, or an empty folder.
     Nothing,
     /// The same zoo, finished or not.
@@ -105,18 +105,18 @@ pub enum Found {
 ///
 /// # Errors
 /// The folder is occupied by something else, or cannot be read.
-pub fn find(zoo: &ZooDir, record: &ZooRecord) -> Result<Found, FileError> {
+pub fn find(zoo: &ZooDir, record: &ZooRecord) -> Result<ExistingOutput, FileError> {
     // In this order: another process that finishes the zoo writes the one before it removes the other.
     let started = read_run(zoo)?;
     let foreign = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|e| e.file_name() != names::TRAINING);
     match zoo.record()?.or(started.map(|started| started.record)) {
-        Some(found) if found.fingerprint == record.fingerprint => Ok(Found::Same),
-        Some(found) => Ok(Found::Other(Box::new(found))),
+        Some(found) if found.fingerprint == record.fingerprint => Ok(ExistingOutput::Same),
+        Some(found) => Ok(ExistingOutput::Other(Box::new(found))),
         None if fs::read_dir(zoo.path()).is_ok_and(|mut entries| entries.any(foreign)) => {
             let why = "is neither empty nor a zoo: choose another --output";
             Err(FileError::format(zoo.path(), why))
         }
-        None => Ok(Found::Nothing),
+        None => Ok(ExistingOutput::Nothing),
     }
 }
 
@@ -126,8 +126,8 @@ pub fn find(zoo: &ZooDir, record: &ZooRecord) -> Result<Found, FileError> {
 /// It does: names what differs.
 pub fn check_replaces_nothing(zoo: &ZooDir, record: &ZooRecord) -> Result<(), TrainError> {
     match find(zoo, record)? {
-        Found::Other(found) => Err(other_inputs(zoo, &found, record).into()),
-        Found::Nothing | Found::Same => Ok(()),
+        ExistingOutput::Other(found) => Err(other_inputs(zoo, &found, record).into()),
+        ExistingOutput::Nothing | ExistingOutput::Same => Ok(()),
     }
 }
 
@@ -169,7 +169,7 @@ pub(super) fn clear_remains(zoo: &ZooDir) {
 }
 
 /// Writes what an unfinished directory will be.
-pub(crate) fn write_run(zoo: &ZooDir, run: &Run) -> Result<(), FileError> {
+pub(crate) fn write_run(zoo: &ZooDir, run: &RunRecord) -> Result<(), FileError> {
     write_bytes(&run_path(zoo), &serde_json::to_vec(run).expect("plain data serialises"))
 }
 
@@ -182,7 +182,7 @@ pub(super) fn completion(zoo: &ZooDir, record: &ZooRecord) -> Result<Completion,
 }
 
 /// Finishes the directory if no model is missing.
-pub(crate) fn finish_if_complete(zoo: &ZooDir, run: &Run) -> Result<Completion, TrainError> {
+pub(crate) fn finish_if_complete(zoo: &ZooDir, run: &RunRecord) -> Result<Completion, TrainError> {
     let ids = zoo.ids()?;
     let completion = Completion { done: ids.len(), models: run.ids.len(), finished: ids == run.ids };
     if let Some(stray) = ids.iter().find(|id| run.ids.binary_search(id).is_err()) {

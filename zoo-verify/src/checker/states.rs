@@ -1,10 +1,9 @@
 //! States of a model: that they fit its architecture and its metrics.
 
-use std::io::Read;
+use std::io;
 
 use zoo_model::architecture::Role;
-use zoo_model::safetensors_file::{to_f32, to_i64, Header};
-use zoo_model::states::{check_epochs, check_header, EPOCHS};
+use zoo_model::states::{check_epochs, StatesReader};
 use zoo_model::zoo_dir::names;
 use zoo_model::{ModelId, Network, Params, ResultLine};
 
@@ -35,17 +34,17 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, bytes: &[u8], role: Role) {
-        for value in bytes.chunks_exact(4) {
-            let bits = u32::from_le_bytes([value[0], value[1], value[2], value[3]]) & 0x7fff_ffff;
-            self.not_finite += usize::from(bits >= 0x7f80_0000);
-            self.zero_weights += usize::from(bits == 0 && role == Role::Weight);
+    fn add(&mut self, values: &[f32], role: Role) {
+        for &value in values {
+            self.not_finite += usize::from(!value.is_finite());
+            self.zero_weights += usize::from(value == 0.0 && role == Role::Weight);
         }
     }
 }
 
 /// The content of a states file.
 struct StatesContent {
+    /// As recorded, valid or not.
     epochs: Vec<i64>,
     /// One per state.
     tally: Vec<Tally>,
@@ -54,31 +53,17 @@ struct StatesContent {
 }
 
 impl StatesContent {
-    /// Reads the tensors after a valid header, keeping the states from `first_kept` on; `None` if they
-    /// cannot be read.
-    fn read(header: &Header, network: &Network, count: usize, first_kept: usize, content: &mut Hashed) -> Option<Self> {
-        let mut tally = vec![Tally::default(); count];
-        let mut states = vec![vec![0f32; network.state_len()]; count - first_kept];
-        let mut epochs = Vec::new();
-        for tensor in &header.tensors {
-            if tensor.spec.name == EPOCHS {
-                let mut bytes = Vec::new();
-                content.take(tensor.length).read_to_end(&mut bytes).ok()?;
-                epochs = to_i64(&bytes);
-                continue;
+    /// Reads the states, keeping those from `first_kept` on.
+    fn read(reader: StatesReader<&mut Hashed>, network: &Network, first_kept: usize) -> io::Result<Self> {
+        let mut tally = vec![Tally::default(); reader.count()];
+        let mut states = vec![vec![0f32; network.state_len()]; reader.count() - first_kept];
+        let epochs = reader.visit(|state, parameter, values| {
+            tally[state].add(values, parameter.role);
+            if state >= first_kept {
+                states[state - first_kept][parameter.range.clone()].copy_from_slice(values);
             }
-            let parameter = network.parameters().iter().find(|p| p.name == tensor.spec.name);
-            let parameter = parameter.expect("check_header knows every tensor");
-            let mut bytes = vec![0; 4 * parameter.range.len()];
-            for (state, tally) in tally.iter_mut().enumerate() {
-                content.read_exact(&mut bytes).ok()?;
-                tally.add(&bytes, parameter.role);
-                if state >= first_kept {
-                    states[state - first_kept][parameter.range.clone()].copy_from_slice(&to_f32(&bytes));
-                }
-            }
-        }
-        Some(Self { epochs, tally, states })
+        })?;
+        Ok(Self { epochs, tally, states })
     }
 }
 
@@ -95,27 +80,22 @@ impl Checker {
             self.fail(Level::Meaning, path, "cannot be checked without a valid params.json before it");
             return Ok(());
         };
-        let header = Header::read(content).and_then(|header| {
-            let count = check_header(&header, &network)?;
-            match header.file_length() {
-                described if described == size => Ok((header, count)),
-                described => Err(format!("has {size} bytes, its header describes {described}")),
-            }
-        });
-        let (header, count) = match header {
-            Ok(ok) => ok,
+        let reader = match StatesReader::new(content, size, &network) {
+            Ok(reader) => reader,
             Err(message) => {
                 self.fail(Level::Meaning, path, message);
                 // States of a valid archive are as large as the architecture says.
                 return if size > SMALL_LIMIT { Err(StopReading) } else { Ok(()) };
             }
         };
+        let count = reader.count();
         let first_kept = match (self.wanted.replay.contains(&id), self.wanted.retrain.contains(&id)) {
             (_, true) => 0,
             (true, false) => count.saturating_sub(1),
             (false, false) => count,
         };
-        let Some(content) = StatesContent::read(&header, &network, count, first_kept, content) else { return Ok(()) };
+        // That the entry cannot be read to its end is reported for every entry alike.
+        let Ok(content) = StatesContent::read(reader, &network, first_kept) else { return Ok(()) };
         self.states += count;
         let lines = self.current.as_mut().and_then(|c| c.lines.take());
         match check_epochs(&content.epochs) {

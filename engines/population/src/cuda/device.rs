@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 
+use zoo_model::safetensors_file::from_f32;
 use zoo_model::{Dataset, Hyperparameters, Split};
 
 use zoo_engine::DeviceError;
@@ -161,8 +162,7 @@ impl Device {
             queue.upload(bytes, &mut buffer)?;
             Ok(buffer)
         };
-        let tables = data.normalization();
-        let values: Vec<u8> = tables.iter().flatten().flat_map(|&x| (x as f32).to_le_bytes()).collect();
+        let values = from_f32(data.normalization_f32().as_flattened());
         let split = |split: Split| -> Result<Arc<Images>, DeviceError> {
             let samples = data.split(split);
             let labels: Vec<u8> = samples.labels.iter().flat_map(|l| l.to_le_bytes()).collect();

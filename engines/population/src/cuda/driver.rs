@@ -70,7 +70,7 @@ pub trait Driver: Send + Sync {
     /// Maximum number of bytes of shared memory that a block can have.
     fn shared_bytes(&self) -> usize;
 
-    /// Most seconds that a kernel may run.
+    /// Maximum number of seconds that a kernel may run.
     fn launch_seconds(&self) -> f64;
 
     /// Compiles kernels.

@@ -61,15 +61,15 @@ pub(super) fn max_models(
     data: &Dataset,
 ) -> Result<Option<usize>, DeviceError> {
     let Some(source) = kernel_source(h, network).map(Arc::new) else { return Ok(None) };
-    let mut most = usize::MAX;
+    let mut max = usize::MAX;
     for device in devices {
         if !device.fits(&source, h) {
             return Ok(None);
         }
-        most = most.min(device.max_models(&source, data)?);
+        max = max.min(device.max_models(&source, data)?);
         program(device, &source, h, network, data)?;
     }
-    Ok(Some(most))
+    Ok(Some(max))
 }
 
 /// A cohort on the device that has the fewest models; `None` if it is not to be trained on one.
@@ -104,8 +104,8 @@ fn program(
 ) -> Result<Arc<dyn Program>, DeviceError> {
     let check = |program: &Arc<dyn Program>| {
         let [train, test] = CHECKED;
-        let few = |split: Split, most: usize| {
-            let (samples, count) = (data.split(split), data.len(split).min(most));
+        let few = |split: Split, max: usize| {
+            let (samples, count) = (data.split(split), data.len(split).min(max));
             let images = samples.images[..count * data.image_len()].to_vec();
             Samples { images, labels: samples.labels[..count].to_vec() }
         };

@@ -52,7 +52,7 @@ pub struct KernelSource {
 }
 
 /// Where a layer's arrays lie in shared memory, in floats.
-struct Places {
+struct LayerOffsets {
     weight: usize,
     bias: usize,
     output: usize,
@@ -66,7 +66,7 @@ struct Memory {
     parameters: Vec<u32>,
     gradients: usize,
     input: usize,
-    layers: Vec<Places>,
+    layers: Vec<LayerOffsets>,
     /// Powers of e of the logits, and in double precision.
     powers: usize,
     losses: usize,
@@ -77,7 +77,7 @@ struct Memory {
 impl Memory {
     /// `None` if a pooled layer's weights do not begin at a multiple of four.
     fn plan(layers: &[Layer]) -> Option<Self> {
-        let mut room = Room::default();
+        let mut layout = SharedMemoryLayout::default();
         let mut parameters = Vec::new();
         let begin = |parameters: &mut Vec<u32>, of_layer: Vec<u32>| {
             let place = parameters.len();
@@ -91,29 +91,29 @@ impl Memory {
         if layers.iter().zip(&weights).any(|(l, w)| l.pooled && !w.is_multiple_of(4)) {
             return None;
         }
-        room.take(parameters.len());
-        let gradients = room.take(parameters.len());
-        let input = room.take(layers[0].inputs());
-        let of_layer = |(i, l): (usize, &Layer)| Places {
+        layout.reserve(parameters.len());
+        let gradients = layout.reserve(parameters.len());
+        let input = layout.reserve(layers[0].inputs());
+        let of_layer = |(i, l): (usize, &Layer)| LayerOffsets {
             weight: weights[i],
             bias: biases[i],
-            output: room.take(l.positions() * output_stride(l)),
-            gradient: room.take(if l.pooled { 2 * l.outputs * unit_stride(l) } else { l.units() }),
+            output: layout.reserve(l.positions() * output_stride(l)),
+            gradient: layout.reserve(if l.pooled { 2 * l.outputs * unit_stride(l) } else { l.units() }),
         };
         let of_layers = layers.iter().enumerate().map(of_layer).collect();
         let classes = layers.last()?.outputs;
-        let (powers, losses) = (room.take(classes), room.take(2 * classes));
-        Some(Self { parameters, gradients, input, layers: of_layers, powers, losses, size: room.0 })
+        let (powers, losses) = (layout.reserve(classes), layout.reserve(2 * classes));
+        Some(Self { parameters, gradients, input, layers: of_layers, powers, losses, size: layout.0 })
     }
 }
 
-/// Gives out room.
+/// Lays out arrays in shared memory one after the other: the number of floats so far.
 #[derive(Default)]
-struct Room(usize);
+struct SharedMemoryLayout(usize);
 
-impl Room {
-    /// The place of the given number of floats, a multiple of four.
-    fn take(&mut self, floats: usize) -> usize {
+impl SharedMemoryLayout {
+    /// Reserves the given number of floats; where they begin is a multiple of four.
+    fn reserve(&mut self, floats: usize) -> usize {
         let place = self.0;
         self.0 += floats.next_multiple_of(4);
         place
@@ -217,7 +217,7 @@ fn define_model(text: &mut String, h: &Hyperparameters, layers: &[Layer]) {
 
 /// Defines where what is of no layer lies in shared memory.
 fn define_memory(text: &mut String, memory: &Memory) {
-    let Places { output, gradient, .. } = memory.layers[memory.layers.len() - 1];
+    let LayerOffsets { output, gradient, .. } = memory.layers[memory.layers.len() - 1];
     for (name, value) in [
         ("SHARED_FLOATS", memory.size),
         ("PARAMETERS", memory.parameters.len()),

@@ -61,12 +61,12 @@ pub struct Block {
 }
 
 impl Block {
-    /// Most output channels in a block.
+    /// Maximum number of output channels in a block.
     pub const MAX_SIZE: usize = 6;
 
-    /// `count` in as few blocks of at most `most` as possible, equal within one.
-    pub fn split(count: usize, most: usize) -> impl Iterator<Item = Self> {
-        let blocks = count.div_ceil(most);
+    /// `count` in as few blocks of at most `max_size` as possible, equal within one.
+    pub fn split(count: usize, max_size: usize) -> impl Iterator<Item = Self> {
+        let blocks = count.div_ceil(max_size);
         let start = move |b: usize| b * count / blocks;
         (0..blocks).map(move |b| Self { first: start(b), size: start(b + 1) - start(b) })
     }
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn blocks_are_few_and_nearly_equal() {
-        let sizes = |count, most| Block::split(count, most).map(|b| b.size).collect::<Vec<_>>();
+        let sizes = |count, max_size| Block::split(count, max_size).map(|b| b.size).collect::<Vec<_>>();
         assert_eq!(sizes(8, 3), [2, 3, 3]);
         assert_eq!(sizes(6, 3), [3, 3]);
         assert_eq!(sizes(16, 6), [5, 5, 6]);

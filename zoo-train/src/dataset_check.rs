@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use zoo_model::plan::{list, name};
+use zoo_model::deserialize::{list, name};
 use zoo_model::stage::UsageError;
 use zoo_model::{Dataset, Manifest, Split};
 
@@ -27,7 +27,7 @@ struct Described {
 ///
 /// # Errors
 /// Name, classes or sizes of the splits differ: both are named.
-pub(crate) fn check(manifest: &Manifest, dataset: &Dataset, path: &Path) -> Result<(), TrainError> {
+pub(crate) fn check_is_described(manifest: &Manifest, dataset: &Dataset, path: &Path) -> Result<(), TrainError> {
     let Some(described) = manifest.section::<Described>("data")? else { return Ok(()) };
     let mut differences = Vec::new();
     let mut compare = |key: &str, found: String, wanted: String| {
@@ -67,7 +67,7 @@ mod tests {
         let mut manifest = Manifest::parse("m.toml", section.to_owned()).unwrap();
         manifest.reduction.samples = samples;
         let dataset = zoo_model::synthetic::noise_dataset([1, 4, 4], 2, 30);
-        check(&manifest, &dataset, Path::new("d")).map_or_else(|e| e.to_string(), |()| String::new())
+        check_is_described(&manifest, &dataset, Path::new("d")).map_or_else(|e| e.to_string(), |()| String::new())
     }
 
     #[test]
