@@ -105,5 +105,5 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let about = "Make, sparsify, pack and verify model zoos, with random pruning besides the usual methods";
-    zoo_cli::main("random_pruning", about, zoo::EXAMPLES, zoo::run)
+    zoo_cli::main(zoo_cli::Program { name: "random_pruning", about, examples: zoo::EXAMPLES }, zoo::run)
 }

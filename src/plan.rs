@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 use zoo_engine::Sparsification;
+use zoo_model::dataset::PerSplit;
 use zoo_model::text::counted;
 use zoo_model::{states, Manifest, Plan};
 use zoo_pack::PackSection;
@@ -141,7 +142,7 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
         let twins = twins(&manifest)?;
         let models = plan.models.len();
         let kept = plan.train.kept_epochs().len();
-        let zoo_data::Expected { shape, classes, samples: [train, val, test] } = expected;
+        let zoo_data::Expected { shape, classes, samples: PerSplit { train, val, test } } = expected;
         let work = Workload { shape, classes, train, evaluated: val + test, sparsification: Sparsification::Masks };
         let mut zoo = PlannedZoo {
             name: plan.zoo.name.clone(),

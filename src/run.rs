@@ -11,7 +11,7 @@ use zoo_model::files::{parent_of, temporary_dir_in, FileError};
 use zoo_model::stage::Stage;
 use zoo_model::{Dataset, Manifest, Plan, ZooDir};
 use zoo_pack::PackOptions;
-use zoo_sparsify::twins;
+use zoo_sparsify::{twins, TwinPaths};
 use zoo_train::cli::TrainingArgs;
 use zoo_train::{population, registry, Shard};
 use zoo_verify::{verify_all, Options};
@@ -174,7 +174,8 @@ fn run_manifest(
         let twin_name = twin.zoo_name(&name);
         stage.say(format_args!("{twin_name}: sparsify"));
         let output = paths.zoo(&twin_name);
-        let made = zoo_sparsify::sparsify(&zoo, &paths.data, &output, &twin, engine.as_ref(), &settings, stage)
+        let twin_paths = TwinPaths { parent: &zoo, data: &paths.data, output: &output };
+        let made = zoo_sparsify::sparsify(twin_paths, &twin, engine.as_ref(), &settings, stage)
             .with_context(|| failed("sparsifying", &twin_name))?;
         done("sparsify", &output, made.up_to_date);
         if !made.completion.finished {

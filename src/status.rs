@@ -43,6 +43,22 @@ pub enum State {
     Missing,
 }
 
+/// Models of an unfinished zoo; in JSON a list of both numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "[usize; 2]")]
+pub struct ModelCount {
+    /// Those that are finished.
+    pub finished: usize,
+    /// All of them.
+    pub all: usize,
+}
+
+impl From<ModelCount> for [usize; 2] {
+    fn from(count: ModelCount) -> Self {
+        [count.finished, count.all]
+    }
+}
+
 /// One output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Line {
@@ -59,9 +75,9 @@ pub struct Line {
     pub output: PathBuf,
     /// Its state.
     pub state: State,
-    /// Finished models of a zoo, and the number of all of its models.
+    /// How many models of an unfinished zoo are finished.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub models: Option<[usize; 2]>,
+    pub models: Option<ModelCount>,
 }
 
 /// States of all outputs.
@@ -82,7 +98,7 @@ impl fmt::Display for StatusSummary {
                 State::Missing => "missing",
             };
             let models =
-                line.models.map(|[done, all]| format!(" ({done} of {})", counted(all, "model"))).unwrap_or_default();
+                line.models.map(|m| format!(" ({} of {})", m.finished, counted(m.all, "model"))).unwrap_or_default();
             format!("{:<9} {state:<10} {}{models}", line.stage, line.output.display())
         });
         f.write_str(&lines.collect::<Vec<_>>().join("\n"))
@@ -99,19 +115,28 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<StatusSummary> {
     Ok(summary)
 }
 
-/// State of an output, and the numbers of finished and of all models in an unfinished zoo.
-type Found = (State, Option<[usize; 2]>);
+/// State of an output, and how many models an unfinished zoo has.
+struct OutputState {
+    state: State,
+    models: Option<ModelCount>,
+}
+
+impl From<State> for OutputState {
+    fn from(state: State) -> Self {
+        Self { state, models: None }
+    }
+}
 
 fn status_of(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut Vec<Line>) -> anyhow::Result<()> {
     let paths = OutputPaths::new(manifest, root)?;
-    let mut push = |stage, name: &str, output: &Path, (state, models): Found| {
+    let mut push = |stage, name: &str, output: &Path, OutputState { state, models }: OutputState| {
         let (manifest, zoo) = (manifest.path().to_owned(), paths.name.clone());
         let twin = (name != zoo).then(|| name.to_owned());
         lines.push(Line { stage, manifest, zoo, twin, output: output.to_owned(), state, models });
     };
     let section: ZooSection = manifest.required("zoo")?;
     let has_data = zoo_data::is_up_to_date(manifest, root, &paths.data).unwrap_or(false);
-    push("data", &paths.name, &paths.data, (state(&paths.data, has_data), None));
+    push("data", &paths.name, &paths.data, state(&paths.data, has_data).into());
     let dataset = if has_data { Some(Dataset::read(&paths.data)?) } else { None };
 
     let zoo = paths.zoo(&paths.name);
@@ -119,7 +144,7 @@ fn status_of(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut 
         Some(dataset) => Ok(zoo_train::is_up_to_date(manifest, dataset, &zoo, engine)?),
         None => Ok(false),
     })?;
-    let is_trained = trained.0 == State::UpToDate;
+    let is_trained = trained.state == State::UpToDate;
     let mut zoos = vec![(paths.name.clone(), is_trained)];
     push("train", &paths.name, &zoo, trained);
     for twin in twins(manifest)? {
@@ -129,8 +154,9 @@ fn status_of(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut 
             Some(dataset) if is_trained => Ok(zoo_sparsify::is_up_to_date(&zoo, dataset, &output, &twin, engine)?),
             _ => Ok(false),
         })?;
+        let is_made = made.state == State::UpToDate;
         push("sparsify", &name, &output, made);
-        zoos.push((name, made.0 == State::UpToDate));
+        zoos.push((name, is_made));
     }
     let options = PackOptions { section: manifest.section("pack")?.unwrap_or_default(), ..PackOptions::default() };
     for (name, made) in zoos {
@@ -141,7 +167,7 @@ fn status_of(manifest: &Manifest, root: &Path, engine: &dyn Engine, lines: &mut 
             && zoo_pack::is_up_to_date(&zoo, &archive, &options)?;
         let there = if packed { zoo_pack::archives(&archive)? } else { zoo_pack::replaced(&archive)? };
         let shown = if there.is_empty() { vec![archive] } else { there };
-        shown.iter().for_each(|archive| push("pack", &name, archive, (state(archive, packed), None)));
+        shown.iter().for_each(|archive| push("pack", &name, archive, state(archive, packed).into()));
     }
     Ok(())
 }
@@ -155,10 +181,10 @@ fn state(output: &Path, fresh: bool) -> State {
 }
 
 /// The state of a zoo directory, which may be unfinished or damaged.
-fn zoo_state(output: &Path, is_fresh: impl FnOnce() -> anyhow::Result<bool>) -> anyhow::Result<Found> {
+fn zoo_state(output: &Path, is_fresh: impl FnOnce() -> anyhow::Result<bool>) -> anyhow::Result<OutputState> {
     let models = match check(&ZooDir::new(output)) {
         Ok(models) => models,
-        Err(FileError::Format { .. }) => return Ok((State::Damaged, None)),
+        Err(FileError::Format { .. }) => return Ok(State::Damaged.into()),
         Err(error) => return Err(error.into()),
     };
     let state = match state(output, is_fresh()?) {
@@ -166,12 +192,12 @@ fn zoo_state(output: &Path, is_fresh: impl FnOnce() -> anyhow::Result<bool>) -> 
         _ if models.is_some() => State::Unfinished,
         other => other,
     };
-    Ok((state, models))
+    Ok(OutputState { state, models })
 }
 
 /// Checks that a zoo is whole if it is finished, down to its models' small files; the models that are
 /// finished and of all models, if it is unfinished.
-fn check(zoo: &ZooDir) -> Result<Option<[usize; 2]>, FileError> {
+fn check(zoo: &ZooDir) -> Result<Option<ModelCount>, FileError> {
     if let Some(record) = zoo.record()? {
         zoo.check_whole(&record)?;
         for id in zoo.ids()? {
@@ -181,7 +207,7 @@ fn check(zoo: &ZooDir) -> Result<Option<[usize; 2]>, FileError> {
         zoo.checksums()?;
     }
     let Some(run) = read_run(zoo)? else { return Ok(None) };
-    Ok(Some([zoo.ids()?.len(), run.ids.len()]))
+    Ok(Some(ModelCount { finished: zoo.ids()?.len(), all: run.ids.len() }))
 }
 
 /// Whether a finished zoo has the manifest's description and licence; a twin describes itself.

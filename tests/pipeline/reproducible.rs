@@ -24,7 +24,7 @@ fn neither_threads_nor_shards_change_a_byte() {
         work.ok(&format!("{train} part{shard} --shard {shard}/3"));
     }
     let message = work.fails("train merge part3 part2 -o early", 2);
-    assert!(message.contains("no directory given is of shard 1/3"), "{message}");
+    assert!(message.contains("none of the given directories holds shard 1/3"), "{message}");
     work.ok("train merge part1 part2 part3 -o merged");
     assert_same_files(&work.path("one"), &work.path("merged"));
     for zoo in ["one", "merged"] {

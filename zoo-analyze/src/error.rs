@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use zoo_model::dataset::PerSplit;
 use zoo_model::files::FileError;
 use zoo_model::stage::{Interrupted, UsageError};
 
@@ -19,13 +20,13 @@ pub enum AnalyzeError {
     #[error(
         "{}: train, validation and test have {} models, and each needs at least one with a usable state: use a larger zoo",
         path.display(),
-        models.map(|n| n.to_string()).join(", ")
+        models.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     )]
     TooSmall {
         /// The zoo.
         path: PathBuf,
         /// Models that could be read in each.
-        models: [usize; 3],
+        models: PerSplit<usize>,
     },
     /// The library for gradient-boosted trees failed.
     #[error("cannot fit the tree models: {0}")]

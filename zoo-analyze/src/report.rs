@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use zoo_model::dataset::PerSplit;
 use zoo_model::files::{is_system_file, parent_of, write_bytes, FileError};
 use zoo_model::stage::{check_outside_zoos, UsageError};
 use zoo_model::text::{counted, fixed, percent};
@@ -246,7 +247,7 @@ fn figure(out: &mut String, figures: &[Figure], name: &str) -> std::fmt::Result 
 
 fn benchmark_section(out: &mut String, benchmark: &Benchmark) -> std::fmt::Result {
     writeln!(out, "<h2>Predicting properties from weights</h2>")?;
-    let [train, val, test] = benchmark.models;
+    let PerSplit { train, val, test } = benchmark.models;
     let (states, train) = (counted(benchmark.states.iter().sum(), "state"), counted(train, "model"));
     writeln!(
         out,

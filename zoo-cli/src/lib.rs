@@ -144,19 +144,26 @@ struct Command<A: Args> {
     cli: Cli<A>,
 }
 
+/// What the help of a program begins and ends with.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does, in a sentence without a full stop.
+    pub about: &'static str,
+    /// Examples, and the exit codes.
+    pub examples: &'static str,
+}
+
 /// Runs a binary: parses the command line, runs the stage, prints its summary, and maps the
 /// outcome to an exit code.
-pub fn main<A, S, E>(
-    name: &'static str,
-    about: &'static str,
-    examples: &'static str,
-    run: impl FnOnce(&A, &Stage) -> Result<S, E>,
-) -> ExitCode
+pub fn main<A, S, E>(program: Program, run: impl FnOnce(&A, &Stage) -> Result<S, E>) -> ExitCode
 where
     A: Args,
     S: Serialize + Display,
     E: Into<anyhow::Error>,
 {
+    let Program { name, about, examples } = program;
     let mut command = Command::<A>::command().name(name).bin_name(name).about(about).after_help(examples);
     let matches = match command.clone().try_get_matches() {
         Ok(matches) => matches,

@@ -18,14 +18,23 @@ pub struct Description {
     pub origin: Origin,
     /// (channels, height, width) of an image.
     pub shape: [usize; 3],
-    /// Sizes of the training and test parts.
-    pub sizes: [usize; 2],
+    /// How many images it has.
+    pub sizes: PublishedSizes,
     /// Number of classes.
     pub classes: usize,
     /// Their names; empty if its files name them.
     pub class_names: &'static [&'static str],
     /// The transform of a manifest that names none.
     pub transform: TransformSection,
+}
+
+/// Number of images of each published part.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishedSizes {
+    /// Of the training part.
+    pub train: usize,
+    /// Of the test part.
+    pub test: usize,
 }
 
 /// Where a dataset's images come from.

@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let about = "Prepare an image dataset: load its published files, split, transform, write one file";
-    zoo_cli::main("zoo-data", about, zoo_data::cli::EXAMPLES, zoo_data::cli::run)
+    zoo_cli::main(zoo_cli::Program { name: "zoo-data", about, examples: zoo_data::cli::EXAMPLES }, zoo_data::cli::run)
 }

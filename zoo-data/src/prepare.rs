@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use zoo_model::dataset::{is_prepared, read_info, DatasetInfo, Samples};
+use zoo_model::dataset::{is_prepared, read_info, DatasetInfo, PerSplit, Samples};
 use zoo_model::files::{fingerprint, parent_of, remove_stale_temporaries, touch, FileError, Sha256};
 use zoo_model::lock::OutputLock;
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::stage::{check_outside_zoos, Stage, UsageError};
-use zoo_model::{Dataset, Manifest, ManifestError, Split, FORMAT_VERSION};
+use zoo_model::{Dataset, Manifest, ManifestError, FORMAT_VERSION};
 
+use crate::description::PublishedSizes;
 use crate::error::DataError;
 use crate::published::{load, sources};
 use crate::section::DataSection;
@@ -23,7 +24,7 @@ pub struct Expected {
     /// Number of classes.
     pub classes: usize,
     /// Samples in the train, validation and test splits, of the dataset as published.
-    pub samples: [usize; 3],
+    pub samples: PerSplit<usize>,
 }
 
 /// See [`Expected`].
@@ -32,7 +33,7 @@ pub struct Expected {
 /// The section asks for the impossible.
 pub fn expected(manifest: &Manifest) -> Result<Expected, ManifestError> {
     let section = DataSection::of(manifest)?;
-    let [available, test] = section.dataset.description().sizes;
+    let PublishedSizes { train: available, test } = section.dataset.description().sizes;
     let test = manifest.reduction.samples(section.test.map_or(test, |n| n as usize));
     if section.folder.is_none() {
         check_split(manifest, &section, available)?;
@@ -40,7 +41,7 @@ pub fn expected(manifest: &Manifest) -> Result<Expected, ManifestError> {
     let shape = transformed_shape(manifest, &section)?;
     per_channel(manifest, "data.normalize", &section.normalize.mean, shape[0])?;
     per_channel(manifest, "data.normalize", &section.normalize.std, shape[0])?;
-    let samples = [section.train as usize, section.val as usize, test];
+    let samples = PerSplit { train: section.train as usize, val: section.val as usize, test };
     Ok(Expected { shape, classes: section.class_count(), samples })
 }
 
@@ -70,10 +71,10 @@ pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -
         let message = format!("must be {}, the number of test images", published.test.labels.len());
         return Err(manifest.error("data.test", message).into());
     }
-    let [train, val] = split(&section, published.train.labels.len());
+    let HeldOut { rest, val } = hold_out(&section, published.train.labels.len());
     let val = selected(&published.train, &val);
     let test = spread(published.test.labels.len(), manifest.reduction.samples(published.test.labels.len()));
-    let splits = [all_or_selected(published.train, &train), val, all_or_selected(published.test, &test)];
+    let (train, test) = (all_or_selected(published.train, &rest), all_or_selected(published.test, &test));
     let channels = expected.shape[0];
     let info = DatasetInfo {
         dataset: section.dataset.name().to_owned(),
@@ -84,9 +85,9 @@ pub fn prepare(manifest: &Manifest, root: &Path, output: &Path, stage: &Stage) -
         sources: published.sources.iter().map(|(name, sum)| (name.clone(), sum.to_string())).collect(),
     };
     let wrong = |m| FileError::format(output, m);
-    let dataset = Dataset::new(info, expected.shape, splits).map_err(wrong)?;
+    let dataset = Dataset::new(info, expected.shape, PerSplit { train, val, test }).map_err(wrong)?;
     dataset.write(output)?;
-    Ok(summary(false, Split::ALL.map(|s| dataset.len(s))))
+    Ok(summary(false, PerSplit::from_fn(|s| dataset.len(s))))
 }
 
 /// Checks that preparing a dataset as `output` replaces nothing that cannot be prepared again.
@@ -158,15 +159,23 @@ fn transformed_shape(manifest: &Manifest, section: &DataSection) -> Result<[usiz
     Ok([channels, height, width])
 }
 
-/// Indices of the train and validation samples in the published training part, ascending.
-fn split(section: &DataSection, available: usize) -> [Vec<usize>; 2] {
+/// Indices in the published training part, ascending.
+struct HeldOut {
+    /// Of the train split.
+    rest: Vec<usize>,
+    /// Of the validation split.
+    val: Vec<usize>,
+}
+
+/// Draws which samples of the published training part are trained on, and which are held out.
+fn hold_out(section: &DataSection, available: usize) -> HeldOut {
     let mut order: Vec<usize> = (0..available).collect();
     Stream::new(section.split_seed, Purpose::Split, 0, 0).shuffle(&mut order);
     order.truncate(section.train as usize + section.val as usize);
     let mut val = order.split_off(section.train as usize);
     order.sort_unstable();
     val.sort_unstable();
-    [order, val]
+    HeldOut { rest: order, val }
 }
 
 /// The given number of indices below `available`, at equal distances, ascending.
@@ -194,6 +203,7 @@ fn all_or_selected(samples: Samples, indices: &[usize]) -> Samples {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zoo_model::Split;
 
     fn manifest(data: &str) -> Manifest {
         Manifest::parse("m.toml", format!("[data]\n{data}")).unwrap()
@@ -231,7 +241,7 @@ mod tests {
         let stage = Stage::silent();
         prepare(&manifest, dir.path(), &output, &stage).unwrap();
         manifest.reduction.samples = Some(50);
-        assert_eq!(expected(&manifest).unwrap().samples, [50, 20, 50]);
+        assert_eq!(expected(&manifest).unwrap().samples, PerSplit { train: 50, val: 20, test: 50 });
         assert!(!is_up_to_date(&manifest, dir.path(), &output).unwrap(), "a cut is another dataset");
         prepare(&manifest, dir.path(), &output, &stage).unwrap();
         let dataset = Dataset::read(&output).unwrap();
@@ -246,9 +256,9 @@ mod tests {
                 .required("data")
                 .unwrap()
         };
-        let [train, val] = split(&section(1), 100);
-        assert!(train.iter().all(|i| !val.contains(i)));
-        assert_ne!(train, split(&section(2), 100)[0]);
+        let HeldOut { rest, val } = hold_out(&section(1), 100);
+        assert!(rest.iter().all(|i| !val.contains(i)));
+        assert_ne!(rest, hold_out(&section(2), 100).rest);
     }
 
     #[test]
@@ -266,6 +276,9 @@ mod tests {
         assert!(error(&format!("{base}normalize = {{ mean = [0.1], std = [0.0] }}\n")).contains("above 0"));
         assert!(error(&format!("{base}transfrom = {{}}\n")).contains("did you mean `transform`?"));
         let fine = expected(&manifest(&format!("{base}transform = {{ resize = 32 }}\n"))).unwrap();
-        assert_eq!((fine.shape, fine.classes, fine.samples), ([1, 32, 32], 10, [1000, 0, 500]));
+        assert_eq!(
+            (fine.shape, fine.classes, fine.samples),
+            ([1, 32, 32], 10, PerSplit { train: 1000, val: 0, test: 500 })
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use zoo_model::dataset::PerSplit;
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -16,7 +17,7 @@ pub struct DataSummary {
     pub up_to_date: bool,
     /// Samples in the train, validation and test splits; absent after a fetch.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub samples: Option<[usize; 3]>,
+    pub samples: Option<PerSplit<usize>>,
 }
 
 impl fmt::Display for DataSummary {
@@ -24,7 +25,7 @@ impl fmt::Display for DataSummary {
         let state = if self.up_to_date { "up to date" } else { "made" };
         write!(f, "{}: {} {state}", self.output.display(), self.dataset)?;
         match self.samples {
-            Some([train, val, test]) => write!(f, " ({train} train, {val} validation, {test} test)"),
+            Some(PerSplit { train, val, test }) => write!(f, " ({train} train, {val} validation, {test} test)"),
             None => Ok(()),
         }
     }

@@ -96,10 +96,24 @@ pub fn normals(words: [u32; 4]) -> [f64; 4] {
     [a, b, c, d]
 }
 
+/// What the noise of a mini-batch in a layer depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct NoiseKey {
+    /// The model's seed.
+    pub seed: u64,
+    /// Number of the layer that has weights.
+    pub layer: u8,
+    /// Epoch, from 1, those before fine-tuning counted in.
+    pub epoch: u32,
+    /// Step in the epoch.
+    pub step: u32,
+}
+
 /// The noise of one sample's sums in a layer: one draw a sum, in the order (row, column, channel) of
 /// the map before pooling. `sample` is the place in the mini-batch, whose samples begin at whole
 /// Philox blocks of the stream (seed, noise of the layer, epoch, step).
-pub fn noise(seed: u64, layer: u8, [epoch, step]: [u32; 2], sample: usize, sums: usize) -> Vec<f64> {
+pub fn noise(key: NoiseKey, sample: usize, sums: usize) -> Vec<f64> {
+    let NoiseKey { seed, layer, epoch, step } = key;
     let blocks = sums.div_ceil(4);
     let block = |block: usize| {
         let counter = [(sample * blocks + block) as u32, step, epoch, Purpose::Noise(layer).word()];
@@ -146,7 +160,7 @@ mod tests {
 
     #[test]
     fn normals_have_the_right_moments() {
-        let draws = noise(1, 0, [1, 0], 3, 100_001);
+        let draws = noise(NoiseKey { seed: 1, layer: 0, epoch: 1, step: 0 }, 3, 100_001);
         assert_eq!(draws.len(), 100_001);
         let moment = |n: i32| draws.iter().map(|z| z.powi(n)).sum::<f64>() / draws.len() as f64;
         let moments = [1, 2, 3, 4].map(moment);

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::files::{write_atomic, FileError, Sha256Hasher};
 use crate::safetensors_file::{self, Dtype, Header, TensorFile, TensorSpec};
@@ -40,6 +40,58 @@ impl Split {
             Self::Val => "val",
             Self::Test => "test",
         }
+    }
+}
+
+/// A value for each split; in JSON a list of three, in the order of [`Split::ALL`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PerSplit<T> {
+    /// Of the train split.
+    pub train: T,
+    /// Of the validation split.
+    pub val: T,
+    /// Of the test split.
+    pub test: T,
+}
+
+impl<T> PerSplit<T> {
+    /// What `of` gives for each split, in order.
+    pub fn from_fn(mut of: impl FnMut(Split) -> T) -> Self {
+        Self { train: of(Split::Train), val: of(Split::Val), test: of(Split::Test) }
+    }
+
+    /// What belongs to a split.
+    pub fn get(&self, split: Split) -> &T {
+        match split {
+            Split::Train => &self.train,
+            Split::Val => &self.val,
+            Split::Test => &self.test,
+        }
+    }
+
+    /// What belongs to a split.
+    pub fn get_mut(&mut self, split: Split) -> &mut T {
+        match split {
+            Split::Train => &mut self.train,
+            Split::Val => &mut self.val,
+            Split::Test => &mut self.test,
+        }
+    }
+
+    /// What `of` makes of each value.
+    pub fn map<U>(&self, of: impl Fn(&T) -> U) -> PerSplit<U> {
+        PerSplit::from_fn(|split| of(self.get(split)))
+    }
+
+    /// All three, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        Split::ALL.into_iter().map(|split| self.get(split))
+    }
+}
+
+impl<T: Serialize> Serialize for PerSplit<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.train, &self.val, &self.test).serialize(serializer)
     }
 }
 
@@ -78,7 +130,7 @@ pub struct Dataset {
     pub info: DatasetInfo,
     /// (channels, height, width).
     pub shape: [usize; 3],
-    splits: [Samples; 3],
+    splits: PerSplit<Samples>,
     sha256: String,
 }
 
@@ -87,7 +139,7 @@ impl Dataset {
     ///
     /// # Errors
     /// A sentence that says which part does not fit.
-    pub fn new(info: DatasetInfo, shape: [usize; 3], splits: [Samples; 3]) -> Result<Self, String> {
+    pub fn new(info: DatasetInfo, shape: [usize; 3], splits: PerSplit<Samples>) -> Result<Self, String> {
         let pixels: usize = shape.iter().product();
         if pixels == 0 {
             return Err(format!("images of shape {shape:?} have no pixels"));
@@ -107,8 +159,8 @@ impl Dataset {
         if info.std.iter().any(|&s| s <= 0.0) {
             return Err("`std` must be above 0".into());
         }
-        for (split, samples) in Split::ALL.iter().zip(&splits) {
-            let name = split.name();
+        for split in Split::ALL {
+            let (name, samples) = (split.name(), splits.get(split));
             if samples.images.len() != samples.labels.len() * pixels {
                 let images = samples.images.len() / pixels;
                 let (images, labels) = (counted(images, "image"), counted(samples.labels.len(), "label"));
@@ -121,7 +173,7 @@ impl Dataset {
                 ));
             }
         }
-        if splits[0].labels.is_empty() {
+        if splits.train.labels.is_empty() {
             return Err("the train split is empty".into());
         }
         Ok(Self { info, shape, splits, sha256: String::new() })
@@ -145,8 +197,9 @@ impl Dataset {
         let info = info_from_metadata(&file.header().metadata).map_err(wrong)?;
         let sha256 = check_data(path, file.header())?;
         let mut shape = None;
-        let mut splits = [Samples::default(), Samples::default(), Samples::default()];
-        for (split, samples) in Split::ALL.into_iter().zip(&mut splits) {
+        let mut splits = PerSplit::<Samples>::default();
+        for split in Split::ALL {
+            let samples = splits.get_mut(split);
             let images = format!("{}_images", split.name());
             let labels = format!("{}_labels", split.name());
             let &[_, c, h, w] = file.tensor(&images, Dtype::U8)?.spec.shape.as_slice() else {
@@ -174,22 +227,23 @@ impl Dataset {
         let [c, h, w] = self.shape;
         let wide = self.classes() > 256;
         let mut specs = Vec::new();
-        let mut data: Vec<Vec<u8>> = Vec::new();
-        for (split, samples) in Split::ALL.into_iter().zip(&self.splits) {
+        let mut labels: Vec<Vec<u8>> = Vec::new();
+        for split in Split::ALL {
+            let samples = self.split(split);
             let n = samples.labels.len();
             let dtype = if wide { Dtype::U16 } else { Dtype::U8 };
             let spec = |suffix, dtype, shape| TensorSpec { name: format!("{}_{suffix}", split.name()), dtype, shape };
             specs.push(spec("images", Dtype::U8, vec![n, c, h, w]));
             specs.push(spec("labels", dtype, vec![n]));
-            data.push(Vec::new());
-            data.push(match wide {
+            labels.push(match wide {
                 true => samples.labels.iter().flat_map(|l| l.to_le_bytes()).collect(),
                 false => samples.labels.iter().map(|&l| l as u8).collect(),
             });
         }
-        let bytes = (0..data.len()).map(|i| if i % 2 == 0 { &self.splits[i / 2].images[..] } else { &data[i][..] });
+        let bytes: Vec<&[u8]> =
+            self.splits.iter().zip(&labels).flat_map(|(samples, labels)| [&samples.images[..], labels]).collect();
         let mut hasher = Sha256Hasher::default();
-        bytes.clone().for_each(|tensor| hasher.update(tensor));
+        bytes.iter().for_each(|tensor| hasher.update(tensor));
         let mut metadata = info_to_metadata(&self.info);
         metadata.insert(DATA_SHA256.into(), hasher.finish().to_string());
         write_atomic(path, |out| safetensors_file::write(out, &specs, &metadata, bytes))
@@ -197,7 +251,7 @@ impl Dataset {
 
     /// One split.
     pub fn split(&self, split: Split) -> &Samples {
-        &self.splits[split as usize]
+        self.splits.get(split)
     }
 
     /// Number of samples of a split.
@@ -338,13 +392,17 @@ mod tests {
         }
     }
 
+    fn splits() -> PerSplit<Samples> {
+        PerSplit { train: samples(3), val: samples(2), test: samples(1) }
+    }
+
     fn samples(n: usize) -> Samples {
         Samples { images: (0..n * 4).map(|i| i as u8).collect(), labels: (0..n).map(|i| (i % 2) as u16).collect() }
     }
 
     #[test]
     fn a_dataset_survives_a_round_trip() {
-        let dataset = Dataset::new(info(), [1, 2, 2], [samples(3), samples(2), samples(1)]).unwrap();
+        let dataset = Dataset::new(info(), [1, 2, 2], splits()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d.safetensors");
         dataset.write(&path).unwrap();
@@ -365,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_changed_byte_of_the_data_is_damage() {
-        let dataset = Dataset::new(info(), [1, 2, 2], [samples(3), samples(2), samples(1)]).unwrap();
+        let dataset = Dataset::new(info(), [1, 2, 2], splits()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d.safetensors");
         dataset.write(&path).unwrap();
@@ -393,17 +451,17 @@ mod tests {
 
     #[test]
     fn parts_that_do_not_fit_are_named() {
-        let with = |change: &dyn Fn(&mut DatasetInfo, &mut [Samples; 3])| {
-            let (mut info, mut splits) = (info(), [samples(3), samples(2), samples(1)]);
+        let with = |change: &dyn Fn(&mut DatasetInfo, &mut PerSplit<Samples>)| {
+            let (mut info, mut splits) = (info(), splits());
             change(&mut info, &mut splits);
             Dataset::new(info, [1, 2, 2], splits).unwrap_err()
         };
-        assert!(with(&|_, s| s[1].labels[0] = 2).contains("`val_labels` holds 2"));
-        assert!(with(&|_, s| s[2].labels.push(0)).contains("`test_images` has 1 image, `test_labels` 2 labels"));
+        assert!(with(&|_, s| s.val.labels[0] = 2).contains("`val_labels` holds 2"));
+        assert!(with(&|_, s| s.test.labels.push(0)).contains("`test_images` has 1 image, `test_labels` 2 labels"));
         assert!(with(&|i, _| i.std[0] = 0.0).contains("`std` must be above 0"));
         assert!(with(&|i, _| i.mean.push(0.1)).contains("`mean`"));
         assert!(with(&|i, _| i.class_names[1] = "b\u{1b}[2J".into()).contains("control characters"));
         assert!(with(&|i, _| i.dataset = "x\nverified".into()).contains("`dataset`"));
-        assert!(with(&|_, s| s[0] = Samples::default()).contains("train split is empty"));
+        assert!(with(&|_, s| s.train = Samples::default()).contains("train split is empty"));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::dataset::{DatasetInfo, Samples};
+use crate::dataset::{DatasetInfo, PerSplit, Samples};
 use crate::files::FileError;
 use crate::hyperparameters::Hyperparameters;
 use crate::init::{initial_parameters, Init};
@@ -39,7 +39,7 @@ pub fn noise_dataset(shape: [usize; 3], classes: usize, samples: usize) -> Datas
         }
     }
     let split = Samples { images, labels: (0..samples).map(|i| (i % classes) as u16).collect() };
-    Dataset::new(info, shape, [split.clone(), split.clone(), split]).expect("a well-formed dataset")
+    Dataset::new(info, shape, PerSplit::from_fn(|_| split.clone())).expect("a well-formed dataset")
 }
 
 /// Writes a finished zoo of `models` `cnn-s` models with `states` states each, whose weights drift

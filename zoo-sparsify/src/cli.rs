@@ -9,7 +9,7 @@ use zoo_train::cli::TrainingArgs;
 use zoo_train::{Settings, TrainSummary};
 
 use crate::methods::is_named_after_a_twin;
-use crate::{sparsify, twins, SparsifyError, Twin};
+use crate::{sparsify, twins, SparsifyError, Twin, TwinPaths};
 
 /// Command line of `zoo-sparsify`.
 #[derive(Debug, Clone, clap::Args)]
@@ -58,7 +58,8 @@ pub fn run(args: &Args, stage: &Stage) -> Result<TrainSummary, SparsifyError> {
     let first = *parent.ids()?.first().ok_or_else(|| UsageError(format!("{} has no model", args.zoo.display())))?;
     let engine = training.engine(&twin.spec(parent.params(first)?.hyperparameters), stage)?;
     let settings = Settings { any_data: args.any_data, ..training.settings() };
-    sparsify(&args.zoo, &args.data, &args.output, &twin, engine.as_ref(), &settings, stage)
+    let paths = TwinPaths { parent: &args.zoo, data: &args.data, output: &args.output };
+    sparsify(paths, &twin, engine.as_ref(), &settings, stage)
 }
 
 fn choose(twins: &[Twin], args: &Args) -> Result<Twin, UsageError> {

@@ -9,16 +9,17 @@
 //! ```no_run
 //! use std::path::Path;
 //! use zoo_model::{Manifest, Plan};
-//! use zoo_sparsify::{sparsify, twins};
+//! use zoo_sparsify::{sparsify, twins, TwinPaths};
 //! use zoo_train::{registry, Settings};
 //!
 //! let manifest = Manifest::load(Path::new("configs/quickstart.toml"))?;
-//! let (zoo, data) = (Path::new("zoos/quickstart"), Path::new("data/quickstart.safetensors"));
+//! let (parent, data) = (Path::new("zoos/quickstart"), Path::new("data/quickstart.safetensors"));
 //! for twin in twins(&manifest)? {
 //!     let model = twin.spec(Plan::new(&manifest)?.models[0].hyperparameters.clone());
 //!     let engine = registry::on_processor(None, &model)?;
 //!     let output = Path::new("zoos").join(twin.zoo_name("quickstart"));
-//!     println!("{}", sparsify(zoo, data, &output, &twin, engine.as_ref(), &Settings::default(), &Default::default())?);
+//!     let paths = TwinPaths { parent, data, output: &output };
+//!     println!("{}", sparsify(paths, &twin, engine.as_ref(), &Settings::default(), &Default::default())?);
 //! }
 //! # Ok::<(), zoo_sparsify::SparsifyError>(())
 //! ```
@@ -39,4 +40,4 @@ pub use jobs::{jobs, task, twin_params};
 pub use methods::{register, Pruning, PruningMethod, Start};
 pub use section::twins;
 pub use twin::Twin;
-pub use twin_zoo::{is_up_to_date, record, sparsify};
+pub use twin_zoo::{is_up_to_date, record, sparsify, TwinPaths};

@@ -4,5 +4,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let about = "Make a zoo's sparse twin: every model pruned and fine-tuned, with its whole trajectory";
-    zoo_cli::main("zoo-sparsify", about, zoo_sparsify::cli::EXAMPLES, zoo_sparsify::cli::run)
+    zoo_cli::main(
+        zoo_cli::Program { name: "zoo-sparsify", about, examples: zoo_sparsify::cli::EXAMPLES },
+        zoo_sparsify::cli::run,
+    )
 }

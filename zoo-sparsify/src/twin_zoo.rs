@@ -12,29 +12,38 @@ use zoo_train::{population, Population, Settings, TrainSummary};
 use crate::jobs::Twins;
 use crate::{SparsifyError, Twin};
 
-/// Makes the twin zoo of `zoo` at `output`.
+/// What a twin zoo is made of, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct TwinPaths<'a> {
+    /// The parent zoo, finished.
+    pub parent: &'a Path,
+    /// The prepared dataset.
+    pub data: &'a Path,
+    /// The twin zoo.
+    pub output: &'a Path,
+}
+
+/// Makes a twin zoo.
 ///
 /// Does nothing if that is up to date, resumes if it is unfinished.
 ///
 /// # Errors
 /// The zoo was trained on another dataset, unless the settings allow it; and as [`Population::make`].
 pub fn sparsify(
-    zoo: &Path,
-    data: &Path,
-    output: &Path,
+    paths: TwinPaths,
     twin: &Twin,
     engine: &dyn Engine,
     settings: &Settings,
     stage: &Stage,
 ) -> Result<TrainSummary, SparsifyError> {
-    let parent = ZooDir::new(zoo);
+    let parent = ZooDir::new(paths.parent);
     let parent_record = parent.finished()?;
-    let dataset = Dataset::read(data)?;
+    let dataset = Dataset::read(paths.data)?;
     check_data(&parent, &parent_record, &dataset, settings.any_data)?;
     let record = record(&parent_record, fingerprint_of(&parent, &parent_record)?, twin, &dataset, engine);
     let source = Twins::new(&parent, &parent_record.name, twin)?;
     let population = Population {
-        zoo: &ZooDir::new(output),
+        zoo: &ZooDir::new(paths.output),
         record: &record,
         source: &source,
         engine,

@@ -120,5 +120,8 @@ impl Cohort for TimedCohort<'_> {
 
 fn main() -> ExitCode {
     registry::register(Arc::new(TimedFactory));
-    zoo_cli::main("own_engine", "Train a zoo, with a stopwatch", cli::EXAMPLES, cli::run)
+    zoo_cli::main(
+        zoo_cli::Program { name: "own_engine", about: "Train a zoo, with a stopwatch", examples: cli::EXAMPLES },
+        cli::run,
+    )
 }

@@ -227,6 +227,15 @@ mod tests {
     }
 
     #[test]
+    fn the_fuzz_targets_seeds_are_progress() {
+        let seeds = zoo_test::reference::repository().join("fuzz/seeds/checkpoint");
+        for (seed, has_noise) in [("adam", false), ("sgd", false), ("variational", true)] {
+            let (ids, progress) = read(&seeds.join(seed), "fuzz").unwrap_or_else(|| panic!("{seed}"));
+            assert_eq!((ids.len(), progress.snapshots[0].noise.is_some()), (2, has_noise), "{seed}");
+        }
+    }
+
+    #[test]
     fn models_go_on_in_batches_of_another_width() {
         let snapshot = |x: f64| Snapshot {
             step: 7,

@@ -58,12 +58,10 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, TrainErro
     }
     remove_stale_temporaries(output.path());
     write_run(output, &run)?;
-    let staging = training_dir(output);
     for &id in &run.ids {
-        let target = output.model(id);
         let Some(source) = shards.iter().map(|s| s.model(id)).find(|m| m.is_dir()) else { continue };
-        if !target.is_dir() {
-            link_model(&source, &target, &staging)?;
+        if !output.model(id).is_dir() {
+            link_model(&source, output, id)?;
         }
     }
     let completion = finish_if_complete(output, &run)?;
@@ -74,9 +72,10 @@ pub fn merge(shards: &[ZooDir], output: &ZooDir) -> Result<Completion, TrainErro
     Ok(completion)
 }
 
-/// Puts the model at `source` in place at `target`, whole or not at all.
-fn link_model(source: &Path, target: &Path, staging: &Path) -> Result<(), FileError> {
-    let temporary = temporary_dir_in(staging)?;
+/// Puts the model at `source` in place in the unfinished zoo `output`, whole or not at all.
+fn link_model(source: &Path, output: &ZooDir, id: ModelId) -> Result<(), FileError> {
+    let target = &output.model(id);
+    let temporary = temporary_dir_in(&training_dir(output))?;
     for file in names::MODEL_FILES {
         let (from, to) = (source.join(file), temporary.path().join(file));
         if fs::hard_link(&from, &to).is_err() {

@@ -1,5 +1,6 @@
 //! Trains one cohort from start to end: which states are kept, and what is recorded of each.
 
+use zoo_model::dataset::PerSplit;
 use zoo_model::result::{finite, ResultLine};
 use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Split};
@@ -116,22 +117,29 @@ fn scores(evaluations: Vec<Evaluation>) -> Vec<Option<Score>> {
     evaluations.into_iter().map(|e| e.score).collect()
 }
 
+/// Evaluations of the models on what they are not trained on.
+struct HeldOut {
+    val: Vec<Evaluation>,
+    test: Vec<Evaluation>,
+}
+
 /// The models on the validation and the test split.
-fn evaluate(cohort: &mut dyn Cohort, interrupt: &Interrupt) -> Result<[Vec<Evaluation>; 2], EngineError> {
-    Ok([cohort.evaluate(Split::Val, interrupt)?, cohort.evaluate(Split::Test, interrupt)?])
+fn evaluate(cohort: &mut dyn Cohort, interrupt: &Interrupt) -> Result<HeldOut, EngineError> {
+    Ok(HeldOut { val: cohort.evaluate(Split::Val, interrupt)?, test: cohort.evaluate(Split::Test, interrupt)? })
 }
 
 /// The line and state of each model after an epoch.
 fn keep(
     epoch: u32,
     trained: &[Option<Score>],
-    [val, test]: &[Vec<Evaluation>; 2],
+    HeldOut { val, test }: &HeldOut,
     jobs: &[Job],
     snapshots: &[Snapshot],
 ) -> Vec<(ResultLine, Vec<f32>)> {
     let each = snapshots.iter().enumerate().map(|(m, snapshot)| {
         let state = snapshot.state();
-        let mut line = result_line(epoch, &state, trained[m], val[m].score, test[m].score);
+        let scores = PerSplit { train: trained[m], val: val[m].score, test: test[m].score };
+        let mut line = result_line(epoch, &state, scores);
         if let Some(annotate) = &jobs[m].annotate {
             annotate(&mut line, &state, &test[m]);
         }
@@ -140,11 +148,11 @@ fn keep(
     each.collect()
 }
 
-fn result_line(epoch: u32, state: &[f32], train: Option<Score>, val: Option<Score>, test: Option<Score>) -> ResultLine {
-    let scores = [train, val, test];
+fn result_line(epoch: u32, state: &[f32], scores: PerSplit<Option<Score>>) -> ResultLine {
     let healthy = scores.iter().flatten().all(|s| s.loss.is_finite()) && state.iter().all(|p| p.is_finite());
     let loss = |score: Option<Score>| score.and_then(|s| finite(s.loss));
     let accuracy = |score: Option<Score>| score.map(|s| s.accuracy);
+    let PerSplit { train, val, test } = scores;
     ResultLine {
         training_iteration: epoch,
         train_loss: loss(train),

@@ -14,7 +14,7 @@ use zoo_engine_population::cuda::device::Device;
 use zoo_engine_population::cuda::emulated::Emulated;
 use zoo_engine_population::cuda::gpu;
 use zoo_engine_population::PopulationEngine;
-use zoo_model::dataset::{DatasetInfo, Samples};
+use zoo_model::dataset::{DatasetInfo, PerSplit, Samples};
 use zoo_model::safetensors_file::to_f32;
 use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Hyperparameters, Network, Optimizer, Split};
@@ -110,7 +110,8 @@ fn dataset(path: &Path, mean: f64, std: f64) -> Dataset {
         sources: Default::default(),
         fingerprint: String::new(),
     };
-    Dataset::new(info, shape, [samples("train"), Samples::default(), samples("test")]).unwrap()
+    Dataset::new(info, shape, PerSplit { train: samples("train"), val: Samples::default(), test: samples("test") })
+        .unwrap()
 }
 
 /// An engine's arithmetic, which decides how its errors are measured.

@@ -6,5 +6,5 @@ use zoo_verify::cli::{run, EXAMPLES};
 
 fn main() -> ExitCode {
     let about = "Verify a zoo, from checksums up to retraining; archives are streamed, nothing is written";
-    zoo_cli::main("zoo-verify", about, EXAMPLES, run)
+    zoo_cli::main(zoo_cli::Program { name: "zoo-verify", about, examples: EXAMPLES }, run)
 }

@@ -31,7 +31,7 @@ use zoo_engine::{
 use backend::{Backend, Real};
 use ops::{
     add_bias, conv2d, gelu, global_avg_pool, leaky_relu, max_pool, normalize, normalize_batch, relu, scale, sum,
-    BatchStatistics, Map, Matrix, Patches,
+    Affine, BatchStatistics, Map, Matrix, Patches,
 };
 use variational::{draws, noisy, Noise};
 
@@ -552,20 +552,20 @@ impl<'a, D: Backend> Pass<'a, D> {
                 self.sums(x, bias, |x, weight| conv2d(x, weight, at, is_input))
             }
             Module::BatchNorm2d { .. } => {
-                let [scale, shift] = [self.tensor(), self.tensor()];
+                let affine = Affine { scale: self.tensor(), shift: self.tensor() };
                 let running = [(); 2].map(|()| {
                     let index = self.statistics.next().expect("statistics for every normalisation");
                     &self.model.tensors[index].0
                 });
                 match self.mode {
                     Mode::Training(_) => {
-                        let (y, statistics) = normalize_batch(x, scale, shift);
+                        let (y, statistics) = normalize_batch(x, &affine);
                         self.observed.push(statistics);
                         y
                     }
                     Mode::Evaluation => {
                         let [mean, variance] = running.map(|m| m.as_vec());
-                        normalize(x, [scale, shift], [&mean, &variance])
+                        normalize(x, &affine, &BatchStatistics { mean, variance })
                     }
                 }
             }
@@ -577,9 +577,9 @@ impl<'a, D: Backend> Pass<'a, D> {
                 self.dropouts += 1;
                 match self.mode {
                     Mode::Training(Some(key)) if probability > 0.0 => {
-                        let (rows, columns) = *x.shape();
-                        let positions = rows / self.batch;
-                        scale(x, dropout_factors(key, index, probability, self.batch, positions, columns))
+                        let (rows, channels) = *x.shape();
+                        let units = Units { batch: self.batch, positions: rows / self.batch, channels };
+                        scale(x, dropout_factors(key, index, probability, units))
                     }
                     _ => x,
                 }
@@ -633,9 +633,18 @@ fn activate<D: Backend, T: Tape<Real, D>>(x: Matrix<D, T>, activation: Activatio
     }
 }
 
+/// The values of a batch between two modules.
+#[derive(Clone, Copy)]
+struct Units {
+    batch: usize,
+    positions: usize,
+    channels: usize,
+}
+
 /// Factors 0 or 1 / (1 - p) in the engine's order (sample, position, channel); the n-th random
 /// word belongs to the n-th unit in PyTorch's order (sample, channel, position).
-fn dropout_factors(key: DropoutKey, module: u8, p: f64, batch: usize, positions: usize, channels: usize) -> Vec<Real> {
+fn dropout_factors(key: DropoutKey, module: u8, p: f64, units: Units) -> Vec<Real> {
+    let Units { batch, positions, channels } = units;
     let threshold = dropout_threshold(p);
     let kept = 1.0 / (1.0 - p);
     let mut words = Stream::new(key.seed, Purpose::Dropout(module), key.epoch, key.step);
@@ -756,7 +765,7 @@ mod tests {
     #[test]
     fn dropout_draws_one_word_a_unit_in_pytorch_order() {
         let key = DropoutKey { seed: 1, epoch: 2, step: 3 };
-        let factors = dropout_factors(key, 0, 0.5, 2, 3, 4);
+        let factors = dropout_factors(key, 0, 0.5, Units { batch: 2, positions: 3, channels: 4 });
         let mut words = Stream::new(1, Purpose::Dropout(0), 2, 3);
         let unit = |s: usize, c: usize, p: usize| factors[(s * 3 + p) * 4 + c];
         for sample in 0..2 {

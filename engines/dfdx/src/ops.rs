@@ -206,6 +206,14 @@ pub struct BatchStatistics {
     pub variance: Vec<Real>,
 }
 
+/// What is done to normalised values.
+pub struct Affine<'a, D: Backend> {
+    /// Factors, (1, C).
+    pub scale: &'a Matrix<D>,
+    /// Added after that, (1, C).
+    pub shift: &'a Matrix<D>,
+}
+
 /// Added to a variance before its root is taken, as in PyTorch.
 const EPSILON: Real = 1e-5;
 
@@ -213,8 +221,7 @@ const EPSILON: Real = 1e-5;
 /// shift` for x (N, C), scale and shift (1, C).
 pub fn normalize_batch<D: Backend, T: Tape<Real, D>>(
     x: Matrix<D, T>,
-    scale: &Matrix<D>,
-    shift: &Matrix<D>,
+    &Affine { scale, shift }: &Affine<D>,
 ) -> (Matrix<D, T>, BatchStatistics) {
     let (rows, channels) = *x.shape();
     let mut values = to_vec(&x);
@@ -269,8 +276,8 @@ pub fn normalize_batch<D: Backend, T: Tape<Real, D>>(
 /// Batch normalisation by given means and variances (C), those of training, which are constants.
 pub fn normalize<D: Backend, T: Tape<Real, D>>(
     x: Matrix<D, T>,
-    [scale, shift]: [&Matrix<D>; 2],
-    [mean, variance]: [&[Real]; 2],
+    &Affine { scale, shift }: &Affine<D>,
+    BatchStatistics { mean, variance }: &BatchStatistics,
 ) -> Matrix<D, T> {
     let (rows, channels) = *x.shape();
     let inverse = variance.iter().map(|v| 1.0 / (v + EPSILON).sqrt());
@@ -505,9 +512,10 @@ mod tests {
         }
         let gamma: Matrix<Cpu> = device.tensor_from_vec(vec![0.5, -2.0, 1.5], (1, 3));
         let beta: Matrix<Cpu> = device.tensor_from_vec(vec![0.1, 0.2, -0.3], (1, 3));
-        let pair = (gamma.clone(), beta.clone());
-        check_gradient(move |x| normalize_batch(x, &pair.0, &pair.1).0, 6, 3);
-        check_gradient(move |x| normalize(x, [&gamma, &beta], [&[0.1, 0.2, 0.3], &[1.0, 2.0, 0.5]]), 6, 3);
+        let affine = Affine { scale: &gamma, shift: &beta };
+        check_gradient(|x| normalize_batch(x, &affine).0, 6, 3);
+        let statistics = BatchStatistics { mean: vec![0.1, 0.2, 0.3], variance: vec![1.0, 2.0, 0.5] };
+        check_gradient(|x| normalize(x, &affine, &statistics), 6, 3);
         check_gradient(|x| global_avg_pool(x, MAP), 2 * 20, 3);
         check_gradient(|x| sum(gelu(x.with_empty_tape()), x), 4, 5);
         check_gradient(|x| max_pool(x, MAP), 2 * 20, 3);
@@ -534,11 +542,15 @@ mod tests {
         let device = Cpu::default();
         let x: Matrix<Cpu> = device.tensor_from_vec(vec![1.0, 3.0, 5.0, 7.0], (4, 1));
         let one = |v: Real| -> Matrix<Cpu> { device.tensor_from_vec(vec![v], (1, 1)) };
-        let (y, statistics) = normalize_batch(x.clone(), &one(2.0), &one(1.0));
+        let (y, statistics) = normalize_batch(x.clone(), &Affine { scale: &one(2.0), shift: &one(1.0) });
         assert_eq!((statistics.mean[0], statistics.variance[0]), (4.0, 20.0 / 3.0));
         let expected = [-3.0, -1.0, 1.0, 3.0].map(|d: Real| 2.0 * d / (5.0 + 1e-5f64).sqrt() + 1.0);
         assert!(to_vec(&y).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12));
-        let y = to_vec(&normalize(x, [&one(2.0), &one(1.0)], [&[4.0], &[5.0]]));
+        let y = to_vec(&normalize(
+            x,
+            &Affine { scale: &one(2.0), shift: &one(1.0) },
+            &BatchStatistics { mean: vec![4.0], variance: vec![5.0] },
+        ));
         assert!(y.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12));
     }
 

@@ -7,7 +7,7 @@ use super::backend::{Backend, Real};
 use super::ops::{sum, Matrix};
 use super::DropoutKey;
 use zoo_engine::optimizer::OptimizerState;
-use zoo_engine::variational::{initial_log_sigma2, kl_gradient, noise, VARIANCE_FLOOR};
+use zoo_engine::variational::{initial_log_sigma2, kl_gradient, noise, NoiseKey, VARIANCE_FLOOR};
 use zoo_engine::{Snapshot, Task};
 
 /// The noise of a model's weights in training.
@@ -65,8 +65,8 @@ pub fn noisy<D: Backend, T: Tape<Real, D>>(
 
 /// The draws of a mini-batch's sums in a layer: (batch * positions, channels), values.
 pub fn draws(key: DropoutKey, layer: u8, batch: usize, sums: usize) -> Vec<Real> {
-    let sample = |sample| noise(key.seed, layer, [key.epoch, key.step], sample, sums);
-    (0..batch).flat_map(sample).collect()
+    let key = NoiseKey { seed: key.seed, layer, epoch: key.epoch, step: key.step };
+    (0..batch).flat_map(|sample| noise(key, sample, sums)).collect()
 }
 
 #[cfg(test)]

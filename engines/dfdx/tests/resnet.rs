@@ -5,7 +5,7 @@ use zoo_engine::schedule::{rates, Rates};
 use zoo_engine::{Engine, Task};
 use zoo_engine_dfdx::DfdxEngine;
 use zoo_model::augmentation::rotate;
-use zoo_model::dataset::{DatasetInfo, Samples};
+use zoo_model::dataset::{DatasetInfo, PerSplit, Samples};
 use zoo_model::stage::Interrupt;
 use zoo_model::{Activation, Architecture, Dataset, Hyperparameters, Network, Optimizer, Schedule, Split};
 use zoo_test::reference::Vectors;
@@ -62,12 +62,10 @@ fn doubles(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| v.into()).collect()
 }
 
-fn one_step_equals_torchvisions(file: &str) {
-    let vectors = Vectors::read(file);
-    let (side, classes, batch): (usize, usize, usize) =
-        (vectors.value("side"), vectors.value("classes"), vectors.value("batch"));
-    let images = noise(1000, batch * 3 * side * side).map(|x| (x >> 24) as u8).collect();
-    let samples = Samples { images, labels: (0..batch).map(|i| (i * 7 % classes) as u16).collect() };
+/// Images of noise, the same to train and to test on.
+fn noise_images(side: usize, classes: usize, count: usize) -> Dataset {
+    let images = noise(1000, count * 3 * side * side).map(|x| (x >> 24) as u8).collect();
+    let samples = Samples { images, labels: (0..count).map(|i| (i * 7 % classes) as u16).collect() };
     let info = DatasetInfo {
         dataset: "noise".into(),
         class_names: (0..classes).map(|c| c.to_string()).collect(),
@@ -76,7 +74,15 @@ fn one_step_equals_torchvisions(file: &str) {
         sources: Default::default(),
         fingerprint: String::new(),
     };
-    let data = Dataset::new(info, [3, side, side], [samples.clone(), Samples::default(), samples]).unwrap();
+    let splits = PerSplit { train: samples.clone(), val: Samples::default(), test: samples };
+    Dataset::new(info, [3, side, side], splits).unwrap()
+}
+
+fn one_step_equals_torchvisions(file: &str) {
+    let vectors = Vectors::read(file);
+    let (side, classes, batch): (usize, usize, usize) =
+        (vectors.value("side"), vectors.value("classes"), vectors.value("batch"));
+    let data = noise_images(side, classes, batch);
     let hyperparameters = Hyperparameters {
         architecture: Architecture::Resnet18,
         activation: Activation::Relu,

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use zoo_engine::{Engine, Task};
 use zoo_engine_population::kernels::{
-    Activate, Adam, Below, Block, DenseBackward, DenseForward, FromRows, PooledBackward, PooledForward,
+    Activate, Adam, Below, Block, DenseBackward, DenseForward, FromRows, ParameterGradients, PooledBackward,
+    PooledForward, PooledUnits,
 };
 use zoo_engine_population::layers::{layers, Layer};
 use zoo_engine_population::rows::Rows;
@@ -20,7 +21,7 @@ use zoo_engine_population::simd::{Avx2, Avx512};
 use zoo_engine_population::simd::{InstructionSet, Kernel, Portable, Simd, ROW};
 use zoo_engine_population::PopulationEngine;
 use zoo_engine_population::COHORT;
-use zoo_model::dataset::Samples;
+use zoo_model::dataset::{PerSplit, Samples};
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::stage::Interrupt;
 use zoo_model::synthetic::noise_dataset;
@@ -325,11 +326,11 @@ fn pooled_backward<S: Simd>(s: S, layer: &Layer, winners: &Rows, with_below: boo
             derivative: input.values(),
             gradient: below.values_mut(),
         });
-        let parameters = [weight_gradient.values_mut(), bias_gradient.values_mut()];
-        let units = [gradient.values(), winners.lane(0)];
+        let gradients = ParameterGradients { weight: weight_gradient.values_mut(), bias: bias_gradient.values_mut() };
+        let units = PooledUnits { gradient: gradient.values(), winners: winners.lane(0) };
         // SAFETY: the winners are of this layer's forward pass.
         #[allow(unsafe_code)]
-        s.vectorize(unsafe { PooledBackward::new(layer, input.values(), units, parameters, below) });
+        s.vectorize(unsafe { PooledBackward::new(layer, input.values(), units, gradients, below) });
     });
     let (name, times) = if with_below { ("pooled backward, both", 2) } else { ("pooled backward, weights", 1) };
     Row { name: name.into(), multiply_adds: times * layer.units() * layer.taps(), nanoseconds: time * 1e9 }
@@ -452,7 +453,7 @@ fn headline_dataset() -> Dataset {
             labels: samples.labels[..count].to_vec(),
         }
     };
-    Dataset::new(data.info.clone(), data.shape, Split::ALL.map(first)).expect("a part of a well-formed dataset")
+    Dataset::new(data.info.clone(), data.shape, PerSplit::from_fn(first)).expect("a part of a well-formed dataset")
 }
 
 /// The headline on 1, 2, ... threads.

@@ -12,7 +12,7 @@ use zoo_model::{Dataset, Hyperparameters, Split};
 use super::dropout::{Draw, Drop, Dropout};
 use super::kernels::{
     Activate, Adam, ApplyMask, Below, Block, CrossEntropyGradient, DenseBackward, DenseForward, FromRows,
-    PooledBackward, PooledForward, Scale, Sgd,
+    ParameterGradients, PooledBackward, PooledForward, PooledUnits, Scale, Sgd,
 };
 use super::layers::Layer;
 use super::rows::Rows;
@@ -514,10 +514,11 @@ fn pooled_backward<S: Simd>(s: S, layer: &Layer, rows: &mut PooledRows, mut belo
             derivative: rows.input_derivative.lane(lane),
             gradient: gradient.lane_mut(lane),
         });
-        let units = [rows.gradient.lane(lane), rows.winners.lane(lane)];
-        let parameters = [rows.weight_gradient.lane_mut(lane), rows.bias_gradient.lane_mut(lane)];
+        let units = PooledUnits { gradient: rows.gradient.lane(lane), winners: rows.winners.lane(lane) };
+        let gradients =
+            ParameterGradients { weight: rows.weight_gradient.lane_mut(lane), bias: rows.bias_gradient.lane_mut(lane) };
         // SAFETY: the winners are those of this layer's last forward pass.
-        s.vectorize(unsafe { PooledBackward::new(layer, rows.input.lane(lane), units, parameters, below) });
+        s.vectorize(unsafe { PooledBackward::new(layer, rows.input.lane(lane), units, gradients, below) });
     }
 }
 

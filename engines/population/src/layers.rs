@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use zoo_model::architecture::Module;
+use zoo_model::architecture::{Module, Parameter};
 use zoo_model::{Activation, Network};
 
 use super::simd::ROW;
@@ -38,16 +38,18 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// A layer that nothing follows yet, on maps of (height, width, channels).
-    fn new(
+    /// A layer that nothing follows yet, on maps of (height, width, channels), with the next two of the
+    /// parameters: weight and bias.
+    fn new<'p>(
         [height, width, channels]: [usize; 3],
         kernel: [usize; 2],
         outputs: usize,
-        [weight, bias]: [Range<usize>; 2],
-    ) -> Self {
+        parameters: &mut impl Iterator<Item = &'p Parameter>,
+    ) -> Option<Self> {
+        let (weight, bias) = (parameters.next()?.range.clone(), parameters.next()?.range.clone());
         let tap_row = kernel[1] * channels;
         let row = |y: usize| (0..tap_row).map(move |tap| y * width * channels + tap);
-        Self {
+        Some(Self {
             height,
             width,
             channels,
@@ -59,7 +61,7 @@ impl Layer {
             weight,
             bias,
             tap_offsets: (0..kernel[0]).flat_map(row).collect(),
-        }
+        })
     }
 
     /// Weights of one output: kernel rows x columns x channels, in this order ("taps").
@@ -143,8 +145,7 @@ pub fn layers(network: &Network) -> Option<Vec<Layer>> {
     for named in network.modules() {
         match named.module {
             Module::Conv2d { kernel, output, stride: 1, padding: 0, bias: true, .. } => {
-                let parameters = [parameters.next()?, parameters.next()?].map(|p| p.range.clone());
-                let layer = Layer::new([height, width, channels], [kernel; 2], output, parameters);
+                let layer = Layer::new([height, width, channels], [kernel; 2], output, &mut parameters)?;
                 [height, width] = layer.output_map();
                 channels = output;
                 layers.push(layer);
@@ -166,8 +167,7 @@ pub fn layers(network: &Network) -> Option<Vec<Layer>> {
             }
             Module::Flatten => {}
             Module::Linear { output, .. } => {
-                let parameters = [parameters.next()?, parameters.next()?].map(|p| p.range.clone());
-                layers.push(Layer::new([height, width, channels], [height, width], output, parameters));
+                layers.push(Layer::new([height, width, channels], [height, width], output, &mut parameters)?);
                 (height, width, channels) = (1, 1, output);
             }
             Module::Conv2d { .. } | Module::BatchNorm2d { .. } | Module::GlobalAvgPool2d | Module::Residual { .. } => {

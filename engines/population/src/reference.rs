@@ -11,6 +11,7 @@ use std::ops::Range;
 use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::Hyperparameters;
 
+use super::dropout::Draw;
 use super::functions::{activate, exp};
 use super::kernels::{Block, OUTPUTS_PER_PASS};
 use super::layers::{layers, Layer};
@@ -91,9 +92,9 @@ pub fn forward(layer: &Layer, parameters: &[f32], input: &[f32]) -> Pass {
 }
 
 /// Drops units of the layer's output for sample `sample` of a mini-batch.
-pub fn drop_units(layer: &Layer, h: &Hyperparameters, epoch: u32, step: u32, sample: usize, pass: &mut Pass) {
+pub fn drop_units(layer: &Layer, h: &Hyperparameters, draw: Draw, sample: usize, pass: &mut Pass) {
     let Some(module) = layer.dropout else { return };
-    let mut words = Stream::new(h.seed, Purpose::Dropout(module), epoch, step);
+    let mut words = Stream::new(h.seed, Purpose::Dropout(module), draw.epoch, draw.step);
     for _ in 0..sample * layer.units() {
         words.next_u32();
     }
@@ -236,9 +237,9 @@ impl Model {
     }
 
     /// One optimiser step on a mini-batch of images (height, width, channels) and labels.
-    pub fn train(&mut self, batch: &[(Vec<f32>, usize)], epoch: u32, step: u32) {
+    pub fn train(&mut self, batch: &[(Vec<f32>, usize)], draw: Draw) {
         if self.noise.is_some() {
-            return self.train_noisy(batch, epoch, step);
+            return self.train_noisy(batch, draw);
         }
         let mut gradient = vec![0.0; self.parameters.len()];
         for (sample, (image, label)) in batch.iter().enumerate() {
@@ -246,7 +247,7 @@ impl Model {
             let mut passes = Vec::new();
             for layer in &self.layers {
                 let mut pass = forward(layer, &self.parameters, inputs.last().expect("the image"));
-                drop_units(layer, &self.hyperparameters, epoch, step, sample, &mut pass);
+                drop_units(layer, &self.hyperparameters, draw, sample, &mut pass);
                 inputs.push(pass.output.clone());
                 passes.push(pass);
             }
@@ -345,7 +346,7 @@ mod tests {
                 (image(data, Split::Train, s), usize::from(data.split(Split::Train).labels[s]))
             };
             let batch: Vec<_> = batch.iter().map(of).collect();
-            model.train(&batch, 1, step as u32);
+            model.train(&batch, Draw { epoch: 1, step: step as u32 });
         }
         let logits = model.logits(&image(data, Split::Test, 1));
         (model, logits)
@@ -499,7 +500,7 @@ mod tests {
         let mask: Vec<bool> = (0..task.initial.len()).map(|i| i % 4 > 0).collect();
         model.prune(mask.clone());
         let images = [3, 4, 5].map(|s| (image(&data, Split::Train, s), data.split(Split::Train).labels[s]));
-        model.train(&images.map(|(image, label)| (image, usize::from(label))), 2, 0);
+        model.train(&images.map(|(image, label)| (image, usize::from(label))), Draw { epoch: 2, step: 0 });
         for engine in [vec![PopulationEngine::new()], emulated()].concat() {
             let mut cohort = engine.start(std::slice::from_ref(&task), &data, None).unwrap();
             cohort.train(1, &[vec![0, 1, 2]], &Interrupt::default()).unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use zoo_model::dataset::PerSplit;
 use zoo_model::stage::Stage;
 use zoo_model::{ModelId, Split};
 
@@ -26,9 +27,7 @@ pub struct Collector {
     options: Options,
     splits: HashMap<ModelId, Split>,
     zoo: String,
-    train: Rows,
-    val: Rows,
-    test: Rows,
+    rows: PerSplit<Rows>,
     left_out: usize,
     /// The states that did not diverge.
     usable: HashMap<ModelId, Vec<Kept>>,
@@ -51,9 +50,7 @@ impl Collector {
             options: options.clone(),
             splits: split_models(zoo.ids(), options.seed),
             zoo: record.name.clone(),
-            train: Rows::default(),
-            val: Rows::default(),
-            test: Rows::default(),
+            rows: PerSplit::default(),
             left_out: 0,
             usable: HashMap::new(),
             weights: None,
@@ -61,20 +58,12 @@ impl Collector {
         }
     }
 
-    fn all_rows(&self) -> [&Rows; 3] {
-        [&self.train, &self.val, &self.test]
-    }
-
     /// Adds a model; `statistics` are those of its states.
     pub fn add(&mut self, model: &Model, statistics: &[Vec<f64>]) {
         let Some(&split) = self.splits.get(&model.params.id) else { return };
         let usable = usable(model);
         self.left_out += model.lines.len() - usable.len();
-        let rows = match split {
-            Split::Train => &mut self.train,
-            Split::Val => &mut self.val,
-            Split::Test => &mut self.test,
-        };
+        let rows = self.rows.get_mut(split);
         rows.models += 1;
         for state in &usable {
             rows.statistics.extend(&statistics[state.index]);
@@ -99,7 +88,7 @@ impl Collector {
     /// Settles which metrics are predicted: those that half of the states have at least. States
     /// without them are left out.
     fn settle_metrics(&mut self, zoo: &ZooReader, stage: &Stage) -> Result<Metrics, AnalyzeError> {
-        let of_rows = || self.all_rows().into_iter().flat_map(|rows| &rows.metrics);
+        let of_rows = || self.rows.iter().flat_map(|rows| &rows.metrics);
         let (all, having) = (of_rows().count(), |wanted| of_rows().filter(|m| **m >= wanted).count());
         let (test, both) = (having(Metrics::Test), having(Metrics::TestAndTraining));
         let wanted = match (2 * both >= all, 2 * test >= all) {
@@ -119,7 +108,7 @@ impl Collector {
             missing(GAP, "test and training accuracy", all - both);
         }
         self.left_out += all - kept;
-        [&mut self.train, &mut self.val, &mut self.test].into_iter().for_each(|rows| rows.retain(wanted));
+        Split::ALL.into_iter().for_each(|split| self.rows.get_mut(split).retain(wanted));
         if kept < all && self.weights.take().is_some() {
             self.add_weights_again(zoo, wanted, stage)?;
         }
@@ -130,7 +119,7 @@ impl Collector {
     fn add_weights_again(&mut self, zoo: &ZooReader, wanted: Metrics, stage: &Stage) -> Result<(), AnalyzeError> {
         let splits = std::mem::take(&mut self.splits);
         let usable = std::mem::take(&mut self.usable);
-        let targets = std::mem::take(&mut self.train.targets);
+        let targets = std::mem::take(&mut self.rows.train.targets);
         let mut rows = targets.iter();
         let is_train = |id: ModelId| splits.get(&id) == Some(&Split::Train) && usable.contains_key(&id);
         zoo.for_each(stage, is_train, |model| {
@@ -138,7 +127,7 @@ impl Collector {
             self.add_weights(&model, indices.map(|kept| kept.index).zip(rows.by_ref()));
             Ok(())
         })?;
-        (self.splits, self.usable, self.train.targets) = (splits, usable, targets);
+        (self.splits, self.usable, self.rows.train.targets) = (splits, usable, targets);
         Ok(())
     }
 
@@ -148,8 +137,8 @@ impl Collector {
     /// A split has no usable state, the zoo cannot be read again, or the stage is interrupted.
     pub fn finish(mut self, zoo: &ZooReader, skipped: Vec<Skipped>, stage: &Stage) -> Result<Benchmark, AnalyzeError> {
         let wanted = self.settle_metrics(zoo, stage)?;
-        let models = self.all_rows().map(|rows| rows.models);
-        if self.all_rows().iter().any(|rows| rows.targets.is_empty()) {
+        let models = self.rows.map(|rows| rows.models);
+        if self.rows.iter().any(|rows| rows.targets.is_empty()) {
             return Err(AnalyzeError::TooSmall { path: zoo.path().into(), models });
         }
         let mut ridge: Vec<(Predictor, Predictions)> = Vec::new();
@@ -159,13 +148,13 @@ impl Collector {
         }
         ridge.push((Predictor::RidgeStatistics, self.predict_from_statistics()));
         stage.interrupt.check()?;
-        let Self { train, val, test, .. } = &self;
-        let trees = self.options.trees.then(|| trees::predict(train, val, test, stage)).transpose()?;
+        let trees = self.options.trees.then(|| trees::predict(&self.rows, stage)).transpose()?;
+        let PerSplit { train, val, test } = &self.rows;
         let scores = Scoring { train, val, test, ridge: &ridge, trees: trees.as_ref() }.scores();
         Ok(Benchmark {
             seed: self.options.seed,
             models,
-            states: self.all_rows().map(|rows| rows.targets.len()),
+            states: self.rows.map(|rows| rows.targets.len()),
             zoo: self.zoo,
             states_left_out: self.left_out,
             skipped,
@@ -175,14 +164,14 @@ impl Collector {
     }
 
     fn predict_from_statistics(&self) -> Predictions {
-        let width = self.train.statistics.len() / self.train.targets.len();
+        let width = self.rows.train.statistics.len() / self.rows.train.targets.len();
         let mut moments = Moments::new(width, TARGETS);
-        for (x, y) in self.train.statistics.chunks_exact(width).zip(&self.train.targets) {
+        for (x, y) in self.rows.train.statistics.chunks_exact(width).zip(&self.rows.train.targets) {
             moments.add(x.iter().copied(), y);
         }
         let fitted = moments.fit(&LAMBDAS);
         let mut predictions = Predictions::new();
-        for (split, rows) in [(HeldOut::Val, &self.val), (HeldOut::Test, &self.test)] {
+        for (split, rows) in [(HeldOut::Val, &self.rows.val), (HeldOut::Test, &self.rows.test)] {
             for block in rows.statistics.chunks(BLOCK * width) {
                 predictions.add(split, &fitted, block);
             }

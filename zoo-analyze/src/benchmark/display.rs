@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use zoo_model::dataset::PerSplit;
 use zoo_model::text::{counted, fixed, percent};
 
 use super::{Benchmark, Predictor};
@@ -18,7 +19,7 @@ impl Predictor {
 
 impl fmt::Display for Benchmark {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let [train, val, test] = self.models;
+        let PerSplit { train, val, test } = self.models;
         let states = counted(self.states.iter().sum(), "state");
         writeln!(f, "{}: {states} of {train} + {val} + {test} models (train, val, test)", self.zoo)?;
         let predictors = [Predictor::RidgeWeights, Predictor::RidgeStatistics, Predictor::TreesStatistics];

@@ -17,6 +17,7 @@ mod split;
 mod trees;
 
 use serde::Serialize;
+use zoo_model::dataset::PerSplit;
 use zoo_model::stage::Stage;
 
 use crate::statistics::all_statistics;
@@ -93,9 +94,9 @@ pub struct Benchmark {
     /// Seed of the split.
     pub seed: u64,
     /// Models in train, validation and test.
-    pub models: [usize; 3],
+    pub models: PerSplit<usize>,
     /// States in train, validation and test.
-    pub states: [usize; 3],
+    pub states: PerSplit<usize>,
     /// States left out because they diverged, are not finite or have no metrics.
     pub states_left_out: usize,
     /// Models left out because they cannot be read.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use forust_ml::objective::ObjectiveType;
 use forust_ml::{GradientBooster, Matrix};
 use rayon::prelude::*;
+use zoo_model::dataset::PerSplit;
 use zoo_model::stage::Stage;
 
 use super::properties::{Rows, CONTINUOUS, TARGETS};
@@ -40,7 +41,8 @@ impl Features {
 }
 
 /// Fits trees for every target that varies, and predicts the test rows. No split is empty.
-pub(super) fn predict(train: &Rows, val: &Rows, test: &Rows, stage: &Stage) -> Result<TreePredictions, AnalyzeError> {
+pub(super) fn predict(rows: &PerSplit<Rows>, stage: &Stage) -> Result<TreePredictions, AnalyzeError> {
+    let PerSplit { train, val, test } = rows;
     let step = train.targets.len().div_ceil(MAX_TREE_ROWS);
     let [x, x_val, x_test] = [(train, step), (val, 1), (test, 1)].map(|(rows, step)| Features::of(rows, step));
     let targets: Vec<usize> = (0..TARGETS).filter(|&target| train.varies(target)).collect();

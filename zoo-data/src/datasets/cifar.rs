@@ -1,7 +1,7 @@
 //! CIFAR-10 and CIFAR-100, the binary versions: records of one or two labels and 3,072 pixels.
 
 use crate::checksum::Checksum;
-use crate::description::{Description, Origin, PublishedFile};
+use crate::description::{Description, Origin, PublishedFile, PublishedSizes};
 use crate::error::DataError;
 use crate::formats::{archive, records};
 use crate::parts::{Fault, Part, Parts, SourceFile};
@@ -20,7 +20,7 @@ pub const CIFAR10: Description = Description {
         read: read_10,
     },
     shape: [3, 32, 32],
-    sizes: [50_000, 10_000],
+    sizes: PublishedSizes { train: 50_000, test: 10_000 },
     classes: 10,
     class_names: &["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
     transform: TransformSection::NONE,

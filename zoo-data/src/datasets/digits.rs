@@ -4,7 +4,7 @@ use std::io::Read;
 
 use flate2::read::GzDecoder;
 
-use crate::description::{Description, Origin};
+use crate::description::{Description, Origin, PublishedSizes};
 use crate::error::DataError;
 use crate::parts::{Fault, Parts};
 use crate::transform::{Image, TransformSection};
@@ -20,7 +20,7 @@ pub const DIGITS: Description = Description {
     name: "digits",
     origin: Origin::Embedded { name: "digits.csv.gz", bytes: include_bytes!("../../assets/digits.csv.gz"), read },
     shape: [1, 8, 8],
-    sizes: [TRAIN, TEST],
+    sizes: PublishedSizes { train: TRAIN, test: TEST },
     classes: 10,
     class_names: &super::DIGITS,
     transform: TransformSection { resize: Some(28), ..TransformSection::NONE },

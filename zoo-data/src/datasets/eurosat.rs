@@ -6,7 +6,7 @@ use std::io::BufReader;
 use zoo_model::files::Sha256;
 
 use crate::checksum::Checksum;
-use crate::description::{Description, Origin, PublishedFile};
+use crate::description::{Description, Origin, PublishedFile, PublishedSizes};
 use crate::error::DataError;
 use crate::formats::archive::Zip;
 use crate::parts::{Parts, Picture, SourceFile};
@@ -30,7 +30,7 @@ pub const EUROSAT: Description = Description {
         read,
     },
     shape: [3, 64, 64],
-    sizes: [21_600, 5_400],
+    sizes: PublishedSizes { train: 21_600, test: 5_400 },
     classes: 10,
     class_names: &[
         "AnnualCrop",

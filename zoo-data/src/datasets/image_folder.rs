@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use zoo_model::files::{is_system_file, read_limited, sha256, sha256_file, FileError, Sha256};
 use zoo_model::text::escaped;
 
-use crate::description::{Description, Origin};
+use crate::description::{Description, Origin, PublishedSizes};
 use crate::error::DataError;
 use crate::formats::picture;
 use crate::parts::{Part, Parts, Picture, SourceFile};
@@ -20,7 +20,7 @@ pub const IMAGE_FOLDER: Description = Description {
     name: "image-folder",
     origin: Origin::Folder,
     shape: [3, 0, 0],
-    sizes: [0, 0],
+    sizes: PublishedSizes { train: 0, test: 0 },
     classes: 0,
     class_names: &[],
     transform: TransformSection::NONE,

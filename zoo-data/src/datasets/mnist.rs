@@ -3,7 +3,7 @@
 use zoo_model::files::{read_limited, Sha256};
 
 use crate::checksum::Checksum;
-use crate::description::{Description, Origin, PublishedFile};
+use crate::description::{Description, Origin, PublishedFile, PublishedSizes};
 use crate::error::DataError;
 use crate::formats::idx::{self, Idx};
 use crate::parts::{Part, Parts, SourceFile};
@@ -27,7 +27,7 @@ pub const MNIST: Description = Description {
         read,
     },
     shape: [1, 28, 28],
-    sizes: [60_000, 10_000],
+    sizes: PublishedSizes { train: 60_000, test: 10_000 },
     classes: 10,
     class_names: &super::DIGITS,
     transform: TransformSection::NONE,

@@ -1,7 +1,7 @@
 //! STL-10, the labelled part: images of 3 x 96 x 96 bytes, column by column, and labels 1 to 10.
 
 use crate::checksum::Checksum;
-use crate::description::{Description, Origin, PublishedFile};
+use crate::description::{Description, Origin, PublishedFile, PublishedSizes};
 use crate::error::DataError;
 use crate::formats::{archive, records};
 use crate::parts::{Fault, Part, Parts, SourceFile};
@@ -20,7 +20,7 @@ pub const STL10: Description = Description {
         read,
     },
     shape: [3, 96, 96],
-    sizes: [5_000, 8_000],
+    sizes: PublishedSizes { train: 5_000, test: 8_000 },
     classes: 10,
     class_names: &["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"],
     transform: TransformSection { resize: Some(32), ..TransformSection::NONE },

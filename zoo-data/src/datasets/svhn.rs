@@ -2,7 +2,7 @@
 //! which 10 stands for the digit 0.
 
 use crate::checksum::Checksum;
-use crate::description::{Description, Origin, PublishedFile};
+use crate::description::{Description, Origin, PublishedFile, PublishedSizes};
 use crate::error::DataError;
 use crate::formats::{mat, records};
 use crate::parts::{Part, Parts, SourceFile};
@@ -27,7 +27,7 @@ pub const SVHN: Description = Description {
         read,
     },
     shape: [3, 32, 32],
-    sizes: [73_257, 26_032],
+    sizes: PublishedSizes { train: 73_257, test: 26_032 },
     classes: 10,
     class_names: &super::DIGITS,
     transform: TransformSection { grayscale: true, center_crop: Some(28), ..TransformSection::NONE },

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::BufReader;
 
 use crate::checksum::Checksum;
-use crate::description::{Description, Origin, PublishedFile};
+use crate::description::{Description, Origin, PublishedFile, PublishedSizes};
 use crate::error::DataError;
 use crate::formats::archive::Zip;
 use crate::parts::{Parts, Picture, SourceFile};
@@ -24,7 +24,7 @@ pub const TINY_IMAGENET: Description = Description {
         read,
     },
     shape: [3, 64, 64],
-    sizes: [100_000, 10_000],
+    sizes: PublishedSizes { train: 100_000, test: 10_000 },
     classes: 200,
     class_names: &[],
     transform: TransformSection::NONE,

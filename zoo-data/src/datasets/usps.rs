@@ -1,7 +1,7 @@
 //! USPS: LIBSVM text in bzip2, labels 1 to 10 for the digits 0 to 9, pixels from -1 to 1.
 
 use crate::checksum::Checksum;
-use crate::description::{Description, Origin, PublishedFile};
+use crate::description::{Description, Origin, PublishedFile, PublishedSizes};
 use crate::error::DataError;
 use crate::formats::{decompressed, libsvm};
 use crate::parts::{Fault, Part, Parts, SourceFile};
@@ -20,7 +20,7 @@ pub const USPS: Description = Description {
         read,
     },
     shape: [1, 16, 16],
-    sizes: [7_291, 2_007],
+    sizes: PublishedSizes { train: 7_291, test: 2_007 },
     classes: 10,
     class_names: &super::DIGITS,
     transform: TransformSection { resize: Some(28), ..TransformSection::NONE },

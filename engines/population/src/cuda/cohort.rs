@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use zoo_model::dataset::PerSplit;
 use zoo_model::random::dropout_threshold;
 use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Optimizer, Split};
@@ -83,7 +84,7 @@ pub struct DeviceCohort<'d> {
     queue: Box<dyn Queue>,
     /// For what is copied out while an epoch is under way.
     copies: Box<dyn Queue>,
-    images: [Arc<Images>; 3],
+    images: PerSplit<Arc<Images>>,
     constants: Constants,
     finished: State,
     working: State,
@@ -226,7 +227,7 @@ impl<'d> DeviceCohort<'d> {
 
     /// `struct images` of a split.
     fn split(&self, split: Split) -> [u64; 3] {
-        let images = &self.images[Split::ALL.iter().position(|&s| s == split).expect("all are listed")];
+        let images = self.images.get(split);
         [images.pixels.address, images.labels.address, images.values.address]
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 
+use zoo_model::dataset::PerSplit;
 use zoo_model::safetensors_file::from_f32;
 use zoo_model::{Dataset, Hyperparameters, Split};
 
@@ -49,7 +50,7 @@ pub struct Device {
     taken: Mutex<Taken>,
     given_back: Condvar,
     /// Of the dataset file that was used last, by its SHA-256.
-    images: Mutex<Option<(String, [Weak<Images>; 3])>>,
+    images: Mutex<Option<(String, PerSplit<Weak<Images>>)>>,
     /// By source; compiled and checked once, whether that succeeded or not.
     programs: Mutex<HashMap<String, Arc<OnceLock<Compiled>>>>,
     has_warned: AtomicBool,
@@ -149,12 +150,12 @@ impl Device {
     }
 
     /// The splits of a dataset, uploaded if the device does not have them.
-    pub fn images(&self, queue: &dyn Queue, data: &Dataset) -> Result<[Arc<Images>; 3], DeviceError> {
+    pub fn images(&self, queue: &dyn Queue, data: &Dataset) -> Result<PerSplit<Arc<Images>>, DeviceError> {
         let mut kept = lock(&self.images);
         if let Some((sha256, images)) = &*kept {
-            if let ([Some(a), Some(b), Some(c)], true) = (images.each_ref().map(Weak::upgrade), sha256 == data.sha256())
-            {
-                return Ok([a, b, c]);
+            let PerSplit { train, val, test } = images.map(Weak::upgrade);
+            if let (Some(train), Some(val), Some(test), true) = (train, val, test, sha256 == data.sha256()) {
+                return Ok(PerSplit { train, val, test });
             }
         }
         let upload = |bytes: &[u8]| -> Result<Buffer, DeviceError> {
@@ -172,13 +173,12 @@ impl Device {
                 values: upload(&values)?,
             }))
         };
-        let [train, val, test] = Split::ALL.map(split);
-        let images = [train?, val?, test?];
+        let images = PerSplit { train: split(Split::Train)?, val: split(Split::Val)?, test: split(Split::Test)? };
         // Other queues may use them at once.
         queue.wait()?;
         // One that is of no file has none.
         if !data.sha256().is_empty() {
-            *kept = Some((data.sha256().to_owned(), images.each_ref().map(Arc::downgrade)));
+            *kept = Some((data.sha256().to_owned(), images.map(Arc::downgrade)));
         }
         Ok(images)
     }

@@ -27,7 +27,7 @@ pub mod source;
 
 use std::sync::Arc;
 
-use zoo_model::dataset::Samples;
+use zoo_model::dataset::{PerSplit, Samples};
 use zoo_model::init::initial_parameters;
 use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Hyperparameters, Init, Network, Split};
@@ -109,7 +109,8 @@ fn program(
             let images = samples.images[..count * data.image_len()].to_vec();
             Samples { images, labels: samples.labels[..count].to_vec() }
         };
-        let splits = [few(Split::Train, train), Samples::default(), few(Split::Test, test)];
+        let splits =
+            PerSplit { train: few(Split::Train, train), val: Samples::default(), test: few(Split::Test, test) };
         let Ok(data) = Dataset::new(data.info.clone(), data.shape, splits) else { return Ok(()) };
         let task = |seed| Task {
             network: network.clone(),

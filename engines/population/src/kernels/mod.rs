@@ -49,7 +49,7 @@ pub use dense::{DenseBackward, DenseForward};
 pub use layout::{FromRows, ToRows};
 pub use loss::CrossEntropyGradient;
 pub use optimizer::{Adam, ApplyMask, Sgd};
-pub use pooled::{Below, PooledBackward, PooledForward, OUTPUTS_PER_PASS};
+pub use pooled::{Below, ParameterGradients, PooledBackward, PooledForward, PooledUnits, OUTPUTS_PER_PASS};
 
 /// Output channels of one block of a layer's weights, which lie as (tap, channel of the block).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -124,6 +124,22 @@ pub struct PooledBackward<'a> {
     below: Option<Below<'a>>,
 }
 
+/// What the forward pass and the layer after left of a layer's units.
+pub struct PooledUnits<'a> {
+    /// Gradient of the sums before the activation.
+    pub gradient: &'a [f32],
+    /// What [`PooledForward`] recorded.
+    pub winners: &'a [f32],
+}
+
+/// Where a layer's gradients are added up, laid out as in [`PooledBackward`].
+pub struct ParameterGradients<'a> {
+    /// Of the weights.
+    pub weight: &'a mut [f32],
+    /// Of the biases.
+    pub bias: &'a mut [f32],
+}
+
 /// What is needed for the gradient of the layer before.
 pub struct Below<'a> {
     /// Weights of the layer, (outputs, framed kernel): see [`Layer::framed_taps`].
@@ -142,12 +158,13 @@ impl<'a> PooledBackward<'a> {
     pub unsafe fn new(
         layer: &'a Layer,
         input: &'a [f32],
-        [gradient, winners]: [&'a [f32]; 2],
-        [weight_gradient, bias_gradient]: [&'a mut [f32]; 2],
+        units: PooledUnits<'a>,
+        gradients: ParameterGradients<'a>,
         below: Option<Below<'a>>,
     ) -> Self {
+        let PooledUnits { gradient, winners } = units;
         assert!(input.len() >= layer.inputs() + ROW && gradient.len() >= layer.units() + ROW);
-        let weight_gradient = &mut weight_gradient[..layer.outputs * layer.segments() * ROW];
+        let weight_gradient = &mut gradients.weight[..layer.outputs * layer.segments() * ROW];
         let below = below.map(|b| Below {
             weight: &b.weight[..layer.outputs * layer.framed_taps()],
             derivative: &b.derivative[..layer.inputs()],
@@ -159,7 +176,7 @@ impl<'a> PooledBackward<'a> {
             gradient,
             winners: &winners[..layer.units()],
             weight_gradient,
-            bias_gradient: &mut bias_gradient[..layer.outputs.next_multiple_of(ROW)],
+            bias_gradient: &mut gradients.bias[..layer.outputs.next_multiple_of(ROW)],
             below,
         }
     }

@@ -2,6 +2,7 @@
 
 use zoo_model::random::{philox, Purpose};
 
+use super::super::dropout::Draw;
 use super::super::functions::{activate, exp, normals};
 use super::super::layers::Layer;
 use super::super::noise::{add_noise, kl_gradient};
@@ -48,7 +49,7 @@ fn forward(
     [parameters, sigma2]: [&[f32]; 2],
     input: &[f32],
     seed: u64,
-    [epoch, step]: [u32; 2],
+    Draw { epoch, step }: Draw,
     sample: usize,
 ) -> (Pass, Vec<f32>) {
     let (width, height) = (layer.width + 1 - layer.kernel[1], layer.height + 1 - layer.kernel[0]);
@@ -95,7 +96,7 @@ fn forward(
 
 impl Model {
     /// [`train`](Self::train) with noise.
-    pub(super) fn train_noisy(&mut self, batch: &[(Vec<f32>, usize)], epoch: u32, step: u32) {
+    pub(super) fn train_noisy(&mut self, batch: &[(Vec<f32>, usize)], draw: Draw) {
         let h = self.hyperparameters.clone();
         let noise = self.noise.as_ref().expect("a model with noise");
         let values = &self.parameters;
@@ -106,8 +107,8 @@ impl Model {
             let mut passes = Vec::new();
             for layer in self.layers.iter().enumerate() {
                 let input = inputs.last().expect("the image");
-                let (mut pass, by_variance) = forward(layer, [values, &sigma2], input, h.seed, [epoch, step], sample);
-                drop_units(layer.1, &h, epoch, step, sample, &mut pass);
+                let (mut pass, by_variance) = forward(layer, [values, &sigma2], input, h.seed, draw, sample);
+                drop_units(layer.1, &h, draw, sample, &mut pass);
                 inputs.push(pass.output.clone());
                 passes.push((pass, by_variance));
             }
@@ -131,7 +132,7 @@ impl Model {
                 g = (0..input.len()).map(sum).collect();
             }
         }
-        let kl_weight = noise.task.kl_weight(epoch) as f32;
+        let kl_weight = noise.task.kl_weight(draw.epoch) as f32;
         for i in 0..values.len() {
             let [[by_weight], [by_noise]] = kl_gradient(ONE, [values[i]], [noise.log_sigma2[i]]);
             gradient[i] = kl_weight.mul_add(by_weight, gradient[i]);
