@@ -5,7 +5,7 @@ use zoo_model::Hyperparameters;
 
 use super::backend::{Backend, Real};
 use super::ops::{sum, Matrix};
-use super::DropoutKey;
+use crate::random::DropoutKey;
 use zoo_engine::optimizer::OptimizerState;
 use zoo_engine::variational::{initial_log_sigma2, kl_gradient, noise, NoiseKey, VARIANCE_FLOOR};
 use zoo_engine::{Snapshot, Task};
