@@ -216,3 +216,163 @@ pub trait Cohort {
         Ok(evaluations.map(|(tally, predictions)| Evaluation { score: tally.score(), predictions }).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::magnitude::{Ramp, Scope};
+    use crate::optimizer::Moments;
+    use zoo_model::synthetic::noise_dataset;
+    use zoo_model::{Architecture, Hyperparameters};
+
+    /// A cohort that trains nothing and keeps what it was asked for.
+    struct Recorder {
+        tasks: Vec<Task>,
+        data: Dataset,
+        trained: Vec<(u32, Vec<Vec<u32>>)>,
+        pruned: Vec<Vec<Option<Vec<bool>>>>,
+        ranges: Vec<Range<usize>>,
+    }
+
+    impl Recorder {
+        /// Model m has the seed m + 1, and was trained for five epochs before.
+        fn new(masks: Vec<Option<Mask>>, samples: usize) -> Self {
+            let task = |(seed, mask)| {
+                let hyperparameters =
+                    Hyperparameters { architecture: Architecture::Mlp, seed, ..Hyperparameters::default() };
+                let task = Task::new(&hyperparameters, [1, 2, 2], 3).unwrap();
+                Task { mask, epochs_before: 5, ..task }
+            };
+            Self {
+                tasks: (1..).zip(masks).map(task).collect(),
+                data: noise_dataset([1, 2, 2], 3, samples),
+                trained: Vec::new(),
+                pruned: Vec::new(),
+                ranges: Vec::new(),
+            }
+        }
+    }
+
+    impl Cohort for Recorder {
+        fn tasks(&self) -> &[Task] {
+            &self.tasks
+        }
+
+        fn data(&self) -> &Dataset {
+            &self.data
+        }
+
+        fn train(&mut self, epoch: u32, orders: &[Vec<u32>], _: &Interrupt) -> Result<Vec<Score>, EngineError> {
+            self.trained.push((epoch, orders.to_vec()));
+            Ok(vec![Score { loss: 1.0, accuracy: 0.5 }; orders.len()])
+        }
+
+        fn gradients(&mut self, _: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {
+            unimplemented!()
+        }
+
+        /// Model 0 is right everywhere, model 1 says class 1.
+        fn logits(&mut self, split: Split, range: Range<usize>) -> Result<Vec<Vec<f64>>, EngineError> {
+            self.ranges.push(range.clone());
+            let labels = &self.data.split(split).labels[range];
+            let one_hot = |class: u16| (0..3).map(move |c| if c == class { 100.0 } else { 0.0 });
+            let right = labels.iter().flat_map(|&label| one_hot(label)).collect();
+            Ok(vec![right, labels.iter().flat_map(|_| one_hot(1)).collect()])
+        }
+
+        fn snapshots(&self) -> Result<Vec<Snapshot>, EngineError> {
+            let snapshot = |task: &Task| Snapshot {
+                step: 0,
+                parameters: task.initial.iter().map(|&p| p.into()).collect(),
+                moments: Moments::Sgd { momentum: Vec::new() },
+                noise: None,
+            };
+            Ok(self.tasks.iter().map(snapshot).collect())
+        }
+
+        fn prune(&mut self, masks: &[Option<Vec<bool>>]) -> Result<(), EngineError> {
+            self.pruned.push(masks.to_vec());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn models_on_a_ramp_are_pruned_before_each_epoch() {
+        let ramp = Ramp { sparsity: 0.5, scope: Scope::Global, epochs: 2 };
+        let masks = vec![None, Some(Mask::Fixed(vec![true; 15])), Some(Mask::Ramp(ramp.clone()))];
+        let mut cohort = Recorder::new(masks, 7);
+        cohort.train_epoch(1, &Interrupt::default()).unwrap();
+        let Task { network, initial, .. } = &cohort.tasks[2];
+        assert_eq!(cohort.pruned, [[None, None, Some(ramp.mask(network, initial, 1))]]);
+
+        let mut dense = Recorder::new(vec![None, Some(Mask::Fixed(vec![true; 15]))], 7);
+        dense.train_epoch(1, &Interrupt::default()).unwrap();
+        assert!(dense.pruned.is_empty());
+    }
+
+    #[test]
+    fn an_epoch_is_trained_in_each_models_own_order() {
+        let mut cohort = Recorder::new(vec![None, None], 7);
+        let scores = cohort.train_epoch(2, &Interrupt::default()).unwrap();
+        assert_eq!(scores, [Score { loss: 1.0, accuracy: 0.5 }; 2]);
+        assert_eq!(cohort.trained, [(7, vec![epoch_order(1, 7, 7), epoch_order(2, 7, 7)])]);
+    }
+
+    #[test]
+    fn a_split_is_evaluated_chunk_by_chunk_in_order() {
+        let mut cohort = Recorder::new(vec![None, None], 2500);
+        let evaluations = cohort.evaluate(Split::Test, &Interrupt::default()).unwrap();
+        assert_eq!(cohort.ranges, [0..1000, 1000..2000, 2000..2500]);
+        let labels = &cohort.data.split(Split::Test).labels;
+        assert_eq!(evaluations[0].predictions, *labels);
+        assert_eq!(evaluations[1].predictions, [1; 2500]);
+        assert_eq!(evaluations.iter().map(|e| e.score.unwrap().accuracy).collect::<Vec<_>>(), [1.0, 833.0 / 2500.0]);
+        assert!(evaluations[0].score.unwrap().loss < 1e-12);
+
+        let interrupt = Interrupt::default();
+        interrupt.set();
+        assert_eq!(cohort.evaluate(Split::Test, &interrupt), Err(EngineError::Interrupted(Interrupted)));
+    }
+
+    /// An engine with nothing but what it must have.
+    struct Plain;
+
+    impl Engine for Plain {
+        fn name(&self) -> &'static str {
+            "plain"
+        }
+
+        fn version(&self) -> String {
+            "1".into()
+        }
+
+        fn trains(&self, _: &ModelSpec) -> bool {
+            true
+        }
+
+        fn cohorts(&self, models: &[&ModelSpec]) -> Vec<Vec<usize>> {
+            (0..models.len()).map(|m| vec![m]).collect()
+        }
+
+        fn start<'d>(
+            &self,
+            _: &[Task],
+            _: &'d Dataset,
+            _: Option<&[Snapshot]>,
+        ) -> Result<Box<dyn Cohort + 'd>, DeviceError> {
+            Err(DeviceError::Unavailable("trains nothing".into()))
+        }
+    }
+
+    #[test]
+    fn an_engine_trains_cohorts_as_they_are_on_all_threads_unless_it_says_otherwise() {
+        let data = noise_dataset([1, 2, 2], 3, 7);
+        let cohorts = vec![vec![0, 1], vec![2]];
+        let plan = Plain.plan_batches(cohorts.clone(), &[], &data, 3).unwrap();
+        assert_eq!(plan, BatchPlan { batches: cohorts, concurrency: 3 });
+        let task = &Recorder::new(vec![None], 7).tasks[0];
+        assert_eq!(Plain.layer_outputs(task, &data, Split::Test, 0..1), Ok(None));
+        let built = BuiltEngine::from(Plain);
+        assert_eq!((built.engine.name(), built.notice), ("plain", None));
+    }
+}

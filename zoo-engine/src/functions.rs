@@ -152,4 +152,27 @@ mod tests {
             assert!(f(f64::NAN).is_nan());
         }
     }
+
+    #[test]
+    fn activations_have_their_definitions_values() {
+        for (activation, x, expected) in [
+            (Activation::Tanh, 0.5, 0.462_117_157_260_009_74),
+            (Activation::Relu, 1.5, 1.5),
+            (Activation::Relu, -1.5, 0.0),
+            (Activation::Sigmoid, 1.0, 0.731_058_578_630_004_9),
+            (Activation::Sigmoid, -2.0, 0.119_202_922_022_117_55),
+            (Activation::Gelu, 1.0, 0.841_344_746_068_542_9),
+            (Activation::Gelu, -2.0, -0.045_500_263_896_358_42),
+            (Activation::LeakyRelu, 1.5, 1.5),
+            (Activation::LeakyRelu, -3.0, -0.03),
+            (Activation::Silu, 1.0, 0.731_058_578_630_004_9),
+            (Activation::Silu, -2.0, -0.238_405_844_044_235_1),
+        ] {
+            let found = activate(activation, x);
+            assert!((found - expected).abs() < 1e-15, "{activation:?} of {x} is {found}");
+        }
+        for activation in [Activation::Relu, Activation::LeakyRelu] {
+            assert_eq!(activate(activation, -0.0).abs(), 0.0);
+        }
+    }
 }

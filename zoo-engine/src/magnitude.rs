@@ -164,4 +164,21 @@ mod tests {
         let expected = (0.1 * network.weight_count() as f64).round() / network.weight_count() as f64;
         assert_eq!(sparsity_ratio(&network, &equal), expected);
     }
+
+    #[test]
+    fn what_is_zero_stays_removed_even_beyond_the_sparsity() {
+        let network = network();
+        let weights: Vec<usize> = network.weights().flat_map(|p| p.range.clone()).collect();
+        let mut pruned = vec![0.5; network.parameter_count()];
+        weights.iter().step_by(2).for_each(|&w| pruned[w] = 0.0);
+        let mask = mask(&network, &pruned, 0.1, Scope::Global);
+        assert!(weights.iter().all(|&w| mask[w] == (pruned[w] != 0.0)));
+        assert_eq!(sparsity_ratio(&network, &pruned), weights.len().div_ceil(2) as f64 / weights.len() as f64);
+    }
+
+    #[test]
+    fn a_ramp_of_no_epochs_removes_nothing() {
+        let ramp = Ramp { sparsity: 0.8, scope: Scope::Layer, epochs: 0 };
+        assert_eq!([0, 1].map(|epoch| ramp.sparsity_at(epoch)), [0.0; 2]);
+    }
 }

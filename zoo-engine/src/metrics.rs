@@ -77,4 +77,22 @@ mod tests {
         assert_eq!(predicted(&[1.0, f64::NAN, f64::NAN]), 1);
         assert!(cross_entropy(&[1.0, f64::NAN], 0).is_nan());
     }
+
+    #[test]
+    fn cross_entropy_is_that_of_the_softmax_wherever_the_logits_lie() {
+        /// ln(1 + 1/e + 1/e^2)
+        const BEST: f64 = 0.407_605_964_444_380_1;
+        for offset in [0.0, -2000.0, 2000.0] {
+            let logits = [2.0, 3.0, 1.0].map(|l| l + offset);
+            for (label, expected) in [1.0 + BEST, BEST, 2.0 + BEST].iter().enumerate() {
+                assert!((cross_entropy(&logits, label) - expected).abs() < 1e-12, "{offset} {label}");
+            }
+        }
+        let mut tally = Tally::default();
+        tally.add(&[2.0, 3.0, 1.0, 2.0, 3.0, 1.0], &[1, 1]);
+        tally.add(&[2.0, 3.0, 1.0], &[2]);
+        let score = tally.score().unwrap();
+        assert!((score.loss - (BEST + 2.0 / 3.0)).abs() < 1e-12);
+        assert_eq!(score.accuracy, 2.0 / 3.0);
+    }
 }

@@ -199,4 +199,54 @@ mod tests {
             assert!(p[1] < 1.0);
         }
     }
+
+    #[test]
+    fn steps_with_weight_decay_are_pytorchs() {
+        // PyTorch 1.13 in f64: learning rate 0.1, weight decay 0.01, from 1 along three gradients.
+        for (optimizer, expected) in [
+            (Optimizer::Adam, [0.900_000_001_960_784_2, 0.871_229_347_623_174_2, 0.803_715_217_151_044_5]),
+            (Optimizer::Sgd, [0.949, 0.927_151, 0.706_559_749]),
+        ] {
+            let hyperparameters = Hyperparameters { weight_decay: 0.01, ..hyperparameters(optimizer) };
+            let mut state = OptimizerState::new(&hyperparameters, 1, 1);
+            let mut p = [1.0];
+            for (gradient, expected) in [0.5, -0.25, 2.0].into_iter().zip(expected) {
+                state.step(&mut p, &[gradient], None);
+                assert!((p[0] - expected).abs() < 1e-12, "{optimizer:?} {p:?} {expected}");
+            }
+            assert_eq!(state.step, 3);
+        }
+    }
+
+    #[test]
+    fn a_cycle_lasts_all_steps_of_all_epochs() {
+        let hyperparameters = Hyperparameters {
+            schedule: Schedule::OneCycle,
+            epochs: 2,
+            batch_size: 10,
+            ..hyperparameters(Optimizer::Sgd)
+        };
+        for (step, rate) in [(0, 0.004), (5, 4e-7)] {
+            let mut state = OptimizerState { step, ..OptimizerState::new(&hyperparameters, 1, 25) };
+            let mut p = [0.0];
+            state.step(&mut p, &[1.0], None);
+            assert!((p[0] + rate).abs() < 1e-12, "step {step} of 6: {p:?}");
+        }
+    }
+
+    #[test]
+    fn moments_are_known_by_their_names() {
+        for (optimizer, names) in [(Optimizer::Adam, &["mean", "mean_square"][..]), (Optimizer::Sgd, &["momentum"][..])]
+        {
+            let moments = Moments::new(optimizer, |name| name);
+            assert_eq!(moments.optimizer(), optimizer);
+            assert_eq!(moments.named(), names.iter().map(|name| (*name, name)).collect::<Vec<_>>());
+            assert!(names.iter().all(|name| moments.get(name) == Some(name)) && moments.get("variance").is_none());
+            assert_eq!(moments.map(|name| name.len()), Moments::new(optimizer, str::len));
+            assert_eq!(moment_count(optimizer), names.len());
+            for missing in names {
+                assert_eq!(Moments::try_new(optimizer, |name| (name != *missing).then_some(())), None);
+            }
+        }
+    }
 }

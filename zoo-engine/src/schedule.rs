@@ -59,4 +59,14 @@ mod tests {
             assert!((0..total).all(|s| rates(Schedule::OneCycle, base, s, total).learning_rate > 0.0));
         }
     }
+
+    #[test]
+    fn halfway_up_and_down_a_cycle_is_the_mean_of_its_ends() {
+        let base = Rates { learning_rate: 0.1, momentum: 0.9 };
+        for (step, total, learning_rate) in [(1, 10, 0.052), (12, 20, 0.050_000_2)] {
+            let found = rates(Schedule::OneCycle, base, step, total);
+            assert!((found.learning_rate - learning_rate).abs() < 1e-12, "{step} of {total}: {found:?}");
+            assert!((found.momentum - 0.9).abs() < 1e-12, "{step} of {total}: {found:?}");
+        }
+    }
 }

@@ -52,3 +52,36 @@ impl Snapshot {
         vectors
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        let moments = |v: f64| Moments::Adam { mean: vec![v; 2], mean_square: vec![v + 1.0; 2] };
+        let noise = NoiseSnapshot { log_sigma2: vec![variational::NO_NOISE, 0.0], moments: moments(3.0) };
+        Snapshot { step: 7, parameters: vec![0.1, 0.2, 0.3], moments: moments(1.0), noise: Some(noise) }
+    }
+
+    #[test]
+    fn states_are_without_what_is_all_noise() {
+        assert_eq!(Snapshot { noise: None, ..snapshot() }.state(), [0.1f32, 0.2, 0.3]);
+        assert_eq!(snapshot().state(), [0.1f32, 0.0, 0.3]);
+    }
+
+    #[test]
+    fn every_vector_has_a_name_of_its_own() {
+        let snapshot = snapshot();
+        let vectors: Vec<(String, f64)> = snapshot.vectors().into_iter().map(|(name, v)| (name, v[0])).collect();
+        let expected = [
+            ("parameters", 0.1),
+            ("moments.mean", 1.0),
+            ("moments.mean_square", 2.0),
+            ("noise.log_sigma2", variational::NO_NOISE),
+            ("noise.moments.mean", 3.0),
+            ("noise.moments.mean_square", 4.0),
+        ];
+        assert_eq!(vectors, expected.map(|(name, first)| (name.to_owned(), first)));
+        assert_eq!(Snapshot { noise: None, ..snapshot }.vectors().len(), 3);
+    }
+}

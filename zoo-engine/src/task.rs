@@ -111,3 +111,46 @@ impl Task {
         self.variational().map_or(0.0, |v| v.kl_weight(epoch.saturating_sub(self.epochs_before)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::magnitude::Scope;
+
+    #[test]
+    fn a_task_tells_how_its_model_becomes_sparse() {
+        let mut task = Task::new(&Hyperparameters::default(), [1, 28, 28], 10).unwrap();
+        let variational = Variational { epochs: 10 };
+        let ramp = Ramp { sparsity: 0.5, scope: Scope::Global, epochs: 3 };
+        task.epochs_before = 50;
+        for (mask, sparsification) in [
+            (None, Sparsification::Masks),
+            (Some(Mask::Fixed(vec![true, false])), Sparsification::Masks),
+            (Some(Mask::Ramp(ramp)), Sparsification::Masks),
+            (Some(Mask::Variational(variational.clone())), Sparsification::VariationalDropout),
+        ] {
+            task.mask = mask.clone();
+            let spec = ModelSpec { hyperparameters: task.hyperparameters.clone(), sparsification };
+            assert_eq!(task.spec(), spec, "{mask:?}");
+            let fixed = matches!(mask, Some(Mask::Fixed(_))).then_some(&[true, false][..]);
+            assert_eq!(task.fixed_mask(), fixed, "{mask:?}");
+            let is_variational = sparsification == Sparsification::VariationalDropout;
+            assert_eq!(task.variational(), is_variational.then_some(&variational), "{mask:?}");
+            let weights = [50, 51, 60].map(|epoch| task.kl_weight(epoch));
+            assert_eq!(weights, if is_variational { [0.0, 0.001, 0.01] } else { [0.0; 3] }, "{mask:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_model_starts_from_its_own_weights_and_a_trained_one_from_its_state() {
+        let of = |seed| Task::new(&Hyperparameters { seed, ..Default::default() }, [1, 28, 28], 10).unwrap();
+        assert_eq!(of(1).initial, of(1).initial);
+        assert_ne!(of(1).initial, of(2).initial);
+        let Task { network, hyperparameters, initial, .. } = of(1);
+        let trained = vec![0.5; initial.len()];
+        let task = Task::from_state(network.clone(), hyperparameters.clone(), trained.clone());
+        assert_eq!((task.network, task.hyperparameters, task.initial), (network, hyperparameters, trained));
+        assert_eq!((task.mask, task.epochs_before), (None, 0));
+        assert!(Task::new(&Hyperparameters::default(), [1, 32, 32], 10).is_err());
+    }
+}

@@ -175,4 +175,46 @@ mod tests {
         let twin = Variational { epochs: 25 };
         assert_eq!([1, 25, 5000].map(|e| twin.kl_weight(e)), [0.0004, 0.01, 1.0]);
     }
+
+    #[test]
+    fn the_divergence_has_the_papers_values() {
+        for (log_alpha, expected) in
+            [(-2.0, 1.540_532_741_238_367), (0.0, 0.431_238_950_990_308_8), (1.5, 0.111_034_221_998_032_67)]
+        {
+            assert!((kl(log_alpha) - expected).abs() < 1e-14, "{log_alpha}");
+        }
+    }
+
+    #[test]
+    fn a_weight_is_removed_at_the_threshold() {
+        let at_threshold = THRESHOLD + 2.0 * libm::log(1.0 + SMALLEST);
+        assert_eq!(log_alpha(1.0, at_threshold), THRESHOLD);
+        assert!(!is_kept(1.0, at_threshold) && !is_kept(-1.0, at_threshold) && is_kept(1.0, 2.999));
+        assert_eq!([-100.0, 100.0].map(|log_sigma2| log_alpha(1.0, log_sigma2)), [-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT]);
+    }
+
+    #[test]
+    fn normals_are_box_and_mullers() {
+        let found = normals([0x8000_0000, 0x4000_0000, 0xc000_0000, 0]);
+        let [first, second] = [2.0 * 2f64.ln(), -2.0 * 0.75f64.ln()].map(f64::sqrt);
+        for (found, expected) in found.iter().zip([0.0, first, second, 0.0]) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn a_samples_noise_is_a_stretch_of_whole_blocks_of_its_stream() {
+        let block = |block| normals(philox([block, 9, 8, Purpose::Noise(2).word()], [5, 1]));
+        let expected: Vec<f64> = [block(6), block(7)].concat();
+        assert_eq!(noise((1 << 32) + 5, 2, [8, 9], 3, 5), expected[..5]);
+    }
+
+    #[test]
+    fn weights_have_noise_from_the_start_and_biases_none() {
+        let network = zoo_model::Hyperparameters::default().network([1, 28, 28], 10).unwrap();
+        let log_sigma2 = initial_log_sigma2(&network);
+        let of = |value| log_sigma2.iter().filter(|&&l| l == value).count();
+        assert_eq!((of(INITIAL_LOG_SIGMA2), of(NO_NOISE)), (2416, 48));
+        assert_eq!((log_sigma2[0], log_sigma2[200]), (INITIAL_LOG_SIGMA2, NO_NOISE));
+    }
 }

@@ -304,4 +304,75 @@ mod tests {
         let error = with(Architecture::CnnM, 0.0).network([3, 28, 28], 10).unwrap_err();
         assert!(error.to_string().contains("resize = 32"), "{error}");
     }
+
+    #[test]
+    fn names_are_those_of_manifests() {
+        use Architecture::{CnnM, CnnS, Mlp, Resnet18};
+        for architecture in [CnnS, CnnM, Resnet18, Mlp] {
+            assert_eq!(architecture.name(), crate::hyperparameters::name_of(&architecture));
+        }
+        let error = with(Resnet18, 0.0).network([3, 32, 28], 10).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "resnet18 requires images of equal height and width in pixels, these are 32x28: set `resize` or `center-crop` in [data] transform"
+        );
+    }
+
+    #[test]
+    fn residual_networks_halve_maps_between_stages_and_keep_them_within_blocks() {
+        let network = with(Architecture::Resnet18, 0.0).network([3, 32, 32], 10).unwrap();
+        let mut halved = Vec::new();
+        for NamedModule { name, module } in network.modules() {
+            let Module::Residual { body, shortcut } = module else { continue };
+            for (part, first) in [("body", body.first()), ("shortcut", shortcut.first())] {
+                match first.map(|m| &m.module) {
+                    Some(Module::Conv2d { stride: 2, .. }) => halved.push(format!("{name}.{part}")),
+                    Some(Module::Conv2d { stride, .. }) => assert_eq!(*stride, 1),
+                    None => assert_eq!(part, "shortcut"),
+                    other => panic!("{other:?}"),
+                }
+            }
+            for NamedModule { name, module } in body.iter().chain(shortcut) {
+                if let Module::Conv2d { kernel, padding, .. } = module {
+                    assert_eq!(*padding, if *kernel == 3 { 1 } else { 0 }, "{name}");
+                }
+            }
+        }
+        let expected = [2, 3, 4].map(|stage| ["body", "shortcut"].map(|part| format!("layer{stage}.0.{part}")));
+        assert_eq!(halved, expected.concat());
+    }
+
+    #[test]
+    fn residual_networks_drop_before_the_last_layer_only_if_asked_to() {
+        let last = |dropout| {
+            let network = with(Architecture::Resnet18, dropout).network([3, 32, 32], 10).unwrap();
+            let names: Vec<String> = network.modules().iter().rev().take(3).map(|m| m.name.clone()).collect();
+            names
+        };
+        assert_eq!(last(0.0), ["fc", "flatten", "avgpool"]);
+        assert_eq!(last(0.5), ["fc", "dropout", "flatten"]);
+    }
+
+    #[test]
+    fn hidden_layers_are_limited() {
+        let check = |hidden: &[u32]| check_hidden(Architecture::Mlp, hidden);
+        assert!(check(&[1; 64]).is_ok() && check(&[65_536]).is_ok() && check(&[]).is_ok());
+        for wrong in [&[1; 65][..], &[0], &[65_537], &[4, 0]] {
+            assert_eq!(check(wrong).unwrap_err(), "must list at most 64 sizes from 1 to 65536");
+        }
+    }
+
+    #[test]
+    fn what_is_not_trained_comes_last_in_the_flat_vector() {
+        let network = with(Architecture::Resnet18, 0.0).network([3, 32, 32], 7).unwrap();
+        let trained = network.parameters().iter().take_while(|p| p.role.is_trained());
+        assert_eq!(trained.last().unwrap().range.end, network.parameter_count());
+        let names = network.parameters().iter().filter(|p| !p.role.is_trained()).map(|p| p.name.rsplit('.').next());
+        assert!(names.clone().count() == 40 && names.flatten().all(|name| name.starts_with("running_")));
+        let ends = network.parameters().windows(2).all(|p| p[0].range.end == p[1].range.start);
+        assert!(ends && network.parameters()[0].range.start == 0);
+        assert_eq!((network.input(), network.classes()), ([3, 32, 32], 7));
+        let weights: usize = network.weights().map(|p| p.shape.iter().product::<usize>()).sum();
+        assert_eq!(network.weight_count(), weights);
+    }
 }

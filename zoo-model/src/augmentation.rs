@@ -157,4 +157,91 @@ mod tests {
         assert_eq!(of(1, 1, 1), of(1, 1, 1));
         assert!(of(1, 1, 1) != of(2, 1, 1) && of(1, 1, 1) != of(1, 2, 1) && of(1, 1, 1) != of(1, 1, 2));
     }
+
+    /// `Image.rotate` of Pillow 13.0 gives these.
+    #[test]
+    fn other_turns_are_pillows() {
+        const SQUARE: [(f64, [u8; 36]); 2] = [
+            (
+                30.0,
+                [
+                    0, 15, 22, 71, 78, 0, 8, 15, 64, 71, 120, 120, 50, 50, 99, 106, 155, 162, 85, 92, 141, 148, 197,
+                    197, 127, 127, 176, 183, 232, 239, 0, 169, 176, 225, 232, 0,
+                ],
+            ),
+            (
+                200.0,
+                [
+                    0, 232, 225, 218, 169, 0, 239, 190, 183, 183, 134, 127, 204, 155, 148, 141, 92, 85, 162, 155, 106,
+                    99, 92, 43, 120, 113, 64, 64, 57, 8, 0, 78, 29, 22, 15, 0,
+                ],
+            ),
+        ];
+        const WIDE: [(f64, [u8; 28]); 2] = [
+            (
+                30.0,
+                [
+                    0, 0, 22, 29, 85, 85, 141, 8, 15, 64, 71, 127, 134, 190, 1, 57, 64, 120, 127, 176, 183, 50, 106,
+                    106, 162, 169, 0, 0,
+                ],
+            ),
+            (
+                -17.5,
+                [
+                    50, 57, 15, 22, 29, 0, 0, 99, 106, 64, 71, 78, 36, 43, 148, 155, 113, 120, 127, 85, 92, 0, 0, 162,
+                    169, 176, 134, 141,
+                ],
+            ),
+        ];
+        let turned = |shape: [usize; 2], degrees| {
+            let mut image: Vec<u8> = (0..shape[0] * shape[1]).map(|i| (7 * i + 1) as u8).collect();
+            rotate(&mut image, shape, degrees);
+            image
+        };
+        for (degrees, expected) in SQUARE {
+            assert_eq!(turned([6, 6], degrees), expected, "{degrees}");
+        }
+        for (degrees, expected) in WIDE {
+            assert_eq!(turned([4, 7], degrees), expected, "{degrees}");
+        }
+    }
+
+    #[test]
+    fn a_turn_is_drawn_from_both_directions() {
+        let rotation = Augmentation { rotation: 90, ..Augmentation::NONE };
+        let mut clockwise = 0;
+        for sample in 0..20 {
+            let degrees = 90.0 * (2.0 * Stream::new(3, Purpose::Augment, 2, sample).uniform() - 1.0);
+            clockwise += u32::from(degrees < 0.0);
+            let (mut found, mut expected) = (image(), image());
+            rotation.apply(&mut found, [5, 5], 3, 2, sample);
+            rotate(&mut expected, [5, 5], degrees);
+            assert_eq!(found, expected);
+        }
+        assert!((1..20).contains(&clockwise));
+    }
+
+    #[test]
+    fn a_crop_reaches_as_far_as_its_padding() {
+        let crop = Augmentation { crop_padding: 1, ..Augmentation::NONE };
+        let crops = (0..300).map(|sample| {
+            let mut changed = image();
+            crop.apply(&mut changed, [5, 5], 1, 1, sample);
+            changed[12]
+        });
+        let centres: std::collections::BTreeSet<u8> = crops.collect();
+        assert_eq!(centres, [6, 7, 8, 11, 12, 13, 16, 17, 18].map(|i| image()[i]).into());
+    }
+
+    #[test]
+    fn ranges_are_checked_and_only_changes_are_written() {
+        let of = |crop_padding, rotation| Augmentation { crop_padding, flip: false, rotation };
+        assert_eq!((of(64, 180).check(), of(0, 0).check()), (Ok(()), Ok(())));
+        assert_eq!(of(65, 0).check().unwrap_err(), "crop-padding must be from 0 to 64 pixels, not 65");
+        assert_eq!(of(64, 181).check().unwrap_err(), "rotation must be from 0 to 180 degrees, not 181");
+        assert!(Augmentation::NONE.is_none() && !of(1, 0).is_none());
+        assert_eq!(serde_json::to_string(&of(4, 0)).unwrap(), r#"{"crop-padding":4}"#);
+        let flip = Augmentation { flip: true, ..of(0, 9) };
+        assert_eq!(serde_json::to_string(&flip).unwrap(), r#"{"flip":true,"rotation":9}"#);
+    }
 }

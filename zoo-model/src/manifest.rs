@@ -493,4 +493,59 @@ mod tests {
         assert!(other.section::<Train>("pack").unwrap().is_none());
         assert_eq!(other.error("train.epochs", "x").line, Some(4));
     }
+
+    #[test]
+    fn a_cut_only_makes_less() {
+        let none = Reduction::default();
+        let cut = Reduction { models: None, epochs: Some(5), samples: Some(100) };
+        assert_eq!((none.epochs(50), cut.epochs(50), cut.epochs(3)), (50, 5, 3));
+        assert_eq!((none.samples(1000), cut.samples(1000), cut.samples(10)), (1000, 100, 10));
+        assert!(none.is_none() && !cut.is_none());
+    }
+
+    #[test]
+    fn files_that_are_not_manifests_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.toml");
+        let error = |path: &Path| Manifest::load(path).unwrap_err().to_string();
+        assert!(error(&path).contains("m.toml: cannot read the manifest: "));
+        std::fs::write(&path, b"[zoo]\nname = '\xff'\n").unwrap();
+        assert!(error(&path).contains("m.toml: is not UTF-8 text"));
+        std::fs::write(&path, "#".repeat((1 << 20) + 1)).unwrap();
+        assert!(error(&path).contains("m.toml: is larger than the 1048576 bytes"));
+        std::fs::write(&path, "#".repeat(1 << 20)).unwrap();
+        let manifest = Manifest::load(&path).unwrap();
+        assert_eq!(manifest.path(), path);
+        let error = manifest.required::<Train>("train").unwrap_err();
+        assert_eq!((error.line, error.key.as_deref()), (None, None));
+        assert!(error.to_string().ends_with("m.toml: has no section [train]; docs/manifest.md lists its keys"));
+    }
+
+    #[test]
+    fn only_what_is_near_is_suggested() {
+        assert_eq!(suggestion("Epoch", ["batch-size", "epochs"]), " (did you mean `epochs`?)");
+        assert_eq!(suggestion("colour", ["batch-size", "epochs"]), "");
+        assert_eq!(suggestion("modl", ["mode", "model"]), " (did you mean `model`?)");
+    }
+
+    #[test]
+    fn errors_are_at_the_innermost_key() {
+        let text =
+            "[train]\nepochs = 1\naugment = { crop = 1, flip = 'yes' }\n[[sparsify]]\na = 1\n[[sparsify]]\nb = 2\n";
+        let manifest = manifest(text).unwrap();
+        #[derive(Debug, Deserialize)]
+        #[allow(dead_code)]
+        struct Augment {
+            flip: bool,
+        }
+        #[derive(Debug, Deserialize)]
+        #[allow(dead_code)]
+        struct WithAugment {
+            augment: Augment,
+        }
+        let error = manifest.section::<WithAugment>("train").unwrap_err();
+        assert_eq!((error.line, error.key.as_deref()), (Some(3), Some("train.augment.flip")));
+        let lines = ["sparsify.a", "sparsify.b", "sparsify.c"].map(|key| manifest.error(key, "is odd").line);
+        assert_eq!(lines, [Some(5), Some(7), None]);
+    }
 }

@@ -232,4 +232,50 @@ mod tests {
         let huge = json.replace("\"model::o_dim\": 10", "\"model::o_dim\": 99999999999");
         assert!(Params::from_json(huge.as_bytes()).unwrap_err().contains("model::o_dim"));
     }
+
+    #[test]
+    fn ranges_are_checked_to_their_ends() {
+        let sound = Params::sound();
+        let with = |key: &str, value: Value| {
+            let mut json = sound.clone();
+            json[key] = value;
+            Params::from_json(json.to_string().as_bytes()).map(|_| ())
+        };
+        for (key, least, most) in [
+            ("model::channels_in", 1, 16),
+            ("model::i_dim", 1, 4096),
+            ("model::o_dim", 1, 65_536),
+            ("training::batchsize", 1, 1 << 24),
+        ] {
+            assert_eq!([least, most].map(|value: u32| with(key, value.into())), [Ok(()), Ok(())], "{key}");
+            for wrong in [least - 1, most + 1] {
+                assert_eq!(with(key, wrong.into()), Err(format!("{key} must be from {least} to {most}")));
+            }
+        }
+        assert_eq!([0.0, 0.999].map(|dropout| with("model::dropout", dropout.into())), [Ok(()), Ok(())]);
+        for wrong in [-0.1, 1.0] {
+            assert_eq!(with("model::dropout", wrong.into()), Err("model::dropout must be in [0, 1)".into()));
+        }
+        let error = with("model::hidden", vec![5].into()).unwrap_err();
+        assert_eq!(error, "model::hidden is only valid for mlp, not cnn-s");
+        let error = with("training::augment", serde_json::json!({"rotation": 181})).unwrap_err();
+        assert!(error.starts_with("training::augment: rotation must be"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_read_with_its_path_in_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("params.json");
+        let hyperparameters = example();
+        let network = hyperparameters.network([3, 28, 28], 7).unwrap();
+        let params = Params::new(ModelId(0), hyperparameters, &network);
+        std::fs::write(&path, params.to_json()).unwrap();
+        assert_eq!(Params::read(&path).unwrap(), params);
+        assert_eq!(params.network().unwrap(), network);
+        assert!(params.to_json().ends_with("}\n"));
+        std::fs::write(&path, " ".repeat((1 << 20) + 1)).unwrap();
+        assert!(Params::read(&path).unwrap_err().to_string().contains("larger than the 1048576 bytes"));
+        std::fs::write(&path, "{").unwrap();
+        assert!(Params::read(&path).unwrap_err().to_string().contains("params.json: EOF"));
+    }
 }

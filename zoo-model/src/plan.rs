@@ -278,4 +278,90 @@ epochs = 50
         assert!(error("\"z\"", "\"z\"\nlicense = \"mine: all\"").contains("zoo.license: must be an SPDX identifier"));
         assert!(plan(&MANIFEST.replace("\"z\"", "\"z\"\nlicense = \"MIT OR (Apache-2.0 AND GPL-2.0+)\"")).is_ok());
     }
+
+    #[test]
+    fn what_a_manifest_leaves_out_has_the_published_values() {
+        let plan = plan(&MANIFEST.replace("dropout = [0, 0.5]\n", "").replace("weight-decay = 1e-3\n", "")).unwrap();
+        assert_eq!((plan.grid.dropout, plan.grid.weight_decay), (vec![0.0], vec![0.0]));
+        assert_eq!((plan.zoo.license.as_str(), plan.zoo.description.as_str()), ("CC-BY-4.0", ""));
+        let train = plan.train;
+        assert_eq!((train.batch_size, train.momentum, train.checkpoint_every), (10, 0.9, 1));
+        assert!(train.keep_initial && train.schedule.is_constant() && train.augment.is_none());
+    }
+
+    #[test]
+    fn values_at_and_beyond_their_limits() {
+        let of = |from: &str, to: &str| {
+            assert!(MANIFEST.contains(from));
+            plan(&MANIFEST.replace(from, to)).map(|_| ()).map_err(|e| e.message)
+        };
+        let decay = "a finite number, 0 or above";
+        for (from, key, right, wrong, message) in [
+            ("[0, 0.5]", "", &["0", "0.999"][..], &["1", "-0.1", "nan"][..], "at least 0 and below 1"),
+            ("weight-decay = 1e-3", "weight-decay = ", &["0", "9"], &["-1e-9", "inf", "nan"], decay),
+            ("[1e-3, 1e-4]", "", &["1e-30"], &["0", "inf", "nan"], "a finite number above 0"),
+            ("epochs = 50", "epochs = 50\nmomentum = ", &["0", "0.99"], &["1", "-0.1"], "at least 0 and below 1"),
+        ] {
+            for value in right {
+                assert_eq!(of(from, &format!("{key}{value}")), Ok(()), "{key}{value}");
+            }
+            for value in wrong {
+                let error = of(from, &format!("{key}{value}")).unwrap_err();
+                assert!(error.starts_with(&format!("must be {message}, not ")), "{key}{value}: {error}");
+            }
+        }
+        let seed = |seed: &str| of("{ per-model = 10 }", seed);
+        let one = |seed: &str| plan(&MANIFEST.replace("{ per-model = 10 }", seed)).unwrap().models.len() / 16;
+        assert_eq!(
+            ["7", "[7, 9]", "{ range = [5, 5] }", "{ range = [5, 7] }", "{ per-model = 1 }"].map(one),
+            [1, 2, 1, 3, 1]
+        );
+        assert_eq!(seed("-1").unwrap_err(), "a seed must not be negative");
+        assert_eq!(seed("{ range = [2, 1] }").unwrap_err(), "the range [2, 1] is empty");
+        for n in ["0", "1000001"] {
+            let error = seed(&format!("{{ per-model = {n} }}")).unwrap_err();
+            assert_eq!(error, format!("per-model must be from 1 to 1000000, not {n}"));
+        }
+        assert!(seed("'x'").unwrap_err().contains("expected a seed, a list of seeds, { range = [first, last] }"));
+        assert!(seed("{ per-model = 62501 }").unwrap_err().contains("more than 1000000 models"));
+        let augment = "epochs = 50\naugment = { rotation = 181 }";
+        assert_eq!(of("epochs = 50", augment).unwrap_err(), "rotation must be from 0 to 180 degrees, not 181");
+        let license = of("\"z\"", "\"z\"\nlicense = \"\"").unwrap_err();
+        assert!(license.starts_with("must be an SPDX identifier"));
+    }
+
+    #[test]
+    fn a_cut_to_no_or_too_many_models_leaves_one_or_all() {
+        let mut manifest = Manifest::parse("m.toml", MANIFEST.into()).unwrap();
+        for (models, left) in [(0, 1), (1, 1), (160, 160), (1000, 160)] {
+            manifest.reduction.models = Some(models);
+            assert_eq!(Plan::new(&manifest).unwrap().models.len(), left);
+        }
+    }
+
+    #[test]
+    fn seeds_are_read_from_json_as_they_are_written() {
+        for seeds in [Seeds::List(vec![7, u64::MAX]), Seeds::Range([1, 5]), Seeds::PerModel(3)] {
+            let json = serde_json::to_string(&seeds).unwrap();
+            assert_eq!(serde_json::from_str::<Seeds>(&json).unwrap(), seeds, "{json}");
+        }
+        assert_eq!(serde_json::from_str::<Seeds>("18446744073709551615").unwrap(), Seeds::List(vec![u64::MAX]));
+    }
+
+    #[test]
+    fn drawn_seeds_are_below_a_million_and_differ() {
+        let drawn = Seeds::PerModel(2).draw(1000);
+        assert!(drawn.iter().all(|&seed| seed < 1_000_000));
+        assert_eq!(drawn.iter().collect::<HashSet<_>>().len(), 1000);
+    }
+
+    #[test]
+    fn names_of_zoos_are_names_of_folders() {
+        for right in ["z", "0", "a.b_c-d", &"n".repeat(100)] {
+            assert_eq!(check_zoo_name(right), Ok(()));
+        }
+        for wrong in ["", ".", "-z", "_z", "a b", "a/b", "é", &"n".repeat(101)] {
+            assert!(check_zoo_name(wrong).unwrap_err().contains("is not a valid zoo name"), "{wrong}");
+        }
+    }
 }

@@ -182,4 +182,56 @@ mod tests {
         assert_eq!(dropout_threshold(0.0), 0);
         assert_eq!(dropout_threshold(0.5), 1 << 31);
     }
+
+    #[test]
+    fn a_stream_is_blocks_of_its_own_counter() {
+        let mut stream = Stream::new((7 << 32) + 5, Purpose::Dropout(3), 2, 9);
+        let found: Vec<u32> = (0..9).map(|_| stream.next_u32()).collect();
+        let block = |block| philox([block, 9, 2, 3 << 8 | 5], [5, 7]);
+        assert_eq!(found, [block(0), block(1), block(2)].concat()[..9]);
+    }
+
+    #[test]
+    fn no_two_purposes_share_a_counter() {
+        use Purpose::{Augment, Dropout, Init, ModelSeed, Noise, Sample, Shuffle, Split};
+        let words = [ModelSeed, Split, Init, Shuffle, Dropout(0), Sample, Augment, Noise(0)].map(Purpose::word);
+        assert_eq!(words, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!([Dropout(255), Noise(1)].map(Purpose::word), [0xff05, 0x108]);
+    }
+
+    #[test]
+    fn draws_are_computed_from_words_as_documented() {
+        let words: Vec<u32> = {
+            let mut stream = Stream::new(1, Purpose::Sample, 0, 0);
+            (0..200).map(|_| stream.next_u32()).collect()
+        };
+        let stream = || Stream::new(1, Purpose::Sample, 0, 0);
+        assert_eq!(stream().uniform(), f64::from(words[0] >> 8) / 16_777_216.0);
+
+        let [open, angle] = [f64::from(words[0]) + 0.5, f64::from(words[1])].map(|word| word / 2f64.powi(32));
+        let radius = (-2.0 * open.ln()).sqrt();
+        let (sin, cos) = (std::f64::consts::TAU * angle).sin_cos();
+        for (found, expected) in stream().normal_pair().into_iter().zip([radius * cos, radius * sin]) {
+            assert!((found - expected).abs() < 1e-12);
+        }
+
+        // 3 * 2^30 leaves a remainder of 2^30: a quarter of the words are drawn again.
+        let bound = 3 << 30;
+        let mut below = stream();
+        let found: Vec<u32> = (0..100).map(|_| below.below(bound)).collect();
+        let products = words.iter().map(|&word| u128::from(word) * u128::from(bound));
+        let fair = products.filter(|product| product % (1 << 32) >= 1 << 30).map(|product| (product >> 32) as u32);
+        assert_eq!(found, fair.take(100).collect::<Vec<_>>());
+        assert!(words.iter().take(100).any(|&word| u128::from(word) * u128::from(bound) % (1 << 32) < 1 << 30));
+    }
+
+    #[test]
+    fn shuffling_swaps_from_the_end_with_what_is_drawn() {
+        let mut draws = Stream::new(5, Purpose::Shuffle, 1, 0);
+        let mut expected: Vec<u32> = (0..6).collect();
+        for last in [5u32, 4, 3, 2, 1] {
+            expected.swap(last as usize, draws.below(last + 1) as usize);
+        }
+        assert_eq!(epoch_order(5, 1, 6), expected);
+    }
 }

@@ -285,4 +285,75 @@ mod tests {
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         assert!(StatesFile::open(&path, &network).unwrap_err().to_string().contains("truncated"));
     }
+
+    fn header(network: &Network, change: impl Fn(&mut Vec<TensorSpec>)) -> Header {
+        let mut specs = specs(network, 3);
+        change(&mut specs);
+        let tensors = specs.into_iter().map(|spec| TensorLocation { spec, start: 0, length: 0 }).collect();
+        Header { length: 0, metadata: BTreeMap::new(), tensors }
+    }
+
+    #[test]
+    fn headers_of_other_networks_are_refused_with_the_tensor_at_fault() {
+        let network = with_dropout(0.0);
+        assert_eq!(check_header(&header(&network, |_| ()), &network), Ok(3));
+        assert_eq!(check_header(&header(&network, |specs| specs.reverse()), &network), Ok(3));
+        let fault =
+            |change: &dyn Fn(&mut Vec<TensorSpec>)| check_header(&header(&network, change), &network).unwrap_err();
+        assert_eq!(fault(&|s| s.truncate(s.len() - 1)), "has no tensor `epochs`");
+        assert_eq!(fault(&|s| s.last_mut().unwrap().shape.push(1)), "tensor `epochs` has shape [3, 1], expected (S)");
+        assert_eq!(fault(&|s| drop(s.remove(1))), "has no tensor `module_list.0.bias`");
+        assert_eq!(
+            fault(&|s| s[1].dtype = Dtype::F64),
+            "tensor `module_list.0.bias` is F64 [3, 8], expected F32 [3, 8]"
+        );
+        assert_eq!(
+            fault(&|s| s[1].shape = vec![2, 8]),
+            "tensor `module_list.0.bias` is F32 [2, 8], expected F32 [3, 8]"
+        );
+        let more = TensorSpec { name: "more".into(), dtype: Dtype::F32, shape: vec![3] };
+        assert_eq!(fault(&|s| s.push(more.clone())), "has a tensor `more` that the network does not have");
+    }
+
+    #[test]
+    fn epochs_ascend_from_zero() {
+        assert_eq!(check_epochs(&[0, 2, i64::from(u32::MAX)]), Ok(vec![0, 2, u32::MAX]));
+        for wrong in [&[][..], &[1, 1], &[2, 1], &[-1], &[i64::from(u32::MAX) + 1]] {
+            let error = check_epochs(wrong).unwrap_err();
+            assert!(error.contains("at least one epoch, from 0 upwards, ascending"), "{error}");
+        }
+    }
+
+    #[test]
+    fn states_are_visited_tensor_by_tensor_and_found_by_index() {
+        let network = with_dropout(0.0);
+        let states: Vec<Vec<f32>> = (0..3).map(|s| vec![s as f32; network.state_len()]).collect();
+        let mut bytes = Vec::new();
+        write_to(&mut bytes, &network, &[1, 4, 9], &states).unwrap();
+        let reader = |stream| StatesReader::new(stream, bytes.len() as u64, &network).unwrap();
+        let mut visited = Vec::new();
+        let epochs = reader(bytes.as_slice()).visit(|state, parameter, values| {
+            assert!(values.len() == parameter.range.len() && values.iter().all(|&v| v == state as f32));
+            visited.push((parameter.name.clone(), state));
+        });
+        assert_eq!(epochs.unwrap(), [1, 4, 9]);
+        let names = network.parameters().iter().map(|p| p.name.clone());
+        assert_eq!(visited, names.flat_map(|name| (0..3).map(move |s| (name.clone(), s))).collect::<Vec<_>>());
+
+        let mut reader = StatesReader::new(io::Cursor::new(&bytes), bytes.len() as u64, &network).unwrap();
+        assert_eq!((reader.count(), reader.epochs().unwrap()), (3, vec![1, 4, 9]));
+        assert_eq!(reader.state(2).unwrap(), states[2]);
+    }
+
+    #[test]
+    fn what_is_not_a_states_file_is_named() {
+        let network = with_dropout(0.0);
+        let dir = tempfile::tempdir().unwrap();
+        let error = |path: &Path| StatesFile::open(path, &network).unwrap_err().to_string();
+        assert!(error(dir.path()).ends_with("is a folder, not a safetensors file"));
+        let path = dir.path().join("states.safetensors");
+        assert!(error(&path).contains("states.safetensors"));
+        write(&path, &network, &[2, 1], &vec![vec![0.0; network.state_len()]; 2]).unwrap();
+        assert!(error(&path).contains("ascending"));
+    }
 }

@@ -394,4 +394,93 @@ mod tests {
         huge.set_cksum();
         assert!(message(huge.as_bytes()).contains("impossible"));
     }
+
+    #[test]
+    fn paths_stay_below_the_folder_on_every_system() {
+        for right in ["z", "z/a", "z/.hidden", "z/..a", "z/a b/é"] {
+            assert_eq!(check_path(right), Ok(()), "{right}");
+        }
+        for (wrong, message) in [
+            ("/z", "absolute"),
+            ("z\\a", "backslash"),
+            ("z:a", "colon"),
+            ("z/a\nb", "control character"),
+            ("z/a\0b", "control character"),
+            ("z/..", "`..`"),
+            ("..", "`..`"),
+            ("z/", "empty part"),
+            ("z/./a", "empty part"),
+            ("", "empty part"),
+        ] {
+            assert!(check_path(wrong).unwrap_err().contains(message), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_of_an_entry_does_not_move_the_next() {
+        let content: Vec<u8> = (0..700).map(|i| i as u8).collect();
+        let tar = ended(&[file("z/a", &content), file("z/b", b"two"), file("z/c", &[3; 512])]);
+        let mut archive = Vec::new();
+        compress_stream(&mut archive, 1, 1, |p| p.write_all(&tar)).unwrap();
+        for most in [0, 1, 511, 699, 700, 10_000] {
+            let (read, _) = decode(&archive[..], 1, |decoded| {
+                let mut entries = Entries::new(decoded);
+                let mut read = Vec::new();
+                while let Some(entry) = entries.next_entry() {
+                    let mut bytes = Vec::new();
+                    entries.content().take(most).read_to_end(&mut bytes).unwrap();
+                    read.push((entry.unwrap(), bytes));
+                }
+                read
+            });
+            let starts: Vec<(&str, u64, u64)> = read.iter().map(|(e, _)| (&e.path[..], e.size, e.start)).collect();
+            assert_eq!(starts, [("a", 700, 0), ("b", 3, 1536), ("c", 512, 2560)]);
+            let expected = [&content[..], b"two", &[3; 512]].map(|bytes| &bytes[..bytes.len().min(most as usize)]);
+            assert_eq!(read.iter().map(|(_, bytes)| &bytes[..]).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn headers_are_plain_and_entries_fill_whole_blocks() {
+        let header = header("z/a", 513).unwrap();
+        assert_eq!((header.mode().unwrap(), header.uid().unwrap(), header.gid().unwrap()), (0o644, 0, 0));
+        assert_eq!((header.size().unwrap(), header.mtime().unwrap()), (513, 315_532_800));
+        assert_eq!([0, 1, 511, 512, 513].map(padding), [0, 511, 1, 0, 511]);
+        assert!(super::header(&format!("z/{}", "n".repeat(300)), 0).is_err());
+    }
+
+    #[test]
+    fn zeros_after_the_end_are_few() {
+        let whole = ended(&[file("z/a", b"")]);
+        let with = |zeros: usize| walk(&[whole.clone(), vec![0; zeros]].concat()).1;
+        assert_eq!(with(10_240 - 1536), []);
+        assert!(with(2 << 20)[0].message.contains("more than a megabyte of zeros"));
+        let mut one = whole.clone();
+        one[1024 + 7] = 1;
+        let faults = walk(&one).1;
+        assert!(faults[0].message.contains("one zero block instead of two") && faults[0].path.is_empty(), "{faults:?}");
+    }
+
+    #[test]
+    fn a_fault_is_told_of_its_archive() {
+        let fault = |path: &str| Fault { path: path.into(), message: "is odd".into(), fatal: false };
+        let of = |path| fault(path).in_archive(Path::new("a.tar.gz")).to_string();
+        assert_eq!(
+            [of(""), of("z/b")],
+            ["a.tar.gz: is odd; verify the archive", "a.tar.gz: z/b: is odd; verify the archive"]
+        );
+    }
+
+    #[test]
+    fn other_types_of_entries_are_named() {
+        for (kind, name) in [
+            (EntryType::Block, "device"),
+            (EntryType::GNULongLink, "GNU extension"),
+            (EntryType::GNUSparse, "GNU extension"),
+            (EntryType::XGlobalHeader, "pax extension"),
+            (EntryType::Continuous, "tar entry of type 0x37"),
+        ] {
+            assert_eq!(kind_name(kind), name);
+        }
+    }
 }

@@ -108,4 +108,31 @@ mod tests {
         }
         assert!(of("levle = 1").unwrap_err().to_string().contains("did you mean `level`?"));
     }
+
+    #[test]
+    fn sizes_have_units_and_limits() {
+        for (text, size) in [
+            ("1048576", 1 << 20),
+            ("1048576B", 1 << 20),
+            ("2000kB", 2_000_000),
+            ("3 MB", 3_000_000),
+            ("2GB", 2_000_000_000),
+            ("2048KiB", 2 << 20),
+            ("1MiB", 1 << 20),
+            ("3gib", 3 << 30),
+            ("1048576GiB", 1 << 50),
+        ] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        assert!(parse_size("1048575").unwrap_err().contains("at least 1048576 bytes"));
+        assert!(parse_size("1048577GiB").unwrap_err().contains("larger than any volume"));
+        assert!(parse_size("0.5MiB").unwrap_err().contains("at least 1048576 bytes (1MiB), not 0.5MiB"));
+        let level = |level: i64| {
+            let manifest = Manifest::parse("m.toml", format!("[pack]\nlevel = {level}")).unwrap();
+            manifest.required::<PackSection>("pack").map(|pack| pack.level).map_err(|e| e.message)
+        };
+        assert_eq!([0, 9].map(level), [Ok(0), Ok(9)]);
+        assert_eq!([-1, 10].map(level), [-1, 10].map(|n| Err(format!("must be from 0 to 9, not {n}"))));
+        assert_eq!(PackSection::default().level, 6);
+    }
 }
