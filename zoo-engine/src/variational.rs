@@ -109,7 +109,7 @@ pub struct NoiseKey {
     pub step: u32,
 }
 
-/// The noise of one sample's sums in a layer: one draw a sum, in the order (row, column, channel) of
+/// The noise of one sample's sums in a layer: one draw per sum, in the order (row, column, channel) of
 /// the map before pooling. `sample` is the place in the mini-batch, whose samples begin at whole
 /// Philox blocks of the stream (seed, noise of the layer, epoch, step).
 pub fn noise(key: NoiseKey, sample: usize, sums: usize) -> Vec<f64> {
@@ -206,7 +206,8 @@ mod tests {
     fn a_samples_noise_is_a_stretch_of_whole_blocks_of_its_stream() {
         let block = |block| normals(philox([block, 9, 8, Purpose::Noise(2).word()], [5, 1]));
         let expected: Vec<f64> = [block(6), block(7)].concat();
-        assert_eq!(noise((1 << 32) + 5, 2, [8, 9], 3, 5), expected[..5]);
+        let key = NoiseKey { seed: (1 << 32) + 5, layer: 2, epoch: 8, step: 9 };
+        assert_eq!(noise(key, 3, 5), expected[..5]);
     }
 
     #[test]
