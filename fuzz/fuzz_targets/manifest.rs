@@ -6,7 +6,7 @@ use zoo_model::{Manifest, Plan};
 
 fuzz_target!(|text: &str| {
     let Ok(mut manifest) = Manifest::parse("fuzz.toml", text.to_owned()) else { return };
-    // A cut keeps absurd grids from taking memory that the fuzzer counts.
+    // A reduction keeps absurd grids from taking memory that the fuzzer counts.
     manifest.reduction.models = Some(3);
     let _ = (zoo_data::expected(&manifest), zoo_sparsify::twins(&manifest));
     if text.len() < 4096 && !text.contains("range") && !text.contains("per-model") {

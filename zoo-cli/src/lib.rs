@@ -49,7 +49,7 @@ pub struct CommonArgs {
     pub verbose: u8,
 }
 
-/// The manifest that a stage reads, and a documented cut of it.
+/// The manifest that a stage reads, and a documented reduction of it.
 #[derive(Debug, Clone, Args)]
 pub struct ManifestArgs {
     /// Manifest (TOML)
@@ -60,7 +60,7 @@ pub struct ManifestArgs {
     pub reduction: ReductionArgs,
 }
 
-/// A documented cut of the zoo, recorded in its zoo.json.
+/// A documented reduction of the zoo, recorded in its zoo.json.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct ReductionArgs {
     /// Train only N models, spread evenly over the plan
@@ -75,7 +75,7 @@ pub struct ReductionArgs {
 }
 
 impl ReductionArgs {
-    /// Loads a manifest with this cut.
+    /// Loads a manifest with this reduction.
     pub fn load(self, path: &Path) -> Result<Manifest, ManifestError> {
         let mut manifest = Manifest::load(path)?;
         manifest.reduction = Reduction { models: self.models, epochs: self.epochs, samples: self.samples };

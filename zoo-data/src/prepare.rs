@@ -242,7 +242,7 @@ mod tests {
         prepare(&manifest, dir.path(), &output, &stage).unwrap();
         manifest.reduction.samples = Some(50);
         assert_eq!(expected(&manifest).unwrap().samples, PerSplit { train: 50, val: 20, test: 50 });
-        assert!(!is_up_to_date(&manifest, dir.path(), &output).unwrap(), "a cut is another dataset");
+        assert!(!is_up_to_date(&manifest, dir.path(), &output).unwrap(), "a reduction is another dataset");
         prepare(&manifest, dir.path(), &output, &stage).unwrap();
         let dataset = Dataset::read(&output).unwrap();
         assert_eq!(Split::ALL.map(|s| dataset.len(s)), [50, 20, 50]);

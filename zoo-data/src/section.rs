@@ -39,7 +39,7 @@ pub struct DataSection {
     /// With `image-folder`: the number of test images, which must match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<u32>,
-    /// Maximum number of samples of a split, if the zoo is cut.
+    /// Maximum number of samples of a split, if the zoo is reduced.
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
@@ -51,9 +51,9 @@ impl DataSection {
     /// A value is impossible, or does not belong to the dataset.
     pub fn of(manifest: &Manifest) -> Result<Self, ManifestError> {
         let mut section: Self = manifest.required("data")?;
-        let cut = |n: u32| manifest.reduction.samples(n as usize) as u32;
+        let reduced = |n: u32| manifest.reduction.samples(n as usize) as u32;
         section.limit = manifest.reduction.samples;
-        (section.train, section.val) = (cut(section.train), cut(section.val));
+        (section.train, section.val) = (reduced(section.train), reduced(section.val));
         let given = [
             ("folder", section.folder.is_some()),
             ("classes", section.classes.is_some()),

@@ -43,9 +43,9 @@ fn key_text(key: &Option<String>) -> String {
     key.as_ref().map(|k| format!(": {k}")).unwrap_or_default()
 }
 
-/// A documented cut of a zoo, so that any manifest can be tried on one machine.
+/// A documented reduction of a zoo, so that any manifest can be tried on one machine.
 ///
-/// Models keep the ids that they have in the whole plan; the cut is recorded in `zoo.json`.
+/// Models keep the ids that they have in the whole plan; the reduction is recorded in `zoo.json`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reduction {
     /// Train only this many models, spread evenly over the plan.
@@ -60,17 +60,17 @@ pub struct Reduction {
 }
 
 impl Reduction {
-    /// Whether nothing is cut.
+    /// Whether nothing is reduced.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
-    /// `epochs` after the cut.
+    /// `epochs` after the reduction.
     pub fn epochs(&self, epochs: u32) -> u32 {
         self.epochs.map_or(epochs, |limit| epochs.min(limit))
     }
 
-    /// The size of a split after the cut.
+    /// The size of a split after the reduction.
     pub fn samples(&self, samples: usize) -> usize {
         self.samples.map_or(samples, |limit| samples.min(limit as usize))
     }
@@ -88,7 +88,7 @@ pub struct Manifest {
     keys: Vec<(String, Range<usize>)>,
     /// Which of [`TABLES`] hold something else.
     not_tables: Vec<&'static str>,
-    /// The cut asked for on the command line.
+    /// The reduction asked for on the command line.
     pub reduction: Reduction,
 }
 
@@ -235,7 +235,7 @@ pub struct Entry<'m> {
 }
 
 impl Entry<'_> {
-    /// The cut that the manifest is read with.
+    /// The reduction that the manifest is read with.
     pub fn reduction(&self) -> Reduction {
         self.manifest.reduction
     }
@@ -497,10 +497,10 @@ mod tests {
     #[test]
     fn a_cut_only_makes_less() {
         let none = Reduction::default();
-        let cut = Reduction { models: None, epochs: Some(5), samples: Some(100) };
-        assert_eq!((none.epochs(50), cut.epochs(50), cut.epochs(3)), (50, 5, 3));
-        assert_eq!((none.samples(1000), cut.samples(1000), cut.samples(10)), (1000, 100, 10));
-        assert!(none.is_none() && !cut.is_none());
+        let reduced = Reduction { models: None, epochs: Some(5), samples: Some(100) };
+        assert_eq!((none.epochs(50), reduced.epochs(50), reduced.epochs(3)), (50, 5, 3));
+        assert_eq!((none.samples(1000), reduced.samples(1000), reduced.samples(10)), (1000, 100, 10));
+        assert!(none.is_none() && !reduced.is_none());
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Plan {
     pub grid: GridSection,
     /// `[train]`, after the reduction.
     pub train: TrainSection,
-    /// The cut of the plan, if one was asked for.
+    /// The reduction of the plan, if one was asked for.
     pub reduction: Reduction,
     /// The models, ids ascending.
     pub models: Vec<PlannedModel>,
@@ -238,11 +238,11 @@ epochs = 50
         let mut manifest = Manifest::parse("m.toml", MANIFEST.into()).unwrap();
         let whole = Plan::new(&manifest).unwrap();
         manifest.reduction = Reduction { models: Some(4), epochs: Some(2), samples: None };
-        let cut = Plan::new(&manifest).unwrap();
-        assert_eq!(cut.models.iter().map(|m| m.id.0).collect::<Vec<_>>(), [0, 40, 80, 120]);
-        assert_eq!(cut.models[3].hyperparameters.seed, whole.models[120].hyperparameters.seed);
-        assert_eq!(cut.train.kept_epochs(), [0, 1, 2]);
-        assert_eq!(cut.record()["reduction"]["models"], 4);
+        let reduced = Plan::new(&manifest).unwrap();
+        assert_eq!(reduced.models.iter().map(|m| m.id.0).collect::<Vec<_>>(), [0, 40, 80, 120]);
+        assert_eq!(reduced.models[3].hyperparameters.seed, whole.models[120].hyperparameters.seed);
+        assert_eq!(reduced.train.kept_epochs(), [0, 1, 2]);
+        assert_eq!(reduced.record()["reduction"]["models"], 4);
     }
 
     #[test]

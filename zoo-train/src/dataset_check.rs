@@ -36,7 +36,7 @@ pub(crate) fn check_is_described(manifest: &Manifest, dataset: &Dataset, path: &
         }
     };
     compare("dataset", format!("{:?}", dataset.info.dataset), format!("{:?}", described.dataset));
-    // A published test part is as large as it is, but cut like the others.
+    // A published test part is as large as it is, but reduced like the others.
     let test = described.test.unwrap_or(dataset.len(Split::Test));
     for (key, split, size) in
         [("train", Split::Train, described.train), ("val", Split::Val, described.val), ("test", Split::Test, test)]
@@ -85,7 +85,7 @@ mod tests {
             fault(&format!("[data]\ndataset = \"{name}\"\ntrain = {}\nval = {}\n", sizes[0], sizes[1]), None),
             ""
         );
-        // A cut that cuts nothing, and one that does.
+        // A reduction that changes nothing, and one that does.
         assert_eq!(fault(&sound, Some(1_000)), "");
         assert!(fault(&sound, Some(3)).contains(&format!("`train` ({} and 3)", sizes[0])));
 

@@ -98,7 +98,7 @@ impl PruningMethod for MagnitudeMethod {
         if keys.ramp_epochs.is_some_and(|ramp| ramp > epochs) {
             return Err(entry.error("ramp-epochs", "must not exceed `epochs`"));
         }
-        // A plan that is cut reaches its sparsity nevertheless.
+        // A reduced plan reaches its sparsity nevertheless.
         let left = entry.reduction().epochs(epochs);
         let ramp_epochs = cubic.then(|| keys.ramp_epochs.unwrap_or(left.div_ceil(2)).min(left));
         let pruning =

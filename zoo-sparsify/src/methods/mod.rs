@@ -52,7 +52,7 @@ pub trait PruningMethod: Send + Sync {
     fn default_epochs(&self) -> u32;
 
     /// Reads its own keys of a `[[sparsify]]` entry: one pruning for every twin zoo that it asks for.
-    /// `epochs` is the number of epochs of the plan, before [the cut](Entry::reduction).
+    /// `epochs` is the number of epochs of the plan, before [the reduction](Entry::reduction).
     ///
     /// # Errors
     /// A mistake in the entry.
