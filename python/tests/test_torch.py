@@ -119,7 +119,7 @@ def test_datasets_pair_weights_and_properties(real: Path) -> None:
         assert found[0].tolist() == pytest.approx(expected)
     layers = zoo.dataset(layout="layers", epochs=0, transform=lambda w: w["module_list.0.bias"])
     assert len(layers) == 12 and torch.equal(layers[3][0], torch.full((8,), 0.01))
-    with pytest.raises(KeyError, match="no column"):
+    with pytest.raises(KeyError, match="not a column"):
         zoo.dataset(properties=("accuracy",))
 
 
