@@ -155,6 +155,8 @@ mod tests {
         }
         assert_eq!(kl_gradient(0.0, 0.0), [0.0; 2]);
         assert_eq!(kl_gradient(0.01, NO_NOISE), [0.0; 2]);
+        // So little noise that log alpha of a zero weight is within its limits.
+        assert_eq!(kl_gradient(0.0, -69.0)[0], 0.0);
         assert!(is_kept(0.0, NO_NOISE) && is_kept(f64::NAN, 0.0) && !is_kept(1e-3, 0.0));
     }
 
@@ -215,7 +217,7 @@ mod tests {
         let network = zoo_model::Hyperparameters::default().network([1, 28, 28], 10).unwrap();
         let log_sigma2 = initial_log_sigma2(&network);
         let of = |value| log_sigma2.iter().filter(|&&l| l == value).count();
-        assert_eq!((of(INITIAL_LOG_SIGMA2), of(NO_NOISE)), (2416, 48));
-        assert_eq!((log_sigma2[0], log_sigma2[200]), (INITIAL_LOG_SIGMA2, NO_NOISE));
+        assert_eq!((of(-10.0), of(NO_NOISE)), (2416, 48));
+        assert_eq!((log_sigma2[0], log_sigma2[200]), (-10.0, NO_NOISE));
     }
 }

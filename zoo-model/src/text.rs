@@ -116,6 +116,7 @@ mod tests {
         let round = [-0.001, -0.0, 0.001, -0.005001, -1.0, f64::NAN].map(|v| fixed(v, 2));
         assert_eq!(round, ["0.00", "0.00", "0.00", "-0.01", "-1.00", "NaN"]);
         assert_eq!(fixed(-0.4, 0), "0");
+        assert_eq!([0.125, 1.0, -0.0001].map(percent), ["12.5 %", "100.0 %", "0.0 %"]);
         assert_eq!(alternatives(&["a"]), "`a`");
         assert_eq!(alternatives(&["a", "b"]), "`a` or `b`");
         assert_eq!(alternatives(&["a", "b", "c"]), "one of `a`, `b`, `c`");

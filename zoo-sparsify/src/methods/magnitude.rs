@@ -161,3 +161,72 @@ impl Pruning for Magnitude {
         Start { state, mask: Some(mask) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zoo_model::manifest::Reduction;
+    use zoo_model::Manifest;
+
+    const ONE_SHOT: Magnitude = Magnitude { sparsity: 0.825, scope: Scope::Layer, ramp_epochs: None };
+    const CUBIC: Magnitude = Magnitude { sparsity: 0.825, scope: Scope::Global, ramp_epochs: Some(3) };
+
+    #[test]
+    fn twins_are_called_and_recorded_by_their_settings() {
+        assert_eq!([ONE_SHOT, CUBIC].map(|m| m.suffix()), ["magnitude-82.5", "magnitude-82.5-cubic"]);
+        assert_eq!(
+            [ONE_SHOT.describe(1), CUBIC.describe(15)],
+            [
+                "magnitude pruning to 17.5 % of the weights, 1 epoch of fine-tuning",
+                "magnitude pruning to 17.5 % of the weights over 3 epochs, 15 epochs of fine-tuning"
+            ]
+        );
+        assert_eq!(ONE_SHOT.params(), [("sparsity", 0.825.into()), ("scope", "layer".into())]);
+        let mut expected = vec![("sparsity", 0.825.into()), ("scope", "global".into())];
+        expected.extend([("schedule", "cubic".into()), ("ramp_epochs", 3.into())]);
+        assert_eq!(CUBIC.params(), expected);
+        for pruning in [ONE_SHOT, CUBIC] {
+            let again = MagnitudeMethod.read_settings(pruning.settings()).unwrap();
+            assert_eq!(again.settings(), pruning.settings());
+        }
+    }
+
+    #[test]
+    fn fine_tuning_starts_pruned_or_on_a_ramp() {
+        let parent = Hyperparameters::default();
+        let network = parent.network([1, 28, 28], 10).unwrap();
+        let state: Vec<f32> = (0..network.state_len()).map(|i| (i % 97) as f32 - 48.5).collect();
+        let Start { state: pruned, mask: Some(Mask::Fixed(kept)) } = ONE_SHOT.start(&parent, &network, &state, 15)
+        else {
+            panic!("a fixed mask")
+        };
+        assert_eq!(kept, mask(&network, &state, 0.825, Scope::Layer));
+        assert!(pruned.iter().zip(&state).zip(&kept).all(|((p, s), kept)| *p == if *kept { *s } else { 0.0 }));
+
+        let ramp = Ramp { sparsity: 0.825, scope: Scope::Global, epochs: 3 };
+        let expected = Start { state: state.clone(), mask: Some(Mask::Ramp(ramp)) };
+        assert_eq!(CUBIC.start(&parent, &network, &state, 15), expected);
+    }
+
+    #[test]
+    fn a_ramp_lasts_half_of_the_epochs_unless_the_entry_says_otherwise() {
+        let ramp = |text: &str, cut: Option<u32>, epochs: u32| {
+            let text = format!("[[sparsify]]\nsparsity = 0.5\n{text}");
+            let mut manifest = Manifest::parse("m.toml", text).unwrap();
+            manifest.reduction = Reduction { epochs: cut, ..Reduction::default() };
+            let entries = manifest.entries("sparsify").unwrap();
+            let read = MagnitudeMethod.read_entry(&entries[0], epochs);
+            read.map(|prunings| prunings[0].settings().get("ramp-epochs").cloned()).map_err(|e| e.to_string())
+        };
+        let cubic = "schedule = \"cubic\"\n";
+        assert_eq!(ramp("", None, 15), Ok(None));
+        assert_eq!(ramp(cubic, None, 15), Ok(Some(8.into())));
+        assert_eq!(ramp(cubic, None, 1), Ok(Some(1.into())));
+        assert_eq!(ramp(&format!("{cubic}ramp-epochs = 15"), None, 15), Ok(Some(15.into())));
+        assert_eq!(ramp(&format!("{cubic}ramp-epochs = 15"), Some(2), 15), Ok(Some(2.into())));
+        assert_eq!(ramp(cubic, Some(2), 15), Ok(Some(1.into())));
+        assert!(ramp(&format!("{cubic}ramp-epochs = 16"), None, 15).unwrap_err().contains("must not exceed `epochs`"));
+        assert!(ramp(cubic, None, 0).unwrap_err().contains("must be at least 1 with the cubic schedule"));
+        assert!(ramp("ramp-epochs = 3", None, 15).unwrap_err().contains("needs schedule = \"cubic\""));
+    }
+}

@@ -202,4 +202,15 @@ mod tests {
         assert_eq!(register(&COMMON), Err(RegistrationError::Key { method: "odd", key: "epochs" }));
         assert_eq!(names(), ["magnitude", "variational-dropout"]);
     }
+
+    #[test]
+    fn methods_are_found_by_name_and_named_in_sentences() {
+        let found = |name| method(name).map(|method| (method.name(), method.title(), method.default_epochs()));
+        assert_eq!(found("magnitude"), Some(("magnitude", "magnitude pruning", 15)));
+        assert_eq!(found("variational-dropout"), Some(("variational-dropout", "variational dropout", 25)));
+        assert!(found("magnitud").is_none());
+        static ODD: Odd = Odd("odd", &[]);
+        assert_eq!(ODD.why_no_other_keys(), "odd pruning has no such key");
+        assert!(ODD.is_named_after_a_twin("z-odd-3") && !ODD.is_named_after_a_twin("odd"));
+    }
 }

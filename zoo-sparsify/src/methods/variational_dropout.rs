@@ -79,3 +79,27 @@ impl Pruning for VariationalDropout {
         Start { state: state.to_vec(), mask: Some(Mask::Variational(Variational { epochs })) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn twins_start_from_their_parents_last_state() {
+        let parent = Hyperparameters::default();
+        let network = parent.network([1, 28, 28], 10).unwrap();
+        let state = vec![0.5; network.state_len()];
+        let start = VariationalDropout.start(&parent, &network, &state, 25);
+        assert_eq!(start, Start { state, mask: Some(Mask::Variational(Variational { epochs: 25 })) });
+        assert_eq!(VariationalDropout.sparsification(), Sparsification::VariationalDropout);
+    }
+
+    #[test]
+    fn twins_are_called_and_recorded_by_their_method_alone() {
+        assert_eq!(VariationalDropout.suffix(), "variational-dropout");
+        assert_eq!(VariationalDropout.describe(25), "25 epochs of variational dropout");
+        assert_eq!((VariationalDropout.settings(), VariationalDropout.params()), (Map::new(), Vec::new()));
+        let read = VariationalDropoutMethod.read_settings(Map::new()).unwrap();
+        assert_eq!(read.method().name(), "variational-dropout");
+    }
+}
