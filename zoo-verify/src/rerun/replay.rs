@@ -55,3 +55,29 @@ pub fn replay(
     }
     Ok(failures)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zoo_engine::DeviceName;
+    use zoo_model::synthetic::noise_dataset;
+    use zoo_model::{Architecture, Hyperparameters, ModelId, Params};
+
+    /// An archive may name any engine.
+    #[test]
+    fn an_engine_that_does_not_know_the_architecture_is_a_failure() {
+        let data = noise_dataset([1, 28, 28], 10, 4);
+        let h = Hyperparameters { architecture: Architecture::Mlp, hidden: vec![4], ..Hyperparameters::default() };
+        let network = h.network(data.shape, 10).unwrap();
+        let json = br#"{"training_iteration":0,"train_loss":1,"train_acc":0,"test_loss":1,"test_acc":0,"val_loss":1,"val_acc":0}"#;
+        let model = Sampled {
+            states: vec![vec![0.0; network.parameter_count()]],
+            params: Params::new(ModelId(0), h, &network),
+            lines: zoo_model::result::from_json_lines(json).unwrap(),
+        };
+        let engine = registry::find("population").unwrap().build(DeviceName::Cpu).unwrap().engine;
+        let failures = replay(&model, engine.as_ref(), &data, &Interrupt::default()).unwrap();
+        let [failure] = failures.as_slice() else { panic!("{failures:?}") };
+        assert!(failure.message.contains("the population engine does not train mlp"), "{failure:?}");
+    }
+}
