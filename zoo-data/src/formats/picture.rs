@@ -34,6 +34,8 @@ fn decode_unguarded(bytes: &[u8], side: u32) -> Result<Image, String> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
     match reader.format() {
         Some(Jpeg) if !is_whole_jpeg(bytes) => return Err(TRUNCATED.into()),
+        Some(Gif) if !is_whole_gif(bytes) => return Err(TRUNCATED.into()),
+        Some(Png) if !is_whole_png(bytes) => return Err(TRUNCATED.into()),
         Some(WebP) if !is_whole_webp(bytes) => return Err(TRUNCATED.into()),
         Some(Bmp | Gif | Jpeg | Png | Pnm | Tiff | WebP) => {}
         _ => return Err("is not an image in a supported format (BMP, GIF, JPEG, PNG, PNM, TIFF or WebP)".into()),
@@ -96,6 +98,52 @@ fn is_whole_jpeg(bytes: &[u8]) -> bool {
     }
 }
 
+/// Whether a GIF file continues to the end of its first frame. The decoder may not need the last bytes.
+fn is_whole_gif(bytes: &[u8]) -> bool {
+    const HEADER: usize = 13;
+    const EXTENSION: u8 = 0x21;
+    const FRAME: u8 = 0x2c;
+    // Bytes of a table of colours, by the flags before it.
+    let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
+    // Where a list of blocks ends: each begins with its length, the last one is empty.
+    let end_of_blocks = |mut at: usize| loop {
+        match *bytes.get(at)? {
+            0 => return Some(at + 1),
+            length => at += 1 + usize::from(length),
+        }
+    };
+    let end_of_frame = || {
+        let mut at = HEADER + table(*bytes.get(10)?);
+        loop {
+            at = match *bytes.get(at)? {
+                EXTENSION => end_of_blocks(at + 2)?,
+                FRAME => return end_of_blocks(at + 11 + table(*bytes.get(at + 9)?)),
+                _ => return None,
+            };
+        }
+    };
+    end_of_frame().is_some()
+}
+
+/// Whether a PNG file continues to the end of its last chunk. The decoder does not need that chunk;
+/// Pillow refuses a file that breaks off in it.
+fn is_whole_png(bytes: &[u8]) -> bool {
+    const SIGNATURE: usize = 8;
+    // Length and type before a chunk's content, checksum after it.
+    const AROUND: usize = 12;
+    let mut rest = bytes.get(SIGNATURE..).unwrap_or_default();
+    while let Some((head, _)) = rest.split_first_chunk::<8>() {
+        let [a, b, c, d, kind @ ..] = *head;
+        let length = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_add(AROUND);
+        match rest.get(length..) {
+            None => return false,
+            Some(_) if kind == *b"IEND" => return true,
+            Some(next) => rest = next,
+        }
+    }
+    false
+}
+
 /// Whether a WebP file is as long as its header says. The decoder may not need the last bytes.
 fn is_whole_webp(bytes: &[u8]) -> bool {
     let length = bytes.get(4..8).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
@@ -154,17 +202,19 @@ mod tests {
 
     #[test]
     fn a_file_that_is_cut_short_is_refused() {
-        use ImageFormat::{Bmp, Png, Pnm, Tiff, WebP};
+        use ImageFormat::{Bmp, Gif, Png, Pnm, Tiff, WebP};
         let picture = RgbImage::from_fn(9, 7, |x, y| [x as u8 * 20, y as u8 * 30, 99].into());
-        let whole = [Bmp, Png, Pnm, Tiff, WebP].map(|format| encoded(picture.clone(), format));
+        let whole = [Bmp, Gif, Png, Pnm, Tiff, WebP].map(|format| encoded(picture.clone(), format));
         for whole in JPEGS.into_iter().chain(whole.iter().map(Vec::as_slice)) {
             let expected = decode_any(whole);
             assert_eq!(decode_any(&[whole, &[0; 100][..]].concat()), expected);
             for cut in 0..whole.len() {
-                // The end of a PNG file is a chunk without content.
                 let found = decode_any(&whole[..cut]);
                 assert!(found.is_err() || found == expected, "cut at {cut} of {}", whole.len());
-                assert!(found.is_err() || !JPEGS.contains(&whole), "cut at {cut} of {}", whole.len());
+                // The last byte of a GIF file says that no other frame follows.
+                let is_gif = whole.starts_with(b"GIF") && cut + 1 < whole.len();
+                let must_be_whole = is_gif || JPEGS.contains(&whole) || whole.starts_with(b"\x89PNG");
+                assert!(found.is_err() || !must_be_whole, "cut at {cut} of {}", whole.len());
             }
         }
     }
