@@ -153,3 +153,17 @@ fn files(zoo: &Path) -> BTreeMap<String, Vec<u8>> {
     }
     files
 }
+
+#[test]
+fn an_engine_is_not_given_models_that_it_does_not_train() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data.safetensors");
+    noise_dataset([1, 28, 28], 10, 12).write(&data).unwrap();
+    let text = MANIFEST.replace("\"cnn-s\"", "\"mlp\"\nhidden = [4]");
+    let manifest = Manifest::parse("mlp.toml", text).unwrap();
+    let engine = PopulationFactory.build(DeviceName::Cpu).unwrap().engine;
+    let output = dir.path().join("zoo");
+    let outcome = train(&manifest, &data, &output, engine.as_ref(), &Settings::default(), &Stage::silent());
+    assert!(matches!(&outcome, Err(TrainError::Usage(e)) if e.0.contains("does not train mlp")), "{outcome:?}");
+    assert!(!output.exists());
+}

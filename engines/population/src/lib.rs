@@ -390,3 +390,26 @@ impl<S: Simd> Cohort for Groups<'_, S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zoo_model::synthetic::noise_dataset;
+    use zoo_model::Hyperparameters;
+
+    #[test]
+    fn a_cohort_is_divided_into_batches_of_a_vectors_width() {
+        let data = noise_dataset([1, 28, 28], 10, 1);
+        let model = ModelSpec::from(Hyperparameters::default());
+        let models = [&model; 19];
+        for (instructions, sizes) in [(InstructionSet::Avx512, &[16, 3][..]), (InstructionSet::Portable, &[8, 8, 3])] {
+            // Planning needs no processor that has the instructions.
+            let engine = PopulationEngine { instructions, ..PopulationEngine::new() };
+            let cohorts = engine.cohorts(&models);
+            assert_eq!(cohorts.iter().map(Vec::len).collect::<Vec<_>>(), [16, 3]);
+            let BatchPlan { batches, concurrency } = engine.plan_batches(cohorts, &models, &data, 2).unwrap();
+            assert_eq!((batches.iter().map(Vec::len).collect::<Vec<_>>().as_slice(), concurrency), (sizes, 2));
+            assert!(batches.concat().into_iter().eq(0..19));
+        }
+    }
+}
