@@ -1,7 +1,7 @@
 //! Fills a zoo directory with trained models: in parallel, resumable, in shards.
 //!
 //! While a zoo is unfinished, everything that is not a finished model lives in its folder
-//! `.training`: `run.json` (what is being made), a checkpoint per cohort, locks, temporaries. It goes
+//! `.training`: `run.json` (what is being made), checkpoints, locks, temporaries. It goes
 //! when the zoo is finished. What replaces another zoo is made in a hidden folder beside it.
 
 mod fill;
@@ -50,11 +50,11 @@ pub trait ModelSource: Sync {
 /// How to fill a zoo directory.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Threads, each training one cohort at a time; a device may have more, which wait for it.
+    /// Threads, each training one batch of models at a time; a device may have more, which wait for it.
     pub threads: usize,
     /// Which cohorts to train.
     pub shard: Shard,
-    /// Pause between two checkpoints of a cohort.
+    /// Pause between two checkpoints of a batch of models.
     pub checkpoint_pause: Duration,
     /// Replace an output that was built from different inputs, once the new one is complete.
     pub force: bool,
