@@ -40,9 +40,9 @@ use zoo_engine::{
     Sparsification, Task,
 };
 
-use cuda::device::Device;
 use dropout::Draw;
 use lanes::Lanes;
+use zoo_engine_cuda::{gpu, Device};
 #[cfg(target_arch = "x86_64")]
 use zoo_engine_simd::{Avx2, Avx512};
 use zoo_engine_simd::{InstructionSet, Portable, Simd};
@@ -246,8 +246,8 @@ impl EngineFactory for PopulationFactory {
     fn build(&self, device: DeviceName) -> Result<BuiltEngine, DeviceError> {
         match device {
             DeviceName::Cpu => Ok(PopulationEngine::new().into()),
-            DeviceName::Cuda(number) => Ok(PopulationEngine::with_devices(cuda::gpu::devices(number)?).into()),
-            DeviceName::Auto => match cuda::gpu::devices(None) {
+            DeviceName::Cuda(number) => Ok(PopulationEngine::with_devices(gpu::devices(number)?).into()),
+            DeviceName::Auto => match gpu::devices(None) {
                 Ok(devices) => {
                     let names: Vec<String> = devices.iter().map(|d| d.driver.name()).collect();
                     let notice = Some(format!("training on {}", names.join(", ")));

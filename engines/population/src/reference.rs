@@ -305,12 +305,12 @@ fn optimize(
 
 #[cfg(test)]
 mod tests {
-    use super::super::cuda::device::Device;
-    use super::super::cuda::emulated::{Emulated, Turns};
     use super::super::PopulationEngine;
     use super::*;
     use zoo_engine::variational::Variational;
     use zoo_engine::{Engine, Mask, Snapshot};
+    use zoo_engine_cuda::emulated::{Emulated, Turns};
+    use zoo_engine_cuda::Device;
     use zoo_engine_simd::InstructionSet;
     use zoo_model::dataset::normalize_image;
     use zoo_model::init::initial_parameters;
