@@ -120,7 +120,7 @@ impl Device {
         Split::ALL.iter().map(|&s| data.len(s) * (data.image_len() + size_of::<u16>())).sum()
     }
 
-    /// Maximum number of models of so many bytes that fit at once, beside the images.
+    /// Maximum number of models that fit at once, beside the images, if each takes `of_model` bytes.
     ///
     /// # Errors
     /// Not one does.
@@ -132,8 +132,7 @@ impl Device {
         }
     }
 
-    /// So many bytes of memory beside the images, for the given number of models, as soon as other cohorts
-    /// leave them.
+    /// Memory for the given number of models, beside the images, as soon as other cohorts leave it.
     ///
     /// # Errors
     /// The device does not have as many.

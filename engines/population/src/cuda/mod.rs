@@ -58,7 +58,7 @@ pub(super) fn max_models(
         if !device.fits(&kernels.source, h.architecture) {
             return Ok(None);
         }
-        max = max.min(device.max_models(bytes_per_model(&kernels, data.len(Split::Train), data.classes()), data)?);
+        max = max.min(device.max_models(bytes_per_model(&kernels, data), data)?);
         program(device, &kernels, h, network, data)?;
     }
     Ok(Some(max))
@@ -81,7 +81,7 @@ pub(super) fn start<'d>(
         return Ok(None);
     }
     let program = program(device, &kernels, h, network, data)?;
-    let bytes = tasks.len() * bytes_per_model(&kernels, data.len(Split::Train), data.classes());
+    let bytes = tasks.len() * bytes_per_model(&kernels, data);
     let lease = device.lease(bytes, tasks.len(), data)?;
     Ok(Some(Box::new(DeviceCohort::new(device, kernels, program, lease, tasks, data, from)?)))
 }
