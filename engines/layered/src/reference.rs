@@ -2,8 +2,8 @@
 //! words leave a doubt.
 
 use zoo_engine::optimizer::{BETA2, EPSILON};
-use zoo_engine_population::functions::{activate, exp};
-use zoo_engine_population::simd::Portable;
+use zoo_engine_simd::functions::{activate, exp};
+use zoo_engine_simd::Portable;
 use zoo_model::Activation;
 use zoo_model::dataset::normalize_image;
 use zoo_model::random::{dropout_threshold, Purpose, Stream};

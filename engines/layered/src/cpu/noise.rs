@@ -47,21 +47,29 @@ impl<S: Simd> Kernel<S> for Row<'_> {
         let Self { channels, first, blocks, layer, draw: Draw { seed, epoch, step }, .. } = self;
         let key = [seed as u32, (seed >> 32) as u32];
         let purpose = Purpose::Noise(layer).word();
-        // As many sums as a vector has lanes draw from the blocks that they are in.
-        let mut words = [0; 32];
-        for channel in (0..channels).step_by(S::LANES) {
-            let lanes = S::LANES.min(channels - channel);
-            let start = first + channel;
-            let mut draws = [0.0; 32];
-            let (begin, end) = (start / 4, (start + lanes).div_ceil(4));
-            let mut of_word: [[f32; 16]; 4] = [[0.0; 16]; 4];
-            for (b, block) in (begin..end).enumerate() {
-                let block = philox([(blocks + block) as u32, step, epoch, purpose], key);
-                for (w, word) in block.into_iter().enumerate() {
-                    words[w * 8 + b] = word;
-                }
+        let (begin, end) = (first / 4, (first + channels).div_ceil(4));
+        // Padding lanes draw too, from beyond the row.
+        let mut draws = vec![0.0; 4 * (end - begin + S::LANES) + padded(channels)];
+        for block in (begin..end).step_by(S::LANES) {
+            let mut words = [[0; 16]; 4];
+            for lane in 0..S::LANES {
+                let of_block = philox([(blocks + block + lane) as u32, step, epoch, purpose], key);
+                words.iter_mut().zip(of_block).for_each(|(words, word)| words[lane] = word);
             }
-            let _ = (&mut of_word, &mut draws, &words, normals::<S>, noisy::<S>, &self.variances, &self.sums);
+            for (w, normal) in normals(s, words.map(|words| s.load_u32(&words))).into_iter().enumerate() {
+                let mut values = [0.0; 16];
+                s.store(normal, &mut values);
+                let places = draws[4 * (block - begin) + w..].iter_mut().step_by(4);
+                places.zip(&values[..S::LANES]).for_each(|(draw, value)| *draw = *value);
+            }
+        }
+        let draws = &draws[first - 4 * begin..];
+        let vectors = self.variances.chunks_exact_mut(S::LANES).zip(self.sums.chunks_exact_mut(S::LANES));
+        for (i, (variances, sums)) in vectors.enumerate() {
+            let draw = s.load(&draws[i * S::LANES..]);
+            let (sum, by_variance) = noisy(s, s.load(sums), s.load(variances), draw);
+            s.store(sum, sums);
+            s.store(by_variance, variances);
         }
     }
 }
