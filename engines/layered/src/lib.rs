@@ -1,4 +1,5 @@
 //! Layer by layer: every architecture, one model at a time over whole mini-batches.
 
+pub mod cpu;
 pub mod geometry;
 pub mod kernels;

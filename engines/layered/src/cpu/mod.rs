@@ -1,0 +1,3 @@
+//! The engine's arithmetic on processors.
+
+pub mod convolution;
