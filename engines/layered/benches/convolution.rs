@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use zoo_engine_layered::cpu::convolution::{convolution, input_gradient, weight_gradient};
 use zoo_engine_layered::geometry::{padded, Geometry, Map};
-use zoo_engine_population::simd::{Avx2, Avx512, Kernel, Simd};
+use zoo_engine_simd::{Avx2, Avx512, Kernel, Simd};
 
 /// The best of several repetitions, in GFLOP/s.
 fn best(multiply_adds: usize, mut run: impl FnMut()) -> f64 {

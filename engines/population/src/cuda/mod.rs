@@ -32,13 +32,13 @@ use zoo_model::init::initial_parameters;
 use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Hyperparameters, Init, Network, Split};
 
-use super::simd::InstructionSet;
 use super::PopulationEngine;
 use cohort::DeviceCohort;
 use device::{Device, Lease};
 use driver::Program;
 use source::{kernel_source, KernelSource};
 use zoo_engine::{Cohort, DeviceError, Engine, EngineError, Snapshot, Task};
+use zoo_engine_simd::InstructionSet;
 
 /// Training and test samples on which a kind of model is checked: several mini-batches of most sizes,
 /// the last one smaller.

@@ -7,8 +7,8 @@ use zoo_model::{Activation, Hyperparameters, Network, Optimizer};
 
 use super::super::kernels::{Block, OUTPUTS_PER_PASS};
 use super::super::layers::{layers, Layer};
-use super::super::simd::ROW;
 use zoo_engine::optimizer::{moment_count, BETA1, BETA2, EPSILON};
+use zoo_engine_simd::ROW;
 
 /// What the kernels are but for a network's layers: before them, and after them.
 const BEFORE_LAYERS: [&str; 10] = [

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use zoo_engine_population::simd::{Avx2, Avx512, Portable, Simd};
+use zoo_engine_simd::{Avx2, Avx512, Portable, Simd};
 
 use super::*;
 use crate::geometry::{segments, tree, Map};
