@@ -83,11 +83,16 @@ impl<S: Simd, const ROWS: usize, const VECTORS: usize, const TERMS: bool> Kernel
         let (row, term) = if TERMS { (a_stride, 1) } else { (1, a_stride) };
         // SAFETY: `multiply`'s caller promises that all of these lie in the matrices.
         unsafe {
-            let mut sums: [[S::F; VECTORS]; ROWS] = match start {
-                Start::Zero => [[s.splat(0.0); VECTORS]; ROWS],
-                Start::There => from_fn(|r| from_fn(|v| s.load_from(c.add(r * c_stride + v * S::LANES)))),
-                Start::Row(bias) => [from_fn(|v| s.load_from(bias.add(v * S::LANES))); ROWS],
-            };
+            let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    match start {
+                        Start::Zero => {}
+                        Start::There => *sum = s.load_from(c.add(r * c_stride + v * S::LANES)),
+                        Start::Row(row) => *sum = s.load_from(row.add(v * S::LANES)),
+                    }
+                }
+            }
             for piece in pieces {
                 let mut a = a.add(piece.a);
                 let mut b = b.add(piece.b);
@@ -103,9 +108,9 @@ impl<S: Simd, const ROWS: usize, const VECTORS: usize, const TERMS: bool> Kernel
                     b = b.wrapping_add(b_stride);
                 }
             }
-            for (r, sums) in sums.into_iter().enumerate() {
-                for (v, sum) in sums.into_iter().enumerate() {
-                    s.store_to(sum, c.add(r * c_stride + v * S::LANES));
+            for (r, sums) in sums.iter().enumerate() {
+                for (v, sum) in sums.iter().enumerate() {
+                    s.store_to(*sum, c.add(r * c_stride + v * S::LANES));
                 }
             }
         }
