@@ -6,7 +6,9 @@ use zoo_engine::{Engine, ModelSpec, Task};
 use zoo_model::augmentation::rotate;
 use zoo_model::dataset::{DatasetInfo, PerSplit, Samples};
 use zoo_model::stage::Interrupt;
-use zoo_model::{Activation, Architecture, Augmentation, Dataset, Hyperparameters, Network, Optimizer, Schedule, Split};
+use zoo_model::{
+    Activation, Architecture, Augmentation, Dataset, Hyperparameters, Network, Optimizer, Schedule, Split,
+};
 use zoo_test::reference::Vectors;
 use zoo_train::registry::all_on_processor;
 
@@ -127,7 +129,12 @@ fn one_step_of(engine: &dyn Engine, file: &str, tolerance: &Tolerance) {
     let mut cohort = engine.start(&[task], &data, None).unwrap();
 
     let logits = cohort.logits(Split::Test, 0..batch).unwrap().remove(0);
-    assert_close(&logits, &vectors.doubles["eval_logits"], tolerance.forward, &format!("{} logits at evaluation", engine.name()));
+    assert_close(
+        &logits,
+        &vectors.doubles["eval_logits"],
+        tolerance.forward,
+        &format!("{} logits at evaluation", engine.name()),
+    );
     let order: Vec<u32> = (0..batch as u32).collect();
     let gradient = doubles(&cohort.gradients(&order).unwrap()[0]);
     let score = cohort.train(1, 0, &[order], &Interrupt::default()).unwrap()[0].score().unwrap();
