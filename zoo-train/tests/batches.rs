@@ -62,7 +62,7 @@ impl Engine for Batched {
         _: usize,
     ) -> Result<BatchPlan, DeviceError> {
         let batches = cohorts.iter().flat_map(|c| c.chunks(self.width).map(<[usize]>::to_vec)).collect();
-        Ok(BatchPlan { batches, concurrency: 1 })
+        Ok(BatchPlan { batches, concurrency: 1, parallelism: 1 })
     }
 
     fn start<'d>(

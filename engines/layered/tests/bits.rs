@@ -9,9 +9,7 @@ use zoo_engine_layered::LayeredEngine;
 use zoo_engine_simd::InstructionSet;
 use zoo_model::stage::Interrupt;
 use zoo_model::synthetic::noise_dataset;
-use zoo_model::{
-    Activation, Architecture, Augmentation, Dataset, Hyperparameters, Init, Optimizer, Schedule, Split,
-};
+use zoo_model::{Activation, Architecture, Augmentation, Dataset, Hyperparameters, Init, Optimizer, Schedule, Split};
 
 /// What there is to compare: tallies, logits, gradients and snapshots, as text, whose numbers are exact.
 fn outcome(mut cohort: Box<dyn Cohort + '_>) -> (String, Vec<Snapshot>) {
@@ -127,9 +125,8 @@ fn training_goes_on_from_a_snapshot_and_from_a_part_of_an_epoch() {
     for mask in [None, Some(Mask::Variational(Variational { epochs: 2 }))] {
         let hyperparameters = Hyperparameters { dropout: 0.2, ..residual(Activation::Relu) };
         let task = Task { mask, ..Task::new(&hyperparameters, data.shape, 5).unwrap() };
-        let start = |from: Option<&[Snapshot]>| {
-            LayeredEngine::new().start(std::slice::from_ref(&task), &data, from).unwrap()
-        };
+        let start =
+            |from: Option<&[Snapshot]>| LayeredEngine::new().start(std::slice::from_ref(&task), &data, from).unwrap();
         let order: Vec<u32> = vec![6, 0, 5, 1, 4, 2, 3];
         let mut whole = start(None);
         let of_whole = whole.train(1, 0, std::slice::from_ref(&order), &go_on).unwrap()[0];

@@ -34,7 +34,7 @@ impl Population<'_> {
         let cohorts: Vec<Vec<usize>> = settings.shard.part_of(self.engine.cohorts(&specs));
         self.write_shard(settings.shard, &cohorts, &run)?;
         let total: usize = cohorts.iter().map(Vec::len).sum();
-        let BatchPlan { batches, concurrency } =
+        let BatchPlan { batches, concurrency, .. } =
             self.engine.plan_batches(cohorts, &specs, self.data, settings.threads)?;
         let progress = stage.progress("training", total as u64 * self.epochs());
         let checkpoints = Checkpoints::find(&training_dir(self.zoo), &run.record.fingerprint);
