@@ -24,6 +24,9 @@ pub mod cli;
 mod dataset_check;
 mod error;
 pub mod estimate;
+#[cfg(test)]
+mod in_parts;
+pub mod kept_states;
 pub mod merge;
 mod planned;
 pub mod population;
