@@ -83,7 +83,7 @@ impl Progress {
             true => lengths(&self.masks) == expected.collect::<Vec<_>>(),
             false => self.masks.is_empty(),
         };
-        let is_end_of_part = self.steps % cohort.steps_per_part().max(1) == 0;
+        let is_end_of_part = self.steps.is_multiple_of(cohort.steps_per_part().max(1));
         let is_within = self.steps < cohort.steps_per_epoch();
         has_masks && is_end_of_part && is_within && self.tallies.len() == cohort.tasks().len()
     }
