@@ -36,8 +36,9 @@ impl Population<'_> {
         let cohorts: Vec<Vec<usize>> = settings.shard.part_of(self.engine.cohorts(&specs));
         self.write_shard(settings.shard, &cohorts, &run)?;
         let total: usize = cohorts.iter().map(Vec::len).sum();
-        let BatchPlan { batches, concurrency } =
-            self.engine.plan_batches(cohorts, &specs, self.data, settings.threads)?;
+        let plan = self.engine.plan_batches(cohorts, &specs, self.data, settings.threads)?;
+        let threads_per_batch = plan.threads_per_batch(settings.threads);
+        let BatchPlan { batches, concurrency } = plan;
         let progress = stage.progress("training", total as u64 * self.epochs());
         let checkpoints = Checkpoints::find(&training_dir(self.zoo), &run.record.fingerprint);
         let is_unfinished = |id: ModelId| !self.zoo.model(id).is_dir();
@@ -54,7 +55,6 @@ impl Population<'_> {
         });
 
         let worker = Worker { population: *self, run: &run, checkpoints, settings, stage, progress: progress.as_ref() };
-        let threads_per_batch = settings.threads / concurrency.max(1);
         in_parallel(&batches, concurrency, threads_per_batch, |batch| worker.train(batch))?;
         drop(progress);
         finish_if_complete(self.zoo, &run)
@@ -95,9 +95,8 @@ fn divide(batches: Vec<Vec<usize>>, position: impl Fn(usize) -> Option<(u32, usi
     divided
 }
 
-/// Does `work` on each batch, the given number of them at once, each in a rayon pool of its share of the
-/// threads. Where as many batches as threads are trained at once, that is one, and a matrix product is
-/// never split, however many cores there are. The first error ends it.
+/// Does `work` on each batch, the given number of them at once, each in a rayon pool of its own
+/// [threads](BatchPlan::threads_per_batch). The first error ends it.
 fn in_parallel(
     batches: &[Vec<usize>],
     concurrency: usize,
@@ -118,7 +117,7 @@ fn in_parallel(
     std::thread::scope(|scope| {
         for _ in 0..concurrency.clamp(1, batches.len().max(1)) {
             scope.spawn(|| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads_per_batch.max(1)).build();
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads_per_batch).build();
                 let pool = pool.map_err(TrainError::Threads);
                 let outcome = pool.and_then(|pool| pool.install(work_on_all));
                 if let (Err(error), Ok(mut failure)) = (outcome, failure.lock()) {
@@ -293,14 +292,14 @@ mod tests {
     #[test]
     fn a_batch_has_its_share_of_the_threads() {
         let batches = vec![vec![0]; 3];
-        for (concurrency, threads_per_batch) in [(1, 4), (2, 1), (8, 0)] {
+        for (concurrency, threads_per_batch) in [(1, 4), (2, 1)] {
             let seen = Mutex::new(Vec::new());
             in_parallel(&batches, concurrency, threads_per_batch, |_| {
                 seen.lock().unwrap().push(rayon::current_num_threads());
                 Ok(())
             })
             .unwrap();
-            assert_eq!(seen.into_inner().unwrap(), [threads_per_batch.max(1); 3]);
+            assert_eq!(seen.into_inner().unwrap(), [threads_per_batch; 3]);
         }
     }
 }
