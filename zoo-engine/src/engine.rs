@@ -138,6 +138,14 @@ pub struct BatchPlan {
     pub parallelism: usize,
 }
 
+impl BatchPlan {
+    /// Threads that each batch has for itself, of the processor's: at least one. Where as many batches as
+    /// threads are trained at once, that is one, and a matrix product is never split.
+    pub fn threads_per_batch(&self, threads: usize) -> usize {
+        (threads / self.concurrency.max(1)).max(1)
+    }
+}
+
 /// Models that are trained in step with each other. Every method answers once a model, in the
 /// order of the tasks. Errors are an interruption, or the device's.
 pub trait Cohort {
@@ -448,6 +456,7 @@ mod tests {
         let cohorts = vec![vec![0, 1], vec![2]];
         let plan = Plain.plan_batches(cohorts.clone(), &[], &data, 3).unwrap();
         assert_eq!(plan, BatchPlan { batches: cohorts, concurrency: 3, parallelism: 3 });
+        assert_eq!([1, 3, 5, 6].map(|threads| plan.threads_per_batch(threads)), [1, 1, 1, 2]);
         let task = &Recorder::new(vec![None], 7).tasks[0];
         assert_eq!(Plain.layer_outputs(task, &data, Split::Test, 0..1), Ok(None));
         let built = BuiltEngine::from(Plain);

@@ -89,7 +89,7 @@ impl TrainingArgs {
             shard: self.shard,
             checkpoint_pause: Duration::from_secs(self.checkpoint_seconds),
             force: self.force,
-            any_data: false,
+            ..default
         }
     }
 }

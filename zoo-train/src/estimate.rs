@@ -114,9 +114,9 @@ impl Calibration {
         let models: Vec<ModelSpec> = plan.models.iter().map(spec).collect();
         let models: Vec<&ModelSpec> = models.iter().collect();
         let data = noise_dataset(work.shape, work.classes, 1);
-        let BatchPlan { batches, concurrency, parallelism } =
-            engine.plan_batches(engine.cohorts(&models), &models, &data, threads.max(1))?;
-        let threads = (threads / concurrency.max(1)).max(1);
+        let plan = engine.plan_batches(engine.cohorts(&models), &models, &data, threads.max(1))?;
+        let threads = plan.threads_per_batch(threads);
+        let BatchPlan { batches, parallelism, .. } = plan;
         let mut busy = vec![0f64; parallelism.max(1)];
         for batch in batches {
             let rates = self.rates(engine, models[batch[0]], [batch.len(), threads], work);
