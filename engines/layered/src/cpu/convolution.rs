@@ -143,6 +143,23 @@ struct Share {
     panels: Range<usize>,
 }
 
+/// Images at a position.
+struct Rows {
+    position: usize,
+    images: Range<usize>,
+}
+
+/// Asks for floats to be brought to the caches.
+fn prefetch(floats: &[f32]) {
+    for line in floats.chunks(16) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every x86-64 processor has it; it accesses nothing.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast());
+        }
+    }
+}
+
 impl Product {
     fn new(
         taps: usize,
@@ -218,41 +235,76 @@ impl Product {
 
     /// Computes a block of a share, its right matrix packed or where it is.
     fn block<S: Simd>(&self, s: S, block: &Block, share: &Share, operands: &Operands, packed: Option<&[f32]>) {
-        let Operands { a, b, start, out } = *operands;
-        let a_stride = padded(self.channels);
-        let image_tiles = self.images.div_ceil(rows::<S>());
-        let b_stride = if packed.is_some() { columns::<S>() } else { self.columns };
-        let mut pieces = Vec::with_capacity(block.taps.len());
+        let stride = packed.map(|_| columns::<S>());
+        let (mut pieces, mut next) = (Vec::new(), Vec::new());
+        self.pieces(block, share.tiles.start % self.positions, stride, &mut next);
         for tile in share.tiles.clone() {
-            let (position, tile) = (tile % self.positions, tile / self.positions);
-            self.pieces(block, position, packed.map(|_| b_stride), &mut pieces);
-            let images = cut(self.images, image_tiles, tile)..cut(self.images, image_tiles, tile + 1);
-            let row = position * self.images + images.start;
+            std::mem::swap(&mut pieces, &mut next);
+            next.clear();
+            let following = tile + 1;
+            if following < share.tiles.end {
+                self.pieces(block, following % self.positions, stride, &mut next);
+            }
+            let rows = self.rows::<S>(tile);
+            let ahead = self.rows::<S>(following.min(share.tiles.end - 1));
             for panel in share.panels.clone() {
-                let column = panel * columns::<S>();
+                let part = |length| {
+                    let part = panel - share.panels.start;
+                    cut(length, share.panels.len(), part)..cut(length, share.panels.len(), part + 1)
+                };
+                self.prefetch(block, &pieces, &next, part(ahead.images.len()), &ahead, operands, share.panels.len() * columns::<S>(), share.panels.start * columns::<S>());
                 let b = match packed {
-                    Some(packed) => &packed[(panel - share.panels.start) * block.terms() * b_stride..],
-                    None => &b[column..],
+                    Some(packed) => &packed[(panel - share.panels.start) * block.terms() * columns::<S>()..],
+                    None => &operands.b[panel * columns::<S>()..],
                 };
-                let start = match start {
-                    Start::Row(row) => Start::Row(row.wrapping_add(column)),
-                    other => other,
-                };
-                let tile = Tile {
-                    a: a[images.start * a_stride..].as_ptr(),
-                    a_stride,
-                    b: b.as_ptr(),
-                    b_stride,
-                    pieces: &pieces,
-                    start,
-                    c: out.wrapping_add(row * self.columns + column),
-                    c_stride: self.columns,
-                };
-                // SAFETY: the public functions have checked the sizes of all matrices, `run` that
-                // of the result; no two shares have the same tile and panel.
-                unsafe { multiply::<S, true>(s, tile, images.len(), columns::<S>().min(self.columns - column)) };
+                self.tile(s, operands, b.as_ptr(), stride.unwrap_or(self.columns), &pieces, &rows, panel);
             }
         }
+    }
+
+    /// Asks for what the next tile needs and this one does not.
+    #[allow(clippy::too_many_arguments)]
+    fn prefetch(&self, block: &Block, pieces: &[Piece], next: &[Piece], images: Range<usize>, ahead: &Rows, operands: &Operands, width: usize, column: usize) {
+        let stride = padded(self.channels);
+        for piece in next {
+            if pieces.iter().any(|other| other.a == piece.a) {
+                continue;
+            }
+            for image in images.clone() {
+                let at = piece.a + (ahead.images.start + image) * stride;
+                prefetch(&operands.a[at..][..block.channels.len()]);
+            }
+        }
+        let _ = (width, column);
+    }
+
+    fn rows<S: Simd>(&self, tile: usize) -> Rows {
+        let tiles = self.images.div_ceil(rows::<S>());
+        let (position, tile) = (tile % self.positions, tile / self.positions);
+        Rows { position, images: cut(self.images, tiles, tile)..cut(self.images, tiles, tile + 1) }
+    }
+
+    /// Computes a tile of a panel.
+    #[allow(clippy::too_many_arguments)]
+    fn tile<S: Simd>(&self, s: S, operands: &Operands, b: *const f32, b_stride: usize, pieces: &[Piece], rows: &Rows, panel: usize) {
+        let column = panel * columns::<S>();
+        let a_stride = padded(self.channels);
+        let tile = Tile {
+            a: operands.a[rows.images.start * a_stride..].as_ptr(),
+            a_stride,
+            b,
+            b_stride,
+            pieces,
+            start: match operands.start {
+                Start::Row(row) => Start::Row(row.wrapping_add(column)),
+                other => other,
+            },
+            c: operands.out.wrapping_add((rows.position * self.images + rows.images.start) * self.columns + column),
+            c_stride: self.columns,
+        };
+        // SAFETY: the public functions have checked the sizes of all matrices, `run` that of the
+        // result; no two shares have the same tile and panel.
+        unsafe { multiply::<S, true>(s, tile, rows.images.len(), columns::<S>().min(self.columns - column)) };
     }
 
     /// Copies a block's rows of the share's panels, panel by panel.

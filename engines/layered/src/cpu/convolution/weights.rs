@@ -11,7 +11,10 @@ use crate::geometry::{padded, segments, Geometry};
 
 /// Terms of a block of a segment: a panel of the output's gradient and a tile of the input stay in the
 /// first-level cache.
-const DEPTH: usize = 128;
+const DEPTH: usize = 256;
+
+/// Weights of a share: their sums stay in the second-level cache.
+const MAX_SUMS: usize = 1 << 18;
 
 /// The gradient of a convolution's weights: for each weight the sum over the mini-batch of
 /// `fma(x, dy, sum)`. Terms whose tap is in padding are left out, and counted in segments all the same.
@@ -66,7 +69,9 @@ impl WeightGradient<'_> {
             .map(|(tap, part)| Rows { tap, inputs: cut(inputs, parts, part)..cut(inputs, parts, part + 1) })
             .collect();
         let work = self.terms() * self.geometry.weights();
-        let shares = (4 * rayon::current_num_threads()).min(work / MIN_TASK).clamp(1, tiles.len());
+        let threads = rayon::current_num_threads();
+        let shares = (self.geometry.weights() / MAX_SUMS).max(1).next_multiple_of(threads);
+        let shares = shares.min(work / MIN_TASK).clamp(1, tiles.len());
         (0..shares).map(|n| tiles[cut(tiles.len(), shares, n)..cut(tiles.len(), shares, n + 1)].to_vec()).collect()
     }
 
