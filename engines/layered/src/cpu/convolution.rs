@@ -149,13 +149,21 @@ struct Rows {
     images: Range<usize>,
 }
 
+fn prefetch_to(p: *const f32, n: usize) {
+    for i in (0..n).step_by(16) {
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.wrapping_add(i).cast());
+        }
+    }
+}
+
 /// Asks for floats to be brought to the caches.
 fn prefetch(floats: &[f32]) {
     for line in floats.chunks(16) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: every x86-64 processor has it; it accesses nothing.
         unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast());
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast());
         }
     }
 }
@@ -275,7 +283,11 @@ impl Product {
                 prefetch(&operands.a[at..][..block.channels.len()]);
             }
         }
-        let _ = (width, column);
+        let width = width.min(self.columns - column);
+        for image in images {
+            let row = ahead.position * self.images + ahead.images.start + image;
+            prefetch_to(operands.out.wrapping_add(row * self.columns + column), width);
+        }
     }
 
     fn rows<S: Simd>(&self, tile: usize) -> Rows {
