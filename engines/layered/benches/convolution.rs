@@ -8,8 +8,14 @@ use zoo_engine_layered::cpu::convolution::{convolution, input_gradient, weight_g
 use zoo_engine_layered::geometry::{padded, Geometry, Map};
 use zoo_engine_simd::{Avx2, Avx512, Kernel, Simd};
 
-extern "C" { fn clock_gettime(a: i32, t: *mut [i64; 2]) -> i32; }
-fn cpu() -> f64 { let mut t = [0; 2]; unsafe { clock_gettime(2, &mut t) }; t[0] as f64 + t[1] as f64 * 1e-9 }
+extern "C" {
+    fn clock_gettime(a: i32, t: *mut [i64; 2]) -> i32;
+}
+fn cpu() -> f64 {
+    let mut t = [0; 2];
+    unsafe { clock_gettime(2, &mut t) };
+    t[0] as f64 + t[1] as f64 * 1e-9
+}
 /// The best of several repetitions, in GFLOP/s.
 fn best(multiply_adds: usize, mut run: impl FnMut()) -> f64 {
     let mut time = || {
@@ -66,12 +72,17 @@ fn layers() -> Vec<Geometry> {
     layers
 }
 
-extern "C" { fn madvise(a: *mut u8, l: usize, x: i32) -> i32; fn aligned_alloc(a: usize, l: usize) -> *mut u8; }
+extern "C" {
+    fn madvise(a: *mut u8, l: usize, x: i32) -> i32;
+    fn aligned_alloc(a: usize, l: usize) -> *mut u8;
+}
 fn values(len: usize) -> &'static mut [f32] {
     let bytes = (len * 4).next_multiple_of(1 << 21);
     let v: &'static mut [f32] = unsafe {
         let p = aligned_alloc(1 << 21, bytes);
-        if std::env::var("HUGE").is_ok() { madvise(p, bytes, 14); }
+        if std::env::var("HUGE").is_ok() {
+            madvise(p, bytes, 14);
+        }
         std::slice::from_raw_parts_mut(p.cast(), len)
     };
     v.iter_mut().zip(values2(len)).for_each(|(a, b)| *a = b);
@@ -110,10 +121,16 @@ fn bench<S: Simd>(s: S, name: &str, wanted: &[String]) {
         println!("{:>28} {:>6}  {:>13} {:>13} {:>13}", "layer", "images", "forward", "by input", "by weights");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
         for images in number(1).map_or(vec![32, 128], |images| vec![images]) {
-            for geometry in layers().iter().enumerate().filter(|(n, _)| number(2).is_none_or(|wanted| wanted == *n)).map(|(_, layer)| layer) {
+            for geometry in layers()
+                .iter()
+                .enumerate()
+                .filter(|(n, _)| number(2).is_none_or(|wanted| wanted == *n))
+                .map(|(_, layer)| layer)
+            {
                 let rates = pool.install(|| passes(s, geometry, images));
                 let Geometry { input, kernel, stride, inputs, outputs, .. } = geometry;
-                let layer = format!("{k}x{k}/{stride} {inputs}->{outputs} {m}x{m}", k = kernel.height, m = input.height);
+                let layer =
+                    format!("{k}x{k}/{stride} {inputs}->{outputs} {m}x{m}", k = kernel.height, m = input.height);
                 let [forward, by_input, by_weights] =
                     rates.map(|rate| format!("{rate:.0} ({:.0} %)", 100.0 * rate / (peak * threads as f64)));
                 println!("{layer:>28} {images:>6}  {forward:>13} {by_input:>13} {by_weights:>13}");

@@ -70,7 +70,12 @@ impl Case {
             let rows = values.chunks(padded(channels));
             rows.flat_map(|row| row[..channels].iter().map(|&value| bits(value))).collect()
         };
-        [lanes(out, outputs), transposed.into_iter().map(bits).collect(), lanes(by_input, inputs), lanes(by_weights, outputs)]
+        [
+            lanes(out, outputs),
+            transposed.into_iter().map(bits).collect(),
+            lanes(by_input, inputs),
+            lanes(by_weights, outputs),
+        ]
     }
 
     /// The same as it is defined, a scalar at a time.
@@ -138,9 +143,8 @@ impl Case {
         each.map(|[tap, input, output]| {
             let sums = segments(g.output.positions() * self.images).map(|segment| {
                 segment.map(|term| (term / self.images, term % self.images)).fold(0.0_f32, |sum, (position, image)| {
-                    g.input_position(position, tap).map_or(sum, |from| {
-                        self.x(from, image, input).mul_add(self.dy(position, image, output), sum)
-                    })
+                    g.input_position(position, tap)
+                        .map_or(sum, |from| self.x(from, image, input).mul_add(self.dy(position, image, output), sum))
                 })
             });
             bits(tree(sums.collect(), |a, b| a + b).unwrap())
@@ -151,7 +155,9 @@ impl Case {
     fn check(&self) {
         let naive = self.naive();
         let same = |found: [Vec<u32>; 4], set: &str| {
-            for ((found, expected), what) in found.iter().zip(&naive).zip(["output", "transposed", "by input", "by weights"]) {
+            for ((found, expected), what) in
+                found.iter().zip(&naive).zip(["output", "transposed", "by input", "by weights"])
+            {
                 assert!(found == expected, "{what} on {set}: {:?}, {} images", self.geometry, self.images);
             }
         };
