@@ -29,6 +29,9 @@ pub(super) struct Product {
     images: usize,
     /// Of the reduction.
     channels: usize,
+    /// From one row of the left matrix to the next.
+    stride: usize,
+    /// Of the result.
     columns: usize,
     taps: usize,
     /// The left matrix's position of every (position, tap); [`NONE`] in padding.
@@ -100,7 +103,7 @@ impl Product {
         let is_used = |&tap: &usize| sources[tap..].iter().step_by(taps).any(|&source| source != NONE);
         let used: Vec<usize> = (0..taps).filter(is_used).collect();
         let blocks = blocks(&used, channels);
-        Self { positions, images, channels, columns, taps, sources, blocks }
+        Self { positions, images, channels, stride: padded(channels), columns, taps, sources, blocks }
     }
 
     /// Computes it in the current thread pool. `a` and `b` must have all rows of the matrices.
@@ -195,10 +198,9 @@ impl Product {
         rows: &Rows,
         column: usize,
     ) {
-        let a_stride = padded(self.channels);
         let tile = Tile {
-            a: operands.a[rows.images.start * a_stride..].as_ptr(),
-            a_stride,
+            a: operands.a[rows.images.start * self.stride..].as_ptr(),
+            a_stride: self.stride,
             b,
             b_stride,
             pieces,
@@ -215,6 +217,7 @@ impl Product {
     }
 
     /// Where a row of the result begins.
+    #[inline]
     fn result_row(&self, position: usize, image: usize) -> usize {
         (position * self.images + image) * self.columns
     }
@@ -240,7 +243,7 @@ impl Product {
             let neighbours = &before[tap.saturating_sub(2)..self.taps.min(tap + 3)];
             if after[tap] != NONE && !neighbours.contains(&after[tap]) {
                 for image in images.clone() {
-                    let row = (after[tap] as usize * self.images + image) * padded(self.channels);
+                    let row = (after[tap] as usize * self.images + image) * self.stride;
                     prefetch(operands.a.as_ptr().wrapping_add(row + block.channels.start), block.channels.len());
                 }
             }
@@ -278,7 +281,7 @@ impl Product {
                 Right::There(_) => tap * self.channels + block.channels.start,
                 Right::Packed(_) => n * terms,
             };
-            let a = sources[tap] as usize * self.images * padded(self.channels) + block.channels.start;
+            let a = sources[tap] as usize * self.images * self.stride + block.channels.start;
             pieces.push(Piece { a, b: row * stride, terms });
         }
     }
@@ -297,6 +300,7 @@ fn blocks(taps: &[usize], channels: usize) -> Vec<Block> {
 }
 
 /// Asks for floats to be brought to the caches.
+#[inline]
 fn prefetch(floats: *const f32, count: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..count).step_by(16) {
