@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs tests of the population engine on an emulated processor with AVX-512, for machines whose
+# Runs tests of vector code on an emulated processor with AVX-512, for machines whose
 # processor lacks it. Usage, on Debian or a derivative, as root if packages have to be installed:
 #
 #   tools/avx512_emulated.sh [TEST FILTER...]
 #
-# Without filters: all tests of vector code. Boots Debian's kernel in Bochs with only the test binary
-# to run, prints the console output, and succeeds if all tests pass.
+# Without filters: all tests of vector code. Boots Debian's kernel in Bochs with only the test
+# binaries to run, prints the console output, and succeeds if all tests pass.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 filters=("$@")
-((${#filters[@]})) || filters=(simd::tests functions::tests::every functions::tests::special reference::tests)
+((${#filters[@]})) || filters=(every_instruction_set functions::tests::special random::tests reference::tests)
 
 packages=(bochs bochs-term bochsbios vgabios busybox-static cpio grub-common grub-pc-bin mtools xorriso)
 dpkg -s "${packages[@]}" >/dev/null 2>&1 || apt-get install -y --no-install-recommends "${packages[@]}"
@@ -17,10 +17,10 @@ dpkg -s "${packages[@]}" >/dev/null 2>&1 || apt-get install -y --no-install-reco
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The test binary, without shared libraries.
+# The test binaries of zoo-engine-simd and of the population engine, without shared libraries.
 target=x86_64-unknown-linux-gnu
-tests=$(RUSTFLAGS="-C target-feature=+crt-static" \
-    cargo test -p zoo-engine-population --lib --release --no-run --target $target --message-format json |
+mapfile -t tests < <(RUSTFLAGS="-C target-feature=+crt-static" \
+    cargo test -p zoo-engine-simd -p zoo-engine-population --lib --release --no-run --target $target --message-format json |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
 # The kernel.
@@ -30,12 +30,17 @@ kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-
 # Its root file system.
 mkdir -p "$work"/{root/{bin,proc,tmp},image/boot/grub}
 cp /bin/busybox "$work/root/bin/"
-strip -o "$work/root/tests" "$tests"
+((${#tests[@]} == 2)) # One for each crate.
+for i in "${!tests[@]}"; do
+    strip -o "$work/root/tests-$i" "${tests[i]}"
+done
 cat >"$work/root/init" <<END
 #!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 for filter in ${filters[*]}; do
-    /bin/busybox grep -q avx512dq /proc/cpuinfo && /tests --include-ignored --test-threads=1 \$filter || failed=1
+    for tests in /tests-*; do
+        /bin/busybox grep -q avx512dq /proc/cpuinfo && \$tests --include-ignored --test-threads=1 \$filter || failed=1
+    done
 done
 echo "ALL DONE, failed: \${failed:-0}"
 /bin/busybox sleep 1

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use zoo_engine::{Engine, Task};
-use zoo_engine_population::cuda::device::Device;
-use zoo_engine_population::cuda::emulated::Emulated;
-use zoo_engine_population::cuda::gpu;
+use zoo_engine_cuda::emulated::Emulated;
+use zoo_engine_cuda::{gpu, Device};
 use zoo_engine_population::PopulationEngine;
 use zoo_model::dataset::{DatasetInfo, PerSplit, Samples};
 use zoo_model::safetensors_file::to_f32;

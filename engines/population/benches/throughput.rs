@@ -16,11 +16,11 @@ use zoo_engine_population::kernels::{
 };
 use zoo_engine_population::layers::{layers, Layer};
 use zoo_engine_population::rows::Rows;
-#[cfg(target_arch = "x86_64")]
-use zoo_engine_population::simd::{Avx2, Avx512};
-use zoo_engine_population::simd::{InstructionSet, Kernel, Portable, Simd, ROW};
 use zoo_engine_population::PopulationEngine;
 use zoo_engine_population::COHORT;
+#[cfg(target_arch = "x86_64")]
+use zoo_engine_simd::{Avx2, Avx512};
+use zoo_engine_simd::{InstructionSet, Kernel, Portable, Simd, ROW};
 use zoo_model::dataset::{PerSplit, Samples};
 use zoo_model::random::{Purpose, Stream};
 use zoo_model::stage::Interrupt;

@@ -13,8 +13,8 @@ use std::time::Instant;
 use rayon::prelude::*;
 use zoo_engine::magnitude::{Ramp, Scope};
 use zoo_engine::{Engine, Mask, Task};
-use zoo_engine_population::cuda::gpu::{compile, devices};
-use zoo_engine_population::cuda::source::kernel_source;
+use zoo_engine_cuda::gpu::{compile, devices};
+use zoo_engine_population::cuda::source::model_kernels;
 use zoo_engine_population::layers::{layers, Layer};
 use zoo_engine_population::PopulationEngine;
 use zoo_model::init::initial_parameters;
@@ -78,9 +78,9 @@ fn compile_all(folder: &Path, capabilities: &[usize]) -> Result<(), Box<dyn Erro
     let mut count = 0;
     for (architecture, shape) in NETWORKS {
         for h in kinds(architecture) {
-            let source = kernel_source(&h, &h.network(shape, 10)?).ok_or("the kernels do not fit the network")?;
+            let kernels = model_kernels(&h, &h.network(shape, 10)?).ok_or("the kernels do not fit the network")?;
             for &capability in capabilities {
-                let ptx = compile(&source, capability as u32)?;
+                let ptx = compile(&kernels.source, capability as u32)?;
                 let dropout = if h.dropout > 0.0 { "-dropout" } else { "" };
                 let (channels, activation, optimizer) = (shape[0], h.activation, h.optimizer);
                 let name = format!("{}-{channels}-{activation:?}-{optimizer:?}{dropout}", architecture.name());

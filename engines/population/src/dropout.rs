@@ -1,16 +1,17 @@
 //! Dropout masks, drawn for all lanes at once: Philox4x32-10 with the models' seeds as keys.
 
-use zoo_model::random::{dropout_threshold, Purpose, ROUND_KEYS};
+use zoo_engine_simd::random::{philox, round_keys, Keys};
+use zoo_model::random::{dropout_threshold, Purpose};
 use zoo_model::Hyperparameters;
 
 use super::layers::Layer;
-use super::simd::{Kernel, Simd};
+use zoo_engine_simd::{Kernel, Simd};
 
 /// The lanes' keys and probabilities.
 #[derive(Clone)]
 pub struct Dropout<S: Simd> {
     /// The keys of Philox's ten rounds.
-    pub(super) keys: [[S::U; 2]; 10],
+    pub(super) keys: Keys<S>,
     threshold: S::U,
     /// 1 / (1 - p), the factor of a unit that is kept.
     kept: S::F,
@@ -28,13 +29,10 @@ pub struct Draw {
 impl<S: Simd> Dropout<S> {
     /// For models with these hyperparameters, one per lane.
     pub fn new(s: S, lanes: &[&Hyperparameters]) -> Self {
-        let words = |f: &dyn Fn(&Hyperparameters) -> u32| s.load_u32(&lanes.iter().map(|h| f(h)).collect::<Vec<u32>>());
-        let keys = std::array::from_fn(|round| {
-            let [low, high] = ROUND_KEYS.map(|bump| bump.wrapping_mul(round as u32));
-            [words(&|h| (h.seed as u32).wrapping_add(low)), words(&|h| ((h.seed >> 32) as u32).wrapping_add(high))]
-        });
+        let seeds: Vec<u64> = lanes.iter().map(|h| h.seed).collect();
+        let thresholds: Vec<u32> = lanes.iter().map(|h| dropout_threshold(h.dropout)).collect();
         let kept: Vec<f32> = lanes.iter().map(|h| (1.0 / (1.0 - h.dropout)) as f32).collect();
-        Self { keys, threshold: words(&|h| dropout_threshold(h.dropout)), kept: s.load(&kept) }
+        Self { keys: round_keys(s, &seeds), threshold: s.load_u32(&thresholds), kept: s.load(&kept) }
     }
 }
 
@@ -86,16 +84,4 @@ impl<S: Simd> Kernel<S> for Drop<'_, S> {
             }
         }
     }
-}
-
-/// [`zoo_model::random::philox`] with a key a lane, given as the keys of the ten rounds.
-#[inline(always)]
-pub(super) fn philox<S: Simd>(s: S, counter: [u32; 4], keys: &[[S::U; 2]; 10]) -> [S::U; 4] {
-    let mut c = counter.map(|word| s.splat_u32(word));
-    for key in keys {
-        let (high0, low0) = s.mul_wide(c[0], 0xD251_1F53);
-        let (high1, low1) = s.mul_wide(c[2], 0xCD9E_8D57);
-        c = [s.xor_u32(s.xor_u32(high1, c[1]), key[0]), low1, s.xor_u32(s.xor_u32(high0, c[3]), key[1]), low0];
-    }
-    c
 }

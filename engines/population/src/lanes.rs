@@ -16,10 +16,10 @@ use super::kernels::{
 };
 use super::layers::Layer;
 use super::rows::Rows;
-use super::simd::{Simd, ROW};
 use noise::{LayOut, Noise};
 use zoo_engine::optimizer::{adam_rates, BETA1};
 use zoo_engine::{Moments, NoiseSnapshot, Snapshot, Task};
+use zoo_engine_simd::{Simd, ROW};
 
 /// Where a layer's parameters lie in the lanes' parameter vector: block by block the weights as
 /// (tap, output of the block), then the biases.

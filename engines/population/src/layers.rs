@@ -8,7 +8,7 @@ use std::ops::Range;
 use zoo_model::architecture::{Module, Parameter};
 use zoo_model::{Activation, Network};
 
-use super::simd::ROW;
+use zoo_engine_simd::ROW;
 
 /// A convolution (input of shape (height, width, channels), stride 1), and what follows it.
 #[derive(Debug, Clone, PartialEq)]

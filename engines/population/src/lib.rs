@@ -1,14 +1,12 @@
 //! Populations: on the CPU one model per lane, on CUDA devices one per block ([`cuda`]).
 //!
 //! On the CPU, a cohort's models go through the same places of their mini-batches in lock-step; each parameter,
-//! activation and moment is a vector whose lane is the model ([`simd`]). A lane computes the same
+//! activation and moment is a vector whose lane is the model ([`zoo_engine_simd`]). A lane computes the same
 //! sequence of IEEE operations whatever its neighbours, the width of the vectors and the processor:
 //! the bits of a model are those of `reference.rs`, which spells the sequence out.
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`simd`] | vectors of AVX-512, AVX2 and plain Rust |
-//! | [`functions`] | exp, ln, tanh, sigmoid, erf, normal draws, and the activations |
 //! | [`layers`] | the network as a list of convolutions |
 //! | [`kernels`] | a layer's arithmetic |
 //! | [`dropout`] | masks |
@@ -20,7 +18,6 @@
 
 pub mod cuda;
 pub mod dropout;
-pub mod functions;
 pub mod kernels;
 pub mod lanes;
 pub mod layers;
@@ -28,7 +25,6 @@ pub mod noise;
 #[cfg(feature = "testing")]
 pub mod reference;
 pub mod rows;
-pub mod simd;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,12 +40,12 @@ use zoo_engine::{
     Sparsification, Task,
 };
 
-use cuda::device::Device;
 use dropout::Draw;
 use lanes::Lanes;
+use zoo_engine_cuda::{gpu, Device};
 #[cfg(target_arch = "x86_64")]
-use simd::{Avx2, Avx512};
-use simd::{InstructionSet, Portable, Simd};
+use zoo_engine_simd::{Avx2, Avx512};
+use zoo_engine_simd::{InstructionSet, Portable, Simd};
 
 /// Maximum number of models in a cohort: the lanes of the widest vectors. Narrower ones take them in groups.
 pub const COHORT: usize = 16;
@@ -66,17 +62,9 @@ pub struct PopulationEngine {
 }
 
 impl PopulationEngine {
-    /// With the best instructions of this processor, or those that the environment variable
-    /// `ZOO_SIMD` names (`avx512`, `avx2` or `portable`), if it has them.
+    /// With the instructions of [`InstructionSet::chosen`].
     pub fn new() -> Self {
-        let wanted = std::env::var("ZOO_SIMD").ok();
-        let named = InstructionSet::ALL.into_iter().find(|set| wanted.as_deref() == Some(set.name()));
-        if let (Some(wanted), None) = (&wanted, named.filter(|set| set.is_available())) {
-            tracing::warn!(
-                "ZOO_SIMD={wanted} is not available on this processor; using the best instruction set that is"
-            );
-        }
-        Self::with(named.unwrap_or_else(InstructionSet::best))
+        Self::with(InstructionSet::chosen())
     }
 
     /// With these instructions, or the best of this processor if it does not have them.
@@ -258,8 +246,8 @@ impl EngineFactory for PopulationFactory {
     fn build(&self, device: DeviceName) -> Result<BuiltEngine, DeviceError> {
         match device {
             DeviceName::Cpu => Ok(PopulationEngine::new().into()),
-            DeviceName::Cuda(number) => Ok(PopulationEngine::with_devices(cuda::gpu::devices(number)?).into()),
-            DeviceName::Auto => match cuda::gpu::devices(None) {
+            DeviceName::Cuda(number) => Ok(PopulationEngine::with_devices(gpu::devices(number)?).into()),
+            DeviceName::Auto => match gpu::devices(None) {
                 Ok(devices) => {
                     let names: Vec<String> = devices.iter().map(|d| d.driver.name()).collect();
                     let notice = Some(format!("training on {}", names.join(", ")));

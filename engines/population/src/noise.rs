@@ -1,12 +1,13 @@
 //! Arithmetic of variational dropout, lanes; see [`variational`](zoo_engine::variational).
 
+use zoo_engine_simd::random::philox;
 use zoo_model::random::Purpose;
 
-use super::dropout::{philox, Draw, Dropout};
-use super::functions::{exp, ln, normals, sigmoid};
+use super::dropout::{Draw, Dropout};
 use super::layers::Layer;
-use super::simd::{Kernel, Simd};
 use zoo_engine::variational::{K, LOG_ALPHA_LIMIT, SMALLEST, VARIANCE_FLOOR};
+use zoo_engine_simd::functions::{exp, ln, normals, sigmoid};
+use zoo_engine_simd::{Kernel, Simd};
 
 /// Adds noise to a layer's sums: `mean + sqrt(variance) * draw`, one draw a sum.
 pub struct AddNoise<'a, S: Simd> {
@@ -236,8 +237,8 @@ pub fn kl_gradient<S: Simd>(s: S, weight: S::F, log_sigma2: S::F) -> [S::F; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::Portable;
     use super::*;
+    use zoo_engine_simd::Portable;
 
     #[test]
     fn the_divergences_gradient_is_that_of_double_precision() {

@@ -12,13 +12,13 @@ use zoo_model::random::{dropout_threshold, Purpose, Stream};
 use zoo_model::Hyperparameters;
 
 use super::dropout::Draw;
-use super::functions::{activate, exp};
 use super::kernels::{Block, OUTPUTS_PER_PASS};
 use super::layers::{layers, Layer};
-use super::simd::{Portable, ROW};
 use noise::Noise;
 use zoo_engine::optimizer::{adam_rates, BETA1, BETA2, EPSILON};
 use zoo_engine::{Moments, Task};
+use zoo_engine_simd::functions::{activate, exp};
+use zoo_engine_simd::{Portable, ROW};
 
 /// One lane: the scalar arithmetic.
 const ONE: Portable<1> = Portable::<1>;
@@ -305,13 +305,13 @@ fn optimize(
 
 #[cfg(test)]
 mod tests {
-    use super::super::cuda::device::Device;
-    use super::super::cuda::emulated::{Emulated, Turns};
-    use super::super::simd::InstructionSet;
     use super::super::PopulationEngine;
     use super::*;
     use zoo_engine::variational::Variational;
     use zoo_engine::{Engine, Mask, Snapshot};
+    use zoo_engine_cuda::emulated::{Emulated, Turns};
+    use zoo_engine_cuda::Device;
+    use zoo_engine_simd::InstructionSet;
     use zoo_model::dataset::normalize_image;
     use zoo_model::init::initial_parameters;
     use zoo_model::stage::Interrupt;

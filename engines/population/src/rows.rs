@@ -1,7 +1,7 @@
 //! Buffers in which each lane's values lie side by side.
 
 use super::kernels::ToRows;
-use super::simd::{Simd, ROW};
+use zoo_engine_simd::{Simd, ROW};
 
 /// Values of a cache line, at whose boundaries rows begin.
 const LINE: usize = 16;

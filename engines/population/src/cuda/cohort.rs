@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use zoo_engine_cuda::{Buffer, Device, Images, Lease, Program, Queue};
 use zoo_model::dataset::PerSplit;
 use zoo_model::random::dropout_threshold;
 use zoo_model::stage::Interrupt;
@@ -15,10 +16,8 @@ use zoo_model::{Dataset, Optimizer, Split};
 
 use zoo_engine::DeviceError;
 
-use super::device::{Device, Images, Lease};
-use super::driver::{Buffer, KernelName, Program, Queue};
 use super::memory::EVALUATION_CHUNK;
-use super::source::KernelSource;
+use super::source::ModelKernels;
 use zoo_engine::metrics::Score;
 use zoo_engine::optimizer::{adam_corrections, BETA1};
 use zoo_engine::{Cohort, EngineError, Evaluation, Mask, Moments, Snapshot, Task};
@@ -79,7 +78,7 @@ struct Epoch {
 pub struct DeviceCohort<'d> {
     tasks: Vec<Task>,
     data: &'d Dataset,
-    source: Arc<KernelSource>,
+    kernels: Arc<ModelKernels>,
     program: Arc<dyn Program>,
     queue: Box<dyn Queue>,
     /// For what is copied out while an epoch is under way.
@@ -119,7 +118,7 @@ impl<'d> DeviceCohort<'d> {
     /// Models of one kind, from their initial parameters or from snapshots.
     pub fn new(
         device: &Device,
-        source: Arc<KernelSource>,
+        kernels: Arc<ModelKernels>,
         program: Arc<dyn Program>,
         lease: Lease,
         tasks: &[Task],
@@ -128,9 +127,9 @@ impl<'d> DeviceCohort<'d> {
     ) -> Result<Self, DeviceError> {
         let queue = device.driver.queue()?;
         let models = tasks.len();
-        let vector = models * source.places.len() * size_of::<f32>();
+        let vector = models * kernels.places.len() * size_of::<f32>();
         let state = || -> Result<State, DeviceError> {
-            Ok(State { parameters: queue.allocate(vector)?, moments: queue.allocate(vector * source.moments)? })
+            Ok(State { parameters: queue.allocate(vector)?, moments: queue.allocate(vector * kernels.moments)? })
         };
         let mut cohort = Self {
             images: device.images(queue.as_ref(), data)?,
@@ -151,7 +150,7 @@ impl<'d> DeviceCohort<'d> {
             launch_seconds: device.driver.launch_seconds(),
             tasks: tasks.to_vec(),
             data,
-            source,
+            kernels,
             program,
             constants: Constants::new(queue.as_ref(), tasks)?,
             queue,
@@ -168,7 +167,7 @@ impl<'d> DeviceCohort<'d> {
     /// Copies the first state to the device. Initial parameters are taken as they are, whatever the
     /// mask, as on the processor.
     fn load(&mut self, from: Option<&[Snapshot]>) -> Result<(), DeviceError> {
-        let places = &self.source.places;
+        let places = &self.kernels.places;
         let mut bytes = Vec::new();
         let tasks = &self.tasks;
         let parameter = |m: usize, p: usize| from.map_or(tasks[m].initial[p], |f| f[m].parameters[p] as f32);
@@ -185,7 +184,7 @@ impl<'d> DeviceCohort<'d> {
     }
 
     fn set_masks(&mut self, masks: &[Option<Vec<bool>>]) -> Result<(), DeviceError> {
-        let places = &self.source.places;
+        let places = &self.kernels.places;
         let size = masks.len() * places.len();
         let mut bytes = vec![1; size];
         let mut buffer = match self.masks.take() {
@@ -231,7 +230,7 @@ impl<'d> DeviceCohort<'d> {
         [images.pixels.address, images.labels.address, images.values.address]
     }
 
-    fn launch(&self, kernel: KernelName, grid: [usize; 2], arguments: &[u64]) -> Result<(), DeviceError> {
+    fn launch(&self, kernel: &str, grid: [usize; 2], arguments: &[u64]) -> Result<(), DeviceError> {
         let grid = grid.map(|n| n as u32);
         // SAFETY: every caller writes the argument as the kernel declares it, with buffers of this
         // cohort and its device, which live as long as it and are as large as their comments say.
@@ -259,7 +258,7 @@ impl<'d> DeviceCohort<'d> {
             pair(steps.start as u32, steps.len() as u32),
             pair(epoch, 0),
         ]);
-        self.launch(KernelName::Train, [self.tasks.len(), 1], &arguments)
+        self.launch("train", [self.tasks.len(), 1], &arguments)
     }
 
     fn steps(&self, samples: usize) -> usize {
@@ -371,12 +370,12 @@ impl<'d> DeviceCohort<'d> {
         arguments.extend(self.models(&self.finished));
         arguments.extend([self.logits.address, pair(range.start as u32, range.len() as u32)]);
         let blocks = BUSY.div_ceil(models).clamp(1, range.len().max(1));
-        self.launch(KernelName::Evaluate, [models, blocks], &arguments)
+        self.launch("evaluate", [models, blocks], &arguments)
     }
 
     /// PyTorch's flat vectors of the models: `rows` a model.
     fn flat(&self, buffer: &Buffer, rows: usize) -> Result<Vec<Vec<f64>>, DeviceError> {
-        let places = &self.source.places;
+        let places = &self.kernels.places;
         let mut bytes = vec![0; self.tasks.len() * rows * places.len() * size_of::<f32>()];
         self.copies.download(buffer, &mut bytes)?;
         let flat = |bytes: &[u8]| {
@@ -405,8 +404,8 @@ impl<'d> DeviceCohort<'d> {
         let (models, samples) = (self.tasks.len(), self.data.len(Split::Train));
         let arguments =
             [self.constants.seeds.address, self.orders.address, pair(models as u32, samples as u32), pair(absolute, 0)];
-        let blocks = models.div_ceil(self.source.threads as usize);
-        self.launch(KernelName::Shuffle, [blocks, 1], &arguments)?;
+        let blocks = models.div_ceil(self.kernels.source.threads as usize);
+        self.launch("shuffle", [blocks, 1], &arguments)?;
         self.begin(absolute, samples)
     }
 }
@@ -493,7 +492,7 @@ impl Cohort for DeviceCohort<'_> {
             let labels = self.split(split)[1] + (piece.start * size_of::<u16>()) as u64;
             let mut arguments = self.models(&self.finished);
             arguments.extend([self.logits.address, labels, self.predictions.address, pair(piece.len() as u32, 0)]);
-            self.launch(KernelName::Score, [models.div_ceil(self.source.threads as usize), 1], &arguments)?;
+            self.launch("score", [models.div_ceil(self.kernels.source.threads as usize), 1], &arguments)?;
             let mut bytes = vec![0; models * piece.len() * size_of::<u16>()];
             self.queue.download(&self.predictions, &mut bytes)?;
             for (predictions, bytes) in predictions.iter_mut().zip(bytes.chunks_exact(piece.len() * 2)) {
@@ -507,7 +506,7 @@ impl Cohort for DeviceCohort<'_> {
 
     fn snapshots(&self) -> Result<Vec<Snapshot>, EngineError> {
         let parameters = self.flat(&self.finished.parameters, 1)?;
-        let mut moments = self.flat(&self.finished.moments, self.source.moments)?.into_iter();
+        let mut moments = self.flat(&self.finished.moments, self.kernels.moments)?.into_iter();
         let optimizer = self.tasks[0].hyperparameters.optimizer;
         let each = parameters.into_iter().map(|parameters| Snapshot {
             step: self.step,
@@ -522,7 +521,7 @@ impl Cohort for DeviceCohort<'_> {
         self.cancel_prefetch()?;
         self.set_masks(masks)?;
         let arguments = self.models(&self.finished);
-        self.launch(KernelName::Prune, [self.tasks.len(), 1], &arguments)?;
+        self.launch("prune", [self.tasks.len(), 1], &arguments)?;
         Ok(self.queue.wait()?)
     }
 }

@@ -1,4 +1,5 @@
-//! Populations on CUDA devices: hundreds of models per launch, one per block, whole epochs on the device.
+//! Populations on CUDA devices: hundreds of models per launch, one per block, whole epochs on the device
+//! ([`zoo_engine_cuda`]).
 //!
 //! The kernels repeat `reference.rs` operation by operation, so that a model has the bits it has on
 //! the processor; each kind of model is checked for that on the device before it is trained there.
@@ -7,38 +8,29 @@
 //! | --- | --- |
 //! | `kernels/` | the kernels, in what C and CUDA have in common |
 //! | [`mod@source`] | the sizes, places and layers that the kernels are compiled for |
-//! | [`driver`] | what is needed of a device |
-//! | [`gpu`] | a GPU, through libcuda and NVRTC, both found when the program runs |
-//! | [`emulated`] | the kernels on the processor, by a C compiler, for tests |
-//! | [`device`] | what the cohorts of a device share |
 //! | `memory` | how much device memory models take |
 //! | [`cohort`] | a cohort's buffers and launches |
 
 #![allow(unsafe_code)]
 
 pub mod cohort;
-pub mod device;
-pub mod driver;
-#[cfg(feature = "testing")]
-pub mod emulated;
-pub mod gpu;
 mod memory;
 pub mod source;
 
 use std::sync::Arc;
 
+use zoo_engine_cuda::{Device, Lease, Program};
 use zoo_model::dataset::{PerSplit, Samples};
 use zoo_model::init::initial_parameters;
 use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Hyperparameters, Init, Network, Split};
 
-use super::simd::InstructionSet;
 use super::PopulationEngine;
 use cohort::DeviceCohort;
-use device::{Device, Lease};
-use driver::Program;
-use source::{kernel_source, KernelSource};
+use memory::bytes_per_model;
+use source::{model_kernels, ModelKernels};
 use zoo_engine::{Cohort, DeviceError, Engine, EngineError, Snapshot, Task};
+use zoo_engine_simd::InstructionSet;
 
 /// Training and test samples on which a kind of model is checked: several mini-batches of most sizes,
 /// the last one smaller.
@@ -60,14 +52,14 @@ pub(super) fn max_models(
     network: &Network,
     data: &Dataset,
 ) -> Result<Option<usize>, DeviceError> {
-    let Some(source) = kernel_source(h, network).map(Arc::new) else { return Ok(None) };
+    let Some(kernels) = model_kernels(h, network).map(Arc::new) else { return Ok(None) };
     let mut max = usize::MAX;
     for device in devices {
-        if !device.fits(&source, h) {
+        if !device.fits(&kernels.source, h.architecture) {
             return Ok(None);
         }
-        max = max.min(device.max_models(&source, data)?);
-        program(device, &source, h, network, data)?;
+        max = max.min(device.max_models(bytes_per_model(&kernels, data), data)?);
+        program(device, &kernels, h, network, data)?;
     }
     Ok(Some(max))
 }
@@ -84,12 +76,14 @@ pub(super) fn start<'d>(
     if tasks[0].variational().is_some() {
         return Ok(None);
     }
-    let Some(source) = kernel_source(h, network).map(Arc::new).filter(|source| device.fits(source, h)) else {
+    let Some(kernels) = model_kernels(h, network).map(Arc::new) else { return Ok(None) };
+    if !device.fits(&kernels.source, h.architecture) {
         return Ok(None);
-    };
-    let program = program(device, &source, h, network, data)?;
-    let lease = device.lease(&source, tasks.len(), data)?;
-    Ok(Some(Box::new(DeviceCohort::new(device, source, program, lease, tasks, data, from)?)))
+    }
+    let program = program(device, &kernels, h, network, data)?;
+    let bytes = tasks.len() * bytes_per_model(&kernels, data);
+    let lease = device.lease(bytes, tasks.len(), data)?;
+    Ok(Some(Box::new(DeviceCohort::new(device, kernels, program, lease, tasks, data, from)?)))
 }
 
 /// The kernels for models like `h` on a device, checked when they are compiled: two models, one of
@@ -97,7 +91,7 @@ pub(super) fn start<'d>(
 /// evaluated. Every bit must be equal.
 fn program(
     device: &Arc<Device>,
-    source: &Arc<KernelSource>,
+    kernels: &Arc<ModelKernels>,
     h: &Hyperparameters,
     network: &Network,
     data: &Dataset,
@@ -140,7 +134,7 @@ fn program(
         };
         // It is small, and there for a moment.
         let lease = Lease::none(device);
-        let on_device = DeviceCohort::new(device, source.clone(), program.clone(), lease, &tasks, &data, None)?;
+        let on_device = DeviceCohort::new(device, kernels.clone(), program.clone(), lease, &tasks, &data, None)?;
         let found = outcome(Box::new(on_device)).map_err(no_interruption)?;
         let processor = PopulationEngine::with(InstructionSet::best());
         let expected = outcome(processor.start(&tasks, &data, None)?).map_err(no_interruption)?;
@@ -152,7 +146,7 @@ fn program(
             () => Ok(()),
         }
     };
-    device.program(source, check)
+    device.program(&kernels.source, check)
 }
 
 /// Bits of what a check trains and evaluates.
@@ -174,12 +168,13 @@ fn snapshot_bits(snapshot: &Snapshot) -> (u64, Vec<u64>) {
 
 #[cfg(all(test, feature = "testing"))]
 mod tests {
-    use super::emulated::Emulated;
     use super::*;
     use zoo_engine::magnitude::{Ramp, Scope};
     use zoo_engine::metrics::Score;
     use zoo_engine::variational::Variational;
     use zoo_engine::{BatchPlan, Evaluation, Mask, ModelSpec};
+    use zoo_engine_cuda::emulated::Emulated;
+    use zoo_engine_cuda::{Driver, KernelSource, Queue};
     use zoo_model::synthetic::noise_dataset;
     use zoo_model::Architecture;
 
@@ -271,7 +266,7 @@ mod tests {
     /// A device whose second moments decay a little too fast.
     struct Wrong(Emulated);
 
-    impl driver::Driver for Wrong {
+    impl Driver for Wrong {
         fn name(&self) -> String {
             self.0.name()
         }
@@ -289,7 +284,7 @@ mod tests {
             assert!(text != source.text);
             self.0.compile(&KernelSource { text, ..source.clone() })
         }
-        fn queue(&self) -> Result<Box<dyn driver::Queue>, DeviceError> {
+        fn queue(&self) -> Result<Box<dyn Queue>, DeviceError> {
             self.0.queue()
         }
     }
@@ -396,9 +391,9 @@ mod tests {
     #[test]
     fn the_larger_network_fits_a_block() {
         let h = Hyperparameters { architecture: Architecture::CnnM, ..Hyperparameters::default() };
-        let source = kernel_source(&h, &h.network([3, 32, 32], 10).unwrap()).unwrap();
+        let source = model_kernels(&h, &h.network([3, 32, 32], 10).unwrap()).unwrap().source;
         assert!(source.shared_bytes < 227 << 10, "{}", source.shared_bytes);
         let h = Hyperparameters { architecture: Architecture::Mlp, ..h };
-        assert_eq!(super::kernel_source(&h, &h.network([3, 32, 32], 10).unwrap()), None);
+        assert_eq!(model_kernels(&h, &h.network([3, 32, 32], 10).unwrap()), None);
     }
 }

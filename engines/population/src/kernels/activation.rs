@@ -2,8 +2,8 @@
 
 use zoo_model::Activation;
 
-use super::super::functions::activate;
-use super::super::simd::{Kernel, Simd};
+use zoo_engine_simd::functions::activate;
+use zoo_engine_simd::{Kernel, Simd};
 
 /// A layer's activation in place, lanes, and its derivative if training.
 pub struct Activate<'a, S: Simd, const TRAINING: bool> {

@@ -1,8 +1,8 @@
 //! Convolutions that are not pooled, and linear layers, lanes.
 
 use super::super::layers::Layer;
-use super::super::simd::{Kernel, Simd};
 use super::Block;
+use zoo_engine_simd::{Kernel, Simd};
 
 /// Positions of an unpooled layer's output, each with where its patch begins in the input.
 #[inline(always)]

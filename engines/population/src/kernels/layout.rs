@@ -1,6 +1,6 @@
 //! From lanes to rows and back.
 
-use super::super::simd::{Kernel, Simd, ROW};
+use zoo_engine_simd::{Kernel, Simd, ROW};
 
 /// Lanes to rows: each lane's values, rounded up to whole [`ROW`]s, at `rows[lane * stride..]`.
 pub struct ToRows<'a, S: Simd> {

@@ -1,7 +1,7 @@
 //! The gradient of the loss, lanes.
 
-use super::super::functions::exp;
-use super::super::simd::{Kernel, Simd};
+use zoo_engine_simd::functions::exp;
+use zoo_engine_simd::{Kernel, Simd};
 
 /// Gradient of the mean cross entropy of a mini-batch by one sample's logits, lanes:
 /// (softmax - one hot) / batch.

@@ -1,7 +1,7 @@
 //! Optimiser steps and masks, lanes.
 
-use super::super::simd::{Kernel, Simd};
 use zoo_engine::optimizer::{BETA1, BETA2, EPSILON};
+use zoo_engine_simd::{Kernel, Simd};
 
 /// Adam, with PyTorch's order of operations, lanes.
 pub struct Adam<'a, S: Simd> {

@@ -5,8 +5,8 @@
 use std::ops::Range;
 
 use super::super::layers::Layer;
-use super::super::simd::{Kernel, Simd, ROW};
 use super::Block;
+use zoo_engine_simd::{Kernel, Simd, ROW};
 
 /// A pooled convolution's forward pass, lanes, for one block of its outputs.
 pub struct PooledForward<'a, S: Simd, const TRAINING: bool> {

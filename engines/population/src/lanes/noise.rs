@@ -6,10 +6,10 @@ use super::super::kernels::{Activate, CrossEntropyGradient, DenseBackward, Dense
 use super::super::layers::Layer;
 use super::super::noise::{AddDivergence, AddNoise, AddOfSquares, Exp, OfSquares, PoolNoisy, Product};
 use super::super::rows::Rows;
-use super::super::simd::Simd;
 use super::{lane_moments, pooled_backward, Lanes, Placement, PooledRows, Stepper};
 use zoo_engine::variational::{initial_log_sigma2, is_kept};
 use zoo_engine::{Moments, NoiseSnapshot, Snapshot, Task};
+use zoo_engine_simd::Simd;
 
 /// Lays out one flat vector per model, which the argument gives, as the parameters.
 pub(super) type LayOut<'a, F> = dyn Fn(&dyn Fn(usize) -> Vec<f64>) -> Vec<F> + 'a;

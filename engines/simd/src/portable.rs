@@ -2,7 +2,7 @@
 
 use super::{Kernel, Simd, ROW};
 
-/// `N` lanes; with one lane, the scalar arithmetic of the engine.
+/// `N` lanes; with one lane, the engines' scalar arithmetic.
 #[derive(Debug, Clone, Copy)]
 pub struct Portable<const N: usize>;
 
@@ -45,6 +45,16 @@ impl<const N: usize> Simd for Portable<N> {
     #[inline(always)]
     fn store(self, a: Self::F, values: &mut [f32]) {
         values[..N].copy_from_slice(&a);
+    }
+    #[inline(always)]
+    unsafe fn load_from(self, values: *const f32) -> Self::F {
+        // SAFETY: the caller promises `N` values; any alignment of f32 is that of the array.
+        unsafe { *values.cast::<[f32; N]>() }
+    }
+    #[inline(always)]
+    unsafe fn store_to(self, a: Self::F, values: *mut f32) {
+        // SAFETY: as for `load_from`.
+        unsafe { *values.cast::<[f32; N]>() = a }
     }
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {

@@ -76,6 +76,16 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(values.as_mut_ptr(), a) }
     }
     #[inline(always)]
+    unsafe fn load_from(self, values: *const f32) -> __m512 {
+        // SAFETY: the caller promises the values; the token vouches for AVX-512.
+        unsafe { _mm512_loadu_ps(values) }
+    }
+    #[inline(always)]
+    unsafe fn store_to(self, a: __m512, values: *mut f32) {
+        // SAFETY: the caller promises the values; the token vouches for AVX-512.
+        unsafe { _mm512_storeu_ps(values, a) }
+    }
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         intrinsic!(_mm512_add_ps(a, b))
     }

@@ -111,6 +111,16 @@ impl Simd for Avx2 {
         unsafe { _mm256_storeu_ps(values.as_mut_ptr(), a) }
     }
     #[inline(always)]
+    unsafe fn load_from(self, values: *const f32) -> __m256 {
+        // SAFETY: the caller promises the values; the token vouches for AVX.
+        unsafe { _mm256_loadu_ps(values) }
+    }
+    #[inline(always)]
+    unsafe fn store_to(self, a: __m256, values: *mut f32) {
+        // SAFETY: the caller promises the values; the token vouches for AVX.
+        unsafe { _mm256_storeu_ps(values, a) }
+    }
+    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         intrinsic!(_mm256_add_ps(a, b))
     }

@@ -1,8 +1,8 @@
-//! Vectors whose lanes are models.
+//! Vectors for engines on the processor.
 //!
-//! [`Simd`] is what the kernels need of a processor. Every method computes in each lane what IEEE
+//! [`Simd`] is what kernels need of a processor. Every method computes in each lane what IEEE
 //! 754 prescribes for one operation, so that a lane's bits depend neither on the processor nor on
-//! the number of lanes. (Only the sign and payload of a NaN may differ; the engine hands out none
+//! the number of lanes. (Only the sign and payload of a NaN may differ; the engines hand out none
 //! but the canonical one.)
 //!
 //! A value of an implementing type is a token: it exists only where the processor has the
@@ -10,7 +10,9 @@
 
 #![allow(unsafe_code)]
 
+pub mod functions;
 mod portable;
+pub mod random;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -69,6 +71,16 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn load(self, values: &[f32]) -> Self::F;
     /// Stores to the first `LANES` of `values`.
     fn store(self, a: Self::F, values: &mut [f32]);
+    /// `LANES` consecutive values, of any alignment of an f32.
+    ///
+    /// # Safety
+    /// They must lie in one allocation, be initialised, and not be written to meanwhile.
+    unsafe fn load_from(self, values: *const f32) -> Self::F;
+    /// Stores to `LANES` consecutive values, of any alignment of an f32.
+    ///
+    /// # Safety
+    /// They must lie in one allocation, and nothing else may access them meanwhile.
+    unsafe fn store_to(self, a: Self::F, values: *mut f32);
     /// a + b.
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     /// a - b.
@@ -156,7 +168,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn turn_rows(self, rows: &[f32], stride: usize) -> [Self::F; ROW];
 }
 
-/// The instruction sets that the engine knows, best first.
+/// The instruction sets that the engines know, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstructionSet {
     /// 16 lanes.
@@ -204,6 +216,19 @@ impl InstructionSet {
     /// The best that this processor has.
     pub fn best() -> Self {
         Self::ALL.into_iter().find(|set| set.is_available()).unwrap_or(Self::Portable)
+    }
+
+    /// The best that this processor has, or the one that the environment variable `ZOO_SIMD` names
+    /// (`avx512`, `avx2` or `portable`), if the processor has it; a warning says if not.
+    pub fn chosen() -> Self {
+        let Ok(wanted) = std::env::var("ZOO_SIMD") else { return Self::best() };
+        let named = Self::ALL.into_iter().find(|set| set.name() == wanted && set.is_available());
+        named.unwrap_or_else(|| {
+            tracing::warn!(
+                "ZOO_SIMD={wanted} is not available on this processor; using the best instruction set that is"
+            );
+            Self::best()
+        })
     }
 }
 
@@ -302,6 +327,19 @@ mod tests {
         found
     }
 
+    fn pointers<S: Simd>(s: S) {
+        // At every place, whatever its alignment, and without touching the neighbours.
+        let values: Vec<f32> = (0..3 * S::LANES).map(|i| i as f32).collect();
+        for at in 0..2 * S::LANES {
+            let mut stored = vec![-1.0; values.len()];
+            // SAFETY: `LANES` values follow the place in both.
+            unsafe { s.store_to(s.load_from(values[at..].as_ptr()), stored[at..].as_mut_ptr()) };
+            let mut expected = vec![-1.0; values.len()];
+            expected[at..][..S::LANES].copy_from_slice(&values[at..][..S::LANES]);
+            assert_eq!(stored, expected);
+        }
+    }
+
     fn rows_and_back<S: Simd>(s: S) {
         let stride = 11;
         let rows: Vec<f32> = (0..S::LANES * stride + ROW).map(|i| i as f32).collect();
@@ -333,15 +371,18 @@ mod tests {
         let scalar = all_operations(Portable::<1>);
         assert_eq!(all_operations(Portable::<8>), scalar);
         rows_and_back(Portable::<8>);
+        pointers(Portable::<8>);
         #[cfg(target_arch = "x86_64")]
         {
             if let Some(avx2) = Avx2::detect() {
                 assert_eq!(all_operations(avx2), scalar);
                 rows_and_back(avx2);
+                pointers(avx2);
             }
             if let Some(avx512) = Avx512::detect() {
                 assert_eq!(all_operations(avx512), scalar);
                 rows_and_back(avx512);
+                pointers(avx512);
             }
         }
         assert!(InstructionSet::best().is_available());

@@ -1,13 +1,13 @@
 //! exp, ln, tanh, sigmoid, erf, normal draws and the activations with their derivatives, from IEEE
 //! operations alone.
 //!
-//! Coefficients are minimax fits (Lawson's algorithm) of this project; `cargo test -p zoo-train
+//! Coefficients are minimax fits (Lawson's algorithm) of this project; `cargo test -p zoo-engine-simd
 //! --release functions -- --nocapture` measures every function's largest error against f64. All
 //! accept any f32: NaN gives NaN, infinities and subnormal numbers what the function has there.
 
 use zoo_model::Activation;
 
-use super::simd::Simd;
+use super::Simd;
 
 /// e^r - 1 for |r| <= ln 2 / 2: r + r^2 q(r), relative error of e^r below 4e-9.
 #[inline(always)]
@@ -111,7 +111,7 @@ pub fn ln<S: Simd>(s: S, x: S::F) -> S::F {
     s.fma(n, s.splat(0.693_145_75), s.fma(n, s.splat(1.428_606_8e-6), ln_m))
 }
 
-/// [`normals`](zoo_engine::variational::normals) of four words.
+/// `zoo_engine::variational::normals` of four words.
 #[inline(always)]
 pub fn normals<S: Simd>(s: S, words: [S::U; 4]) -> [S::F; 4] {
     let ([a, b], [c, d]) = (normal_pair(s, words[0], words[1]), normal_pair(s, words[2], words[3]));
@@ -190,7 +190,7 @@ pub fn activate<S: Simd>(s: S, activation: Activation, x: S::F) -> (S::F, S::F) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::{Portable, Simd};
+    use super::super::Portable;
     use super::*;
 
     type One = Portable<1>;
@@ -329,7 +329,7 @@ mod tests {
         assert!(all(Portable::<8>) == scalar);
         #[cfg(target_arch = "x86_64")]
         {
-            use super::super::simd::{Avx2, Avx512};
+            use super::super::{Avx2, Avx512};
             assert!(Avx2::detect().is_none_or(|s| all(s) == scalar));
             assert!(Avx512::detect().is_none_or(|s| all(s) == scalar));
         }
