@@ -155,7 +155,7 @@ fn measure(engine: &dyn Engine, model: &ModelSpec, models: usize, work: &Workloa
             started.elapsed().as_secs_f64() / (rounds.max(1) * models * data.len(Split::Train)) as f64
         };
         let train = per_sample(&mut || {
-            let _ = cohort.train(1, &orders, &go_on);
+            let _ = cohort.train(1, 0, &orders, &go_on);
         });
         let evaluate = per_sample(&mut || {
             let _ = cohort.evaluate(Split::Train, &go_on);

@@ -5,7 +5,7 @@ use zoo_model::result::{finite, ResultLine};
 use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Split};
 
-use zoo_engine::metrics::Score;
+use zoo_engine::metrics::{Score, Tally};
 use zoo_engine::{Cohort, Engine, EngineError, Evaluation, Snapshot, Task};
 
 /// A task, and what its caller wants recorded besides the metrics.
@@ -103,7 +103,7 @@ pub fn train<E: From<EngineError>>(
             cohort.prefetch_epoch(epoch + 1)?;
         }
         let snapshots = cohort.snapshots()?;
-        let trained: Vec<Option<Score>> = trained.into_iter().map(Some).collect();
+        let trained: Vec<Option<Score>> = trained.iter().map(Tally::score).collect();
         // Nothing of the epoch enters the progress before all of it is there.
         let kept = evaluations.map(|evaluations| keep(epoch, &trained, &evaluations, jobs, &snapshots));
         (progress.epoch, progress.snapshots) = (epoch, snapshots);

@@ -194,7 +194,7 @@ fn measure(engine: &dyn Engine, folder: &Path, path: &Path) -> (Optimizer, Vec<(
     let mut losses = Vec::new();
     for step in 0..case.value("steps") {
         let order: Vec<u32> = (step * batch..(step + 1) * batch).collect();
-        losses.push(cohort.train(1, &[order], &Interrupt::default()).unwrap()[0].loss);
+        losses.push(cohort.train(1, 0, &[order], &Interrupt::default()).unwrap()[0].score().unwrap().loss);
         let tag = format!("step{}", step + 1);
         if let Some(&(tag, ..)) = BOUNDS.iter().find(|(key, ..)| *key == tag) {
             let state = wide(&cohort.snapshots().unwrap()[0].state());

@@ -102,7 +102,7 @@ fn one_step_equals_torchvisions(file: &str) {
     assert_close(&logits, &vectors.doubles["eval_logits"], 1e-6, "logits at evaluation");
     let order: Vec<u32> = (0..batch as u32).collect();
     let gradient = doubles(&cohort.gradients(&order).unwrap()[0]);
-    let score = cohort.train(1, &[order], &Interrupt::default()).unwrap()[0];
+    let score = cohort.train(1, 0, &[order], &Interrupt::default()).unwrap()[0].score().unwrap();
     assert_close(&[score.loss], &vectors.doubles["loss"], 1e-9, "loss");
     let after = &cohort.snapshots().unwrap()[0].parameters;
     for parameter in network.parameters() {

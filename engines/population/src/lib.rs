@@ -34,7 +34,7 @@ use rayon::prelude::*;
 use zoo_model::stage::Interrupt;
 use zoo_model::{Activation, Architecture, Dataset, Optimizer, Schedule, Split};
 
-use zoo_engine::metrics::{Score, Tally};
+use zoo_engine::metrics::Tally;
 use zoo_engine::{
     BatchPlan, BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineError, EngineFactory, ModelSpec, Snapshot,
     Sparsification, Task,
@@ -330,23 +330,29 @@ impl<S: Simd> Cohort for Groups<'_, S> {
         self.data
     }
 
-    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, EngineError> {
+    fn train(
+        &mut self,
+        epoch: u32,
+        first_step: u32,
+        orders: &[Vec<u32>],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Tally>, EngineError> {
         let batch_size = self.tasks[0].hyperparameters.batch_size;
         let mut tallies = vec![Tally::default(); self.tasks.len()];
         for (group, (orders, tallies)) in
             self.groups.iter_mut().zip(orders.chunks(S::LANES).zip(tallies.chunks_mut(S::LANES)))
         {
-            for (step, start) in (0..orders[0].len()).step_by(batch_size).enumerate() {
+            for (step, start) in (first_step..).zip((0..orders[0].len()).step_by(batch_size)) {
                 interrupt.check()?;
                 let end = orders[0].len().min(start + batch_size);
                 let batches: Vec<&[u32]> = orders.iter().map(|o| &o[start..end]).collect();
-                let draw = Draw { epoch, step: step as u32 };
+                let draw = Draw { epoch, step };
                 group.train_batch(self.data, &batches, draw, |model, logits, label| {
                     tallies[model].add(logits, &[label]);
                 });
             }
         }
-        Ok(tallies.iter().map(|t| t.score().expect("the train split is not empty")).collect())
+        Ok(tallies)
     }
 
     fn gradients(&mut self, samples: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {

@@ -29,6 +29,7 @@ use super::PopulationEngine;
 use cohort::DeviceCohort;
 use memory::bytes_per_model;
 use source::{model_kernels, ModelKernels};
+use zoo_engine::metrics::Tally;
 use zoo_engine::{Cohort, DeviceError, Engine, EngineError, Snapshot, Task};
 use zoo_engine_simd::InstructionSet;
 
@@ -121,7 +122,7 @@ fn program(
             cohort.prune(&masks)?;
             let trained = cohort.train_epoch(1, &go_on)?;
             let evaluated = cohort.evaluate(Split::Test, &go_on)?;
-            let scores = trained.into_iter().chain(evaluated.iter().filter_map(|e| e.score));
+            let scores = trained.iter().filter_map(Tally::score).chain(evaluated.iter().filter_map(|e| e.score));
             Ok(Outcome {
                 states: cohort.snapshots()?.iter().map(snapshot_bits).collect(),
                 scores: scores.map(|s| [bits(s.loss), bits(s.accuracy)]).collect(),
@@ -170,13 +171,12 @@ fn snapshot_bits(snapshot: &Snapshot) -> (u64, Vec<u64>) {
 mod tests {
     use super::*;
     use zoo_engine::magnitude::{Ramp, Scope};
-    use zoo_engine::metrics::Score;
     use zoo_engine::variational::Variational;
     use zoo_engine::{BatchPlan, Evaluation, Mask, ModelSpec};
     use zoo_engine_cuda::emulated::Emulated;
     use zoo_engine_cuda::{Driver, KernelSource, Queue};
     use zoo_model::synthetic::noise_dataset;
-    use zoo_model::Architecture;
+    use zoo_model::{Architecture, Optimizer};
 
     fn tasks(models: u64, batch_size: usize, mask: Option<Mask>) -> Vec<Task> {
         tasks_of(10, models, batch_size, mask)
@@ -204,7 +204,7 @@ mod tests {
     }
 
     /// What there is to compare after an epoch.
-    type Outcome = (Vec<Score>, Vec<Evaluation>, Vec<Snapshot>);
+    type Outcome = (Vec<Tally>, Vec<Evaluation>, Vec<Snapshot>);
 
     /// Trains for three epochs; if interrupted, from the snapshots after the first one on by another cohort.
     fn train(engine: &PopulationEngine, tasks: &[Task], data: &Dataset, is_interrupted: bool) -> Vec<Outcome> {
@@ -212,7 +212,7 @@ mod tests {
         let mut cohort = engine.start(tasks, data, None).unwrap();
         let mut outcomes = Vec::new();
         for epoch in 1..=3 {
-            let scores = cohort.train_epoch(epoch, &go_on).unwrap();
+            let tallies = cohort.train_epoch(epoch, &go_on).unwrap();
             let evaluations = cohort.evaluate(Split::Test, &go_on).unwrap();
             if epoch < 3 {
                 cohort.prefetch_epoch(epoch + 1).unwrap();
@@ -221,7 +221,7 @@ mod tests {
             if is_interrupted && epoch == 1 {
                 cohort = engine.start(tasks, data, Some(&snapshots)).unwrap();
             }
-            outcomes.push((scores, evaluations, snapshots));
+            outcomes.push((tallies, evaluations, snapshots));
         }
         outcomes
     }
@@ -238,6 +238,39 @@ mod tests {
             for is_interrupted in [false, true] {
                 assert!(train(&device, &tasks, &data, is_interrupted) == expected, "{:?}", tasks[0].mask);
             }
+        }
+    }
+
+    #[test]
+    fn an_epoch_in_parts_has_the_bits_of_a_whole_one() {
+        let data = noise_dataset([1, 28, 28], 10, 21);
+        let go_on = Interrupt::default();
+        for optimizer in [Optimizer::Adam, Optimizer::Sgd] {
+            let mut tasks = tasks(2, 4, None);
+            for task in &mut tasks {
+                task.hyperparameters.dropout = 0.3;
+                task.hyperparameters.optimizer = optimizer;
+            }
+            let run = |engine: &PopulationEngine, parts: &[usize]| {
+                let mut cohort = engine.start(&tasks, &data, None).unwrap();
+                cohort.train_epoch(1, &go_on).unwrap();
+                let orders = cohort.orders_of_part(2, 0);
+                let mut tallies = [Tally::default(); 2];
+                for part in parts.windows(2) {
+                    let samples = |step: usize| 21.min(4 * step);
+                    let orders: Vec<_> =
+                        orders.iter().map(|o| o[samples(part[0])..samples(part[1])].to_vec()).collect();
+                    let trained = cohort.train(4, part[0] as u32, &orders, &go_on).unwrap();
+                    tallies.iter_mut().zip(&trained).for_each(|(tally, part)| tally.merge(part));
+                }
+                (cohort.snapshots().unwrap(), tallies.iter().map(|t| (t.hits, t.samples)).collect::<Vec<_>>())
+            };
+            let expected = run(&PopulationEngine::new(), &[0, 6]);
+            for engine in [PopulationEngine::new(), emulated(Emulated { launch_seconds: 1e-9, ..Emulated::default() })]
+            {
+                assert!(run(&engine, &[0, 1, 5, 6]) == expected, "{optimizer:?}");
+            }
+            assert_eq!(expected.1[0].1, 21);
         }
     }
 
