@@ -6,6 +6,7 @@ use zoo_engine_cuda::source::define;
 use zoo_engine_cuda::{KernelSource, KernelSpec};
 
 use crate::geometry::{LANES, SEGMENT};
+use crate::kernels::{MOMENTUM, VARIANCE_FLOOR};
 
 /// Threads of a block.
 pub const THREADS: usize = 256;
@@ -113,8 +114,14 @@ pub fn kernel_source() -> KernelSource {
     ] {
         define(&mut text, name, value);
     }
-    for (name, value) in [("ADAM_BETA2", BETA2), ("ADAM_RATE2", 1.0 - BETA2), ("ADAM_EPSILON", EPSILON)] {
-        define(&mut text, name, format_args!("{:e}f", value as f32));
+    for (name, value) in [
+        ("ADAM_BETA2", BETA2 as f32),
+        ("ADAM_RATE2", (1.0 - BETA2) as f32),
+        ("ADAM_EPSILON", EPSILON as f32),
+        ("VARIANCE_FLOOR", VARIANCE_FLOOR),
+        ("MOMENTUM", MOMENTUM),
+    ] {
+        define(&mut text, name, format_args!("{value:e}f"));
     }
     text.extend([
         kernels::CUDA,

@@ -1,6 +1,6 @@
 // Elementwise layers, four channels a thread.
 
-DEVICE float inverse_deviation_of(float variance) { return __fdiv_rn(1.0f, __fsqrt_rn(variance + 1e-5f)); }
+DEVICE float inverse_deviation_of(float variance) { return __fdiv_rn(1.0f, __fsqrt_rn(variance + VARIANCE_FLOOR)); }
 
 // A batch normalisation of four channels.
 struct norm {

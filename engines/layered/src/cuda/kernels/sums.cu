@@ -100,9 +100,9 @@ KERNEL(finish_sums, struct finish_sums) {
         a->first[column] = observed;
     } else {
         a->first[column] = inverse_deviation_of(observed);
-        observed = __fdiv_rn(sum, a->rows > 1 ? (float)(a->rows - 1) : 1.0f);
+            observed = __fdiv_rn(sum, n > 2.0f ? n - 1.0f : 1.0f);
     }
-    a->running[column] = fmaf(0.1f, observed, 0.9f * a->running[column]);
+    a->running[column] = fmaf(observed, MOMENTUM, a->running[column] * (1.0f - MOMENTUM));
 }
 
 // What a pointwise layer's gradient and its normalisation have for four values.
