@@ -165,7 +165,10 @@ mod tests {
         assert_eq!(segments(2 * SEGMENT + 1).collect::<Vec<_>>(), [0..4096, 4096..8192, 8192..8193]);
         assert_eq!(segments(0).count(), 0);
         let added = |count: usize| tree((0..count).map(|i| i.to_string()).collect(), |a, b| format!("({a}{b})"));
-        assert_eq!([1, 2, 3, 5, 7].map(|n| added(n).unwrap()), ["0", "(01)", "((01)2)", "(((01)(23))4)", "(((01)(23))((45)6))"]);
+        assert_eq!(
+            [1, 2, 3, 5, 7].map(|n| added(n).unwrap()),
+            ["0", "(01)", "((01)2)", "(((01)(23))4)", "(((01)(23))((45)6))"]
+        );
         assert_eq!(added(0), None);
     }
 }

@@ -10,7 +10,7 @@ use zoo_model::{Network, Optimizer};
 
 use crate::geometry::Geometry;
 use crate::graph::{Graph, Node, Operation, Tensor};
-use crate::kernels::{Draw, Kernels, Outcome, Shape, Update};
+use crate::kernels::{Draw, Kernels, Outcome, Update};
 use crate::model::upload;
 use crate::storage::Storage;
 
@@ -55,9 +55,8 @@ impl<K: Kernels> Noise<K> {
         moments: &Moments<Vec<f32>>,
     ) -> Outcome<Self> {
         let layer = |(weight, geometry): (Tensor, Geometry)| -> Outcome<LayerNoise<K::Buffer>> {
-            let stored = |flat: &[f32]| {
-                upload(kernels, &Storage::Weights(geometry).store(&network.parameters()[weight], flat))
-            };
+            let stored =
+                |flat: &[f32]| upload(kernels, &Storage::Weights(geometry).store(&network.parameters()[weight], flat));
             let mut layer = LayerNoise {
                 weight,
                 geometry,

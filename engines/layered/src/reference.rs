@@ -2,11 +2,11 @@
 //! words leave a doubt.
 
 use zoo_engine::optimizer::{BETA2, EPSILON};
-use zoo_engine_simd::functions::{activate, exp};
+use zoo_engine_simd::functions::{activate, add_noise, exp, kl_gradient, normals};
 use zoo_engine_simd::Portable;
-use zoo_model::Activation;
 use zoo_model::dataset::normalize_image;
-use zoo_model::random::{dropout_threshold, Purpose, Stream};
+use zoo_model::random::{dropout_threshold, philox, Purpose, Stream};
+use zoo_model::Activation;
 
 use crate::geometry::{padded, segments, tree, Geometry, Map};
 use crate::kernels::{
@@ -204,13 +204,7 @@ impl Kernels for Reference {
         Ok(())
     }
 
-    fn batch_statistics(
-        &self,
-        shape: Shape,
-        images: usize,
-        x: &Vec<f32>,
-        statistics: Statistics<Vec<f32>>,
-    ) -> Outcome {
+    fn batch_statistics(&self, shape: Shape, images: usize, x: &Vec<f32>, statistics: Statistics<Vec<f32>>) -> Outcome {
         let (row, terms) = (padded(shape.channels), shape.map.positions() * images);
         let Statistics { mean, inverse_deviation, running_mean, running_variance } = statistics;
         let count = terms as f32;
@@ -386,9 +380,7 @@ impl Kernels for Reference {
     ) -> Outcome {
         let (threshold, kept) = (dropout_threshold(probability), (1.0 / (1.0 - probability)) as f32);
         let mut words = Stream::new(draw.seed, purpose, draw.epoch, draw.step);
-        for (image, channel) in
-            (0..images).flat_map(|image| (0..shape.channels).map(move |channel| (image, channel)))
-        {
+        for (image, channel) in (0..images).flat_map(|image| (0..shape.channels).map(move |channel| (image, channel))) {
             for position in 0..shape.map.positions() {
                 let is_kept = words.next_u32() >= threshold;
                 out[at(shape.channels, images, position, image, channel)] = if is_kept { kept } else { 0.0 };
@@ -397,13 +389,7 @@ impl Kernels for Reference {
         Ok(())
     }
 
-    fn cross_entropy_gradient(
-        &self,
-        classes: usize,
-        logits: &Vec<f32>,
-        labels: &[u16],
-        out: &mut Vec<f32>,
-    ) -> Outcome {
+    fn cross_entropy_gradient(&self, classes: usize, logits: &Vec<f32>, labels: &[u16], out: &mut Vec<f32>) -> Outcome {
         let images = labels.len();
         for (image, &label) in labels.iter().enumerate() {
             let row = image * padded(classes)..image * padded(classes) + classes;
@@ -416,6 +402,67 @@ impl Kernels for Reference {
                 let one_hot = if class == usize::from(label) { 1.0 } else { 0.0 };
                 *out = (power / sum - one_hot) / images as f32;
             }
+        }
+        Ok(())
+    }
+
+    fn square(&self, floats: usize, x: &Vec<f32>, out: &mut Vec<f32>) -> Outcome {
+        out[..floats].iter_mut().zip(x).for_each(|(out, x)| *out = x * x);
+        Ok(())
+    }
+
+    fn multiply(&self, floats: usize, by: &Vec<f32>, to: &mut Vec<f32>) -> Outcome {
+        to[..floats].iter_mut().zip(by).for_each(|(to, by)| *to *= by);
+        Ok(())
+    }
+
+    fn add_noise(
+        &self,
+        shape: Shape,
+        images: usize,
+        layer: u8,
+        draw: Draw,
+        variances: &mut Vec<f32>,
+        sums: &mut Vec<f32>,
+    ) -> Outcome {
+        let of_image = shape.map.positions() * shape.channels;
+        let key = [draw.seed as u32, (draw.seed >> 32) as u32];
+        for (image, sum) in (0..images).flat_map(|image| (0..of_image).map(move |sum| (image, sum))) {
+            let block = (image * of_image.div_ceil(4) + sum / 4) as u32;
+            let words = philox([block, draw.step, draw.epoch, Purpose::Noise(layer).word()], key);
+            let [normal] = normals(Portable::<1>, words.map(|word| [word]))[sum % 4];
+            let (position, channel) = (sum / shape.channels, sum % shape.channels);
+            let place = at(shape.channels, images, position, image, channel);
+            let ([noisy], [derivative]) = add_noise(Portable::<1>, [sums[place]], [variances[place]], [normal]);
+            (sums[place], variances[place]) = (noisy, derivative);
+        }
+        Ok(())
+    }
+
+    fn add_of_squares(&self, floats: usize, x: &Vec<f32>, by_squares: &Vec<f32>, gradient: &mut Vec<f32>) -> Outcome {
+        for i in 0..floats {
+            gradient[i] = (x[i] + x[i]).mul_add(by_squares[i], gradient[i]);
+        }
+        Ok(())
+    }
+
+    fn exp(&self, floats: usize, x: &Vec<f32>, out: &mut Vec<f32>) -> Outcome {
+        out[..floats].iter_mut().zip(x).for_each(|(out, &x)| [*out] = exp(Portable::<1>, [x]));
+        Ok(())
+    }
+
+    fn add_divergence(
+        &self,
+        floats: usize,
+        [weights, log_sigma2, sigma2]: [&Vec<f32>; 3],
+        kl_weight: f32,
+        by_weights: &mut Vec<f32>,
+        by_noise: &mut Vec<f32>,
+    ) -> Outcome {
+        for i in 0..floats {
+            let [[dw], [dl]] = kl_gradient(Portable::<1>, [weights[i]], [log_sigma2[i]]);
+            by_weights[i] = kl_weight.mul_add(dw, by_weights[i]);
+            by_noise[i] = kl_weight.mul_add(dl, by_noise[i] * sigma2[i]);
         }
         Ok(())
     }

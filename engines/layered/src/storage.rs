@@ -65,15 +65,8 @@ mod tests {
     #[test]
     fn weights_are_stored_by_tap_and_come_back() {
         let map = |side| Map { height: side, width: side };
-        let geometry = Geometry {
-            input: map(4),
-            output: map(3),
-            kernel: map(2),
-            stride: 1,
-            padding: 0,
-            inputs: 3,
-            outputs: 17,
-        };
+        let geometry =
+            Geometry { input: map(4), output: map(3), kernel: map(2), stride: 1, padding: 0, inputs: 3, outputs: 17 };
         let range = 5..5 + 17 * 3 * 4;
         let parameter = Parameter { name: "w".into(), shape: vec![17, 3, 2, 2], role: Role::Weight, range };
         let flat: Vec<f32> = (0..parameter.range.end).map(|i| i as f32).collect();

@@ -1,7 +1,302 @@
-//! placeholder
-use crate::geometry::Geometry;
+//! Convolutions: products of plain matrices at every position, summed over the taps, with no copies of
+//! patches and no work in padding.
+
+#![allow(unsafe_code)]
+
+mod tile;
+mod weights;
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
 use zoo_engine_simd::Simd;
-pub fn convolution<S: Simd>(_s: S, _g: &Geometry, _n: usize, _x: &[f32], _w: &[f32], _b: Option<&[f32]>, _o: &mut [f32]) {}
-pub fn transpose(_g: &Geometry, _w: &[f32], _o: &mut [f32]) {}
-pub fn input_gradient<S: Simd>(_s: S, _g: &Geometry, _n: usize, _d: &[f32], _t: &[f32], _b: &mut [f32], _a: bool) {}
-pub fn weight_gradient<S: Simd>(_s: S, _g: &Geometry, _n: usize, _x: &[f32], _d: &[f32], _b: &mut [f32]) {}
+
+use self::tile::{columns, cut, multiply, rows, Piece, Start, Tile};
+pub use self::weights::weight_gradient;
+use crate::geometry::{padded, Geometry};
+
+/// Terms of a block of the reduction: a tile's rows of the left matrix stay in the first-level cache,
+/// the panels of the right one in the second.
+const DEPTH: usize = 576;
+
+/// Panels of the right matrix that a task multiplies with one block of the left.
+const PANELS: usize = 4;
+
+/// Tiles that a packed panel must serve, else it is read where it is.
+const MIN_PACKED: usize = 6;
+
+/// Multiply-adds that are worth a task of their own.
+const MIN_TASK: usize = 1 << 17;
+
+/// Every output is a chain over (kernel row, kernel column, input channel), valid taps only, from the
+/// bias (padded outputs), or from 0: `fma(x, w, sum)`.
+pub fn convolution<S: Simd>(
+    s: S,
+    geometry: &Geometry,
+    images: usize,
+    x: &[f32],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let columns = padded(geometry.outputs);
+    assert!(x.len() >= geometry.input.positions() * images * padded(geometry.inputs), "input too short");
+    assert!(weights.len() >= geometry.weights(), "weights too short");
+    assert!(bias.is_none_or(|bias| bias.len() >= columns), "bias too short");
+    let start = bias.map_or(Start::Zero, |bias| Start::Row(bias.as_ptr()));
+    let source = |output, tap| geometry.input_position(output, tap);
+    let product = Product::new(geometry.taps(), geometry.output.positions(), images, geometry.inputs, columns, source);
+    product.run(s, x, weights, start, out);
+}
+
+/// Weights (taps, inputs, padded outputs) as (taps, outputs, padded inputs), zeros in padding.
+pub fn transpose(geometry: &Geometry, weights: &[f32], out: &mut [f32]) {
+    let (from, to) = (padded(geometry.outputs), padded(geometry.inputs));
+    let taps = weights[..geometry.weights()].par_chunks(geometry.inputs * from);
+    let out = out[..geometry.transposed_weights()].par_chunks_mut(geometry.outputs * to);
+    taps.zip(out).for_each(|(weights, out)| {
+        // Blocks of a cache line, for large matrices.
+        for first in (0..geometry.outputs).step_by(16) {
+            for input in 0..to {
+                for output in first..geometry.outputs.min(first + 16) {
+                    out[output * to + input] =
+                        if input < geometry.inputs { weights[input * from + output] } else { 0.0 };
+                }
+            }
+        }
+    });
+}
+
+/// The gradient of a convolution's input: a chain over (kernel row, kernel column, output channel),
+/// valid taps only, from 0, or if `accumulates` from what is there: `fma(dy, w, sum)`.
+pub fn input_gradient<S: Simd>(
+    s: S,
+    geometry: &Geometry,
+    images: usize,
+    by_output: &[f32],
+    transposed: &[f32],
+    by_input: &mut [f32],
+    accumulates: bool,
+) {
+    let columns = padded(geometry.inputs);
+    assert!(by_output.len() >= geometry.output.positions() * images * padded(geometry.outputs), "gradient too short");
+    assert!(transposed.len() >= geometry.transposed_weights(), "weights too short");
+    let start = if accumulates { Start::There } else { Start::Zero };
+    let source = |input, tap| geometry.output_position(input, tap);
+    let product = Product::new(geometry.taps(), geometry.input.positions(), images, geometry.outputs, columns, source);
+    product.run(s, by_output, transposed, start, by_input);
+}
+
+/// At every position the sum over the taps of products (images, channels) x (channels, columns).
+struct Product<F> {
+    /// Of the result.
+    positions: usize,
+    images: usize,
+    /// Of the reduction.
+    channels: usize,
+    columns: usize,
+    /// The left matrix's position under a tap.
+    source: F,
+    blocks: Vec<Block>,
+}
+
+/// Part of the reduction: of these taps the same channels.
+struct Block {
+    taps: Vec<usize>,
+    channels: Range<usize>,
+}
+
+impl Block {
+    fn terms(&self) -> usize {
+        self.taps.len() * self.channels.len()
+    }
+}
+
+/// A result that tasks write disjoint parts of.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+// SAFETY: what is written through it is up to `Product::task`.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// [`Start`]'s row is only read.
+#[derive(Clone, Copy)]
+struct SharedStart(Start);
+
+// SAFETY: as said.
+unsafe impl Send for SharedStart {}
+// SAFETY: as said.
+unsafe impl Sync for SharedStart {}
+
+impl SharedStart {
+    fn get(self) -> Start {
+        self.0
+    }
+}
+
+/// A task's share of the result.
+#[derive(Debug, Clone)]
+struct Share {
+    /// Tiles of rows: (position, tile of images).
+    tiles: Range<usize>,
+    panels: Range<usize>,
+}
+
+impl<F: Fn(usize, usize) -> Option<usize> + Sync> Product<F> {
+    fn new(taps: usize, positions: usize, images: usize, channels: usize, columns: usize, source: F) -> Self {
+        let is_used = |&tap: &usize| (0..positions).any(|position| source(position, tap).is_some());
+        let used: Vec<usize> = (0..taps).filter(is_used).collect();
+        let mut blocks = Vec::new();
+        if channels < DEPTH {
+            let parts = used.len().div_ceil(DEPTH / channels).max(1);
+            for part in 0..parts {
+                let taps = used[cut(used.len(), parts, part)..cut(used.len(), parts, part + 1)].to_vec();
+                blocks.push(Block { taps, channels: 0..channels });
+            }
+        } else {
+            let parts = channels.div_ceil(DEPTH);
+            for &tap in &used {
+                for part in 0..parts {
+                    let channels = cut(channels, parts, part)..cut(channels, parts, part + 1);
+                    blocks.push(Block { taps: vec![tap], channels });
+                }
+            }
+        }
+        Self { positions, images, channels, columns, source, blocks }
+    }
+
+    fn run<S: Simd>(&self, s: S, a: &[f32], b: &[f32], start: Start, out: &mut [f32]) {
+        let floats = self.positions * self.images * self.columns;
+        let out = &mut out[..floats];
+        let shares = self.shares::<S>();
+        let (out, start) = (Shared(out.as_mut_ptr()), SharedStart(start));
+        match &shares[..] {
+            [share] => self.task(s, share, a, b, start.get(), out.get()),
+            shares => {
+                shares.par_iter().with_max_len(1).for_each(|share| self.task(s, share, a, b, start.get(), out.get()))
+            }
+        }
+    }
+
+    /// Tiles of images at a position.
+    fn image_tiles<S: Simd>(&self) -> usize {
+        self.images.div_ceil(rows::<S>())
+    }
+
+    /// Shares of about equal work, some for each thread.
+    fn shares<S: Simd>(&self) -> Vec<Share> {
+        let tiles = self.positions * self.image_tiles::<S>();
+        let panels = self.columns.div_ceil(columns::<S>());
+        let terms: usize = self.blocks.iter().map(Block::terms).sum();
+        let work = terms * self.positions * self.images * self.columns;
+        let wanted = (4 * rayon::current_num_threads()).min(work / MIN_TASK).max(1);
+        let mut groups = panels.div_ceil(PANELS);
+        let pieces = wanted.div_ceil(groups).min(tiles / 16).max(1);
+        groups = groups.max(wanted / pieces).min(panels);
+        let share = |group, piece| Share {
+            tiles: cut(tiles, pieces, piece)..cut(tiles, pieces, piece + 1),
+            panels: cut(panels, groups, group)..cut(panels, groups, group + 1),
+        };
+        (0..groups).flat_map(|group| (0..pieces).map(move |piece| share(group, piece))).collect()
+    }
+
+    /// Computes a share.
+    fn task<S: Simd>(&self, s: S, share: &Share, a: &[f32], b: &[f32], start: Start, out: *mut f32) {
+        let is_packed = share.tiles.len() >= MIN_PACKED && self.columns > columns::<S>();
+        let mut packed = Vec::new();
+        let mut pieces = Vec::new();
+        let tiles = self.image_tiles::<S>();
+        for (n, block) in self.blocks.iter().enumerate() {
+            let start = if n == 0 { start } else { Start::There };
+            if is_packed {
+                self.pack::<S>(block, share, b, &mut packed);
+            }
+            let mut at = usize::MAX;
+            for tile in share.tiles.clone() {
+                if at != tile / tiles {
+                    at = tile / tiles;
+                    self.pieces(block, at, is_packed, columns::<S>(), &mut pieces);
+                }
+                let images = cut(self.images, tiles, tile % tiles)..cut(self.images, tiles, tile % tiles + 1);
+                let row = at * self.images + images.start;
+                for panel in share.panels.clone() {
+                    let column = panel * columns::<S>();
+                    let (b, b_stride) = if is_packed {
+                        (
+                            packed[(panel - share.panels.start) * block.terms() * columns::<S>()..].as_ptr(),
+                            columns::<S>(),
+                        )
+                    } else {
+                        (b[column..].as_ptr(), self.columns)
+                    };
+                    let start = match start {
+                        // SAFETY: the bias has all columns.
+                        Start::Row(bias) => Start::Row(unsafe { bias.add(column) }),
+                        other => other,
+                    };
+                    let tile = Tile {
+                        a: a[images.start * padded(self.channels)..].as_ptr(),
+                        a_stride: padded(self.channels),
+                        b,
+                        b_stride,
+                        pieces: &pieces,
+                        start,
+                        // SAFETY: `run` has cut `out` to the result's size.
+                        c: unsafe { out.add(row * self.columns + column) },
+                        c_stride: self.columns,
+                    };
+                    let width = columns::<S>().min(self.columns - column);
+                    // SAFETY: the public functions have checked the sizes of all matrices; no two shares
+                    // have the same tile and panel.
+                    unsafe { multiply::<S, true>(s, tile, images.len(), width) };
+                }
+            }
+        }
+    }
+
+    /// Copies a block's rows of the share's panels, panel by panel.
+    fn pack<S: Simd>(&self, block: &Block, share: &Share, b: &[f32], packed: &mut Vec<f32>) {
+        let size = block.terms() * columns::<S>();
+        packed.resize(packed.len().max(share.panels.len() * size), 0.0);
+        for (panel, packed) in share.panels.clone().zip(packed.chunks_exact_mut(size.max(1))) {
+            let column = panel * columns::<S>();
+            let width = columns::<S>().min(self.columns - column);
+            let sources = block.taps.iter().flat_map(|tap| {
+                block.channels.clone().map(move |channel| (tap * self.channels + channel) * self.columns + column)
+            });
+            for (source, packed) in sources.zip(packed.chunks_exact_mut(columns::<S>())) {
+                packed[..width].copy_from_slice(&b[source..source + width]);
+            }
+        }
+    }
+
+    /// The terms of a block at a position.
+    fn pieces(&self, block: &Block, position: usize, is_packed: bool, width: usize, pieces: &mut Vec<Piece>) {
+        pieces.clear();
+        let terms = block.channels.len();
+        for (n, &tap) in block.taps.iter().enumerate() {
+            if let Some(source) = (self.source)(position, tap) {
+                pieces.push(Piece {
+                    a: source * self.images * padded(self.channels) + block.channels.start,
+                    b: if is_packed {
+                        n * terms * width
+                    } else {
+                        (tap * self.channels + block.channels.start) * self.columns
+                    },
+                    terms,
+                });
+            }
+        }
+    }
+}

@@ -141,7 +141,7 @@ impl<S: Simd> Kernel<S> for Step<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(mut self, s: S) {
+    fn run(self, s: S) {
         for i in (0..self.parameters.len()).step_by(S::LANES) {
             let (p, g) = (s.load(&self.parameters[i..]), s.load(&self.gradient[i..]));
             let kept = self.mask.map(|mask| s.lt(s.splat(0.0), s.load(&mask[i..])));

@@ -277,9 +277,7 @@ impl<S: Simd> Kernels for Cpu<S> {
         // Rows of a position lie apart where there are several: the few maps that are dropped from are small.
         let units = shape.channels * positions;
         let key = [draw.seed as u32, (draw.seed >> 32) as u32];
-        let word = |unit: usize| {
-            philox([(unit / 4) as u32, draw.step, draw.epoch, purpose.word()], key)[unit % 4]
-        };
+        let word = |unit: usize| philox([(unit / 4) as u32, draw.step, draw.epoch, purpose.word()], key)[unit % 4];
         out[..positions * images * row].par_chunks_mut(row).enumerate().for_each(|(r, out)| {
             let (position, image) = (r / images, r % images);
             for (channel, out) in out[..shape.channels].iter_mut().enumerate() {
@@ -290,13 +288,7 @@ impl<S: Simd> Kernels for Cpu<S> {
         Ok(())
     }
 
-    fn cross_entropy_gradient(
-        &self,
-        classes: usize,
-        logits: &Vec<f32>,
-        labels: &[u16],
-        out: &mut Vec<f32>,
-    ) -> Outcome {
+    fn cross_entropy_gradient(&self, classes: usize, logits: &Vec<f32>, labels: &[u16], out: &mut Vec<f32>) -> Outcome {
         loss::cross_entropy_gradient(classes, logits, labels, out);
         Ok(())
     }

@@ -106,14 +106,7 @@ impl CudaKernels {
     pub fn new(driver: &dyn Driver, program: Arc<dyn Program>) -> Outcome<Self> {
         let queue = driver.queue()?;
         let [sums, pixels, labels, table] = [(); 4].map(|()| queue.allocate(0));
-        let inner = Inner {
-            sums: sums?,
-            pixels: pixels?,
-            labels: labels?,
-            table: table?,
-            values: Vec::new(),
-            queue,
-        };
+        let inner = Inner { sums: sums?, pixels: pixels?, labels: labels?, table: table?, values: Vec::new(), queue };
         Ok(Self { program, inner: Mutex::new(inner) })
     }
 
@@ -501,6 +494,55 @@ impl Kernels for CudaKernels {
         let words = [address(logits, size), on_device.address, address(out, size)];
         let arguments = arguments(&words, &[int(labels.len()), int(classes)]);
         self.launch(&inner, "cross_entropy", labels.len(), &arguments)
+    }
+
+    fn square(&self, floats: usize, x: &Buffer, out: &mut Buffer) -> Outcome {
+        self.launch_vectors("square", floats, x, out)
+    }
+
+    fn multiply(&self, floats: usize, by: &Buffer, to: &mut Buffer) -> Outcome {
+        self.launch_vectors("multiply_by", floats, by, to)
+    }
+
+    fn add_noise(
+        &self,
+        shape: Shape,
+        images: usize,
+        layer: u8,
+        draw: Draw,
+        variances: &mut Buffer,
+        sums: &mut Buffer,
+    ) -> Outcome {
+        let (size, positions) = (floats(shape, images), shape.map.positions());
+        let words = [address(variances, size), address(sums, size), draw.seed];
+        let sizes = [positions, images, shape.channels].map(int);
+        let numbers = [sizes, [Purpose::Noise(layer).word(), draw.epoch, draw.step]].concat();
+        let blocks = images * (positions * shape.channels).div_ceil(4);
+        self.launch_every(&self.lock(), "add_noise", blocks, &arguments(&words, &numbers))
+    }
+
+    fn add_of_squares(&self, floats: usize, x: &Buffer, by_squares: &Buffer, gradient: &mut Buffer) -> Outcome {
+        let [x, by_squares, gradient] = [x, by_squares, &*gradient].map(|b| address(b, floats));
+        let arguments = arguments(&[x, by_squares, gradient, floats as u64], &[]);
+        self.launch_every(&self.lock(), "add_of_squares", floats, &arguments)
+    }
+
+    fn exp(&self, floats: usize, x: &Buffer, out: &mut Buffer) -> Outcome {
+        self.launch_vectors("exponentials", floats, x, out)
+    }
+
+    fn add_divergence(
+        &self,
+        floats: usize,
+        [weights, log_sigma2, sigma2]: [&Buffer; 3],
+        kl_weight: f32,
+        by_weights: &mut Buffer,
+        by_noise: &mut Buffer,
+    ) -> Outcome {
+        let [weights, log_sigma2, sigma2, by_weights, by_noise] =
+            [weights, log_sigma2, sigma2, &*by_weights, &*by_noise].map(|b| address(b, floats));
+        let words = [weights, log_sigma2, sigma2, by_weights, by_noise, floats as u64];
+        self.launch_every(&self.lock(), "add_divergence", floats, &arguments(&words, &[kl_weight.to_bits()]))
     }
 
     fn update(

@@ -1,6 +1,7 @@
 //! The kernels' source, which is the same for all networks, and the tiles of its products of matrices.
 
 use zoo_engine::optimizer::{BETA2, EPSILON};
+use zoo_engine::variational;
 use zoo_engine_cuda::kernels;
 use zoo_engine_cuda::source::define;
 use zoo_engine_cuda::{KernelSource, KernelSpec};
@@ -79,22 +80,28 @@ impl Tile {
 }
 
 /// The kernels that do not compute tiles, and whether they use shared memory.
-const KERNELS: [(&str, bool); 18] = [
+const KERNELS: [(&str, bool); 24] = [
     ("add", false),
+    ("add_divergence", false),
+    ("add_noise", false),
+    ("add_of_squares", false),
     ("add_segments", false),
     ("average_pool", false),
     ("average_pool_gradient", false),
     ("cross_entropy", false),
     ("dropout", false),
+    ("exponentials", false),
     ("finish_sums", true),
     ("inverse_deviation", false),
     ("load_images", false),
     ("max_pool", false),
     ("max_pool_gradient", false),
+    ("multiply_by", false),
     ("norm_gradient", false),
     ("pointwise", false),
     ("pointwise_gradient", false),
     ("pointwise_gradient_sums", true),
+    ("square", false),
     ("sum_segments", true),
     ("transpose", true),
     ("update", false),
@@ -120,6 +127,12 @@ pub fn kernel_source() -> KernelSource {
         ("ADAM_EPSILON", EPSILON as f32),
         ("VARIANCE_FLOOR", VARIANCE_FLOOR),
         ("MOMENTUM", MOMENTUM),
+        ("NOISE_FLOOR", variational::VARIANCE_FLOOR as f32),
+        ("KL_SMALLEST", variational::SMALLEST as f32),
+        ("KL_LIMIT", variational::LOG_ALPHA_LIMIT as f32),
+        ("KL_1", variational::K[0] as f32),
+        ("KL_2", variational::K[1] as f32),
+        ("KL_3", variational::K[2] as f32),
     ] {
         define(&mut text, name, format_args!("{value:e}f"));
     }
@@ -134,6 +147,7 @@ pub fn kernel_source() -> KernelSource {
         include_str!("kernels/pointwise.cu"),
         include_str!("kernels/sums.cu"),
         include_str!("kernels/layers.cu"),
+        include_str!("kernels/noise.cu"),
     ]);
     let of_tiles = TILES.iter().flat_map(|t| [t.convolution, t.weight_gradient]);
     let kernels = of_tiles.map(|name| (name, true)).chain(KERNELS);

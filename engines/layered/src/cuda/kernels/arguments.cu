@@ -123,3 +123,23 @@ struct update {
     float rate;       // of Adam's mean, or the momentum
     float weight_decay;
 };
+
+struct add_noise {
+    float *variances, *sums;
+    u64 seed;
+    int positions, images, channels; // channels as they are
+    u32 purpose, epoch, step;
+};
+
+struct add_of_squares {
+    const float *x, *by_squares;
+    float *gradient;
+    long long floats;
+};
+
+struct add_divergence {
+    const float *weights, *log_sigma2, *sigma2;
+    float *by_weights, *by_noise;
+    long long floats;
+    float kl_weight;
+};

@@ -1,0 +1,161 @@
+//! The one kernel under all three passes: a tile of a product of matrices, kept in registers.
+
+use std::array::from_fn;
+
+use zoo_engine_simd::{Kernel, Simd};
+
+/// Most rows of a tile.
+pub(super) const MAX_ROWS: usize = 12;
+
+/// Rows of a tile that leave its sums, a row of `b` and an element of `a` in registers: 32 of them with
+/// sixteen lanes, else 16.
+pub(super) const fn rows<S: Simd>() -> usize {
+    if S::LANES == 16 {
+        MAX_ROWS
+    } else {
+        6
+    }
+}
+
+/// Columns of a tile: two vectors.
+pub(super) const fn columns<S: Simd>() -> usize {
+    2 * S::LANES
+}
+
+/// Consecutive terms of a tile's sums.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    /// Where the first term's elements begin in `a`.
+    pub a: usize,
+    /// Where the first term's row begins in `b`.
+    pub b: usize,
+    /// Number of terms.
+    pub terms: usize,
+}
+
+/// What sums begin with.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Start {
+    /// Zeros.
+    Zero,
+    /// What is in `c`.
+    There,
+    /// A row, the same for all of them.
+    Row(*const f32),
+}
+
+/// A tile of c = start + a * b, every element a chain over the pieces' terms. `TERMS` says which
+/// of the axes of `a` is contiguous: the terms, or else the rows.
+///
+/// Invariant: see [`multiply`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tile<'a> {
+    /// Left matrix.
+    pub a: *const f32,
+    /// Elements from one row of `a`, or else one term, to the next.
+    pub a_stride: usize,
+    /// Right matrix.
+    pub b: *const f32,
+    /// Elements from one term of `b` to the next.
+    pub b_stride: usize,
+    /// The terms.
+    pub pieces: &'a [Piece],
+    /// What sums begin with.
+    pub start: Start,
+    /// Result.
+    pub c: *mut f32,
+    /// Elements from one row of `c` to the next.
+    pub c_stride: usize,
+}
+
+/// A tile of known size.
+struct Sized<'a, const ROWS: usize, const VECTORS: usize, const TERMS: bool>(Tile<'a>);
+
+impl<S: Simd, const ROWS: usize, const VECTORS: usize, const TERMS: bool> Kernel<S>
+    for Sized<'_, ROWS, VECTORS, TERMS>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        let Tile { a, a_stride, b, b_stride, pieces, start, c, c_stride } = self.0;
+        let (row, term) = if TERMS { (a_stride, 1) } else { (1, a_stride) };
+        // SAFETY: `multiply`'s caller promises that all of these lie in the matrices.
+        unsafe {
+            let mut sums: [[S::F; VECTORS]; ROWS] = match start {
+                Start::Zero => [[s.splat(0.0); VECTORS]; ROWS],
+                Start::There => from_fn(|r| from_fn(|v| load(s, c.add(r * c_stride + v * S::LANES)))),
+                Start::Row(bias) => [from_fn(|v| load(s, bias.add(v * S::LANES))); ROWS],
+            };
+            for piece in pieces {
+                let mut a = a.add(piece.a);
+                let mut b = b.add(piece.b);
+                for _ in 0..piece.terms {
+                    let vectors: [S::F; VECTORS] = from_fn(|v| load(s, b.add(v * S::LANES)));
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let x = s.splat(*a.add(r * row));
+                        for (sum, vector) in sums.iter_mut().zip(vectors) {
+                            *sum = s.fma(x, vector, *sum);
+                        }
+                    }
+                    a = a.wrapping_add(term);
+                    b = b.wrapping_add(b_stride);
+                }
+            }
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (v, sum) in sums.into_iter().enumerate() {
+                    store(s, sum, c.add(r * c_stride + v * S::LANES));
+                }
+            }
+        }
+    }
+}
+
+/// A vector.
+///
+/// # Safety
+/// All of it must lie in one allocation and be initialised.
+#[inline(always)]
+unsafe fn load<S: Simd>(s: S, from: *const f32) -> S::F {
+    // SAFETY: as the caller promises.
+    s.load(unsafe { std::slice::from_raw_parts(from, S::LANES) })
+}
+
+/// Stores a vector.
+///
+/// # Safety
+/// All of it must lie in one allocation that nothing else refers to.
+#[inline(always)]
+unsafe fn store<S: Simd>(s: S, a: S::F, to: *mut f32) {
+    // SAFETY: as the caller promises.
+    s.store(a, unsafe { std::slice::from_raw_parts_mut(to, S::LANES) });
+}
+
+/// Computes a tile of 1 to [`rows`] rows and of one or two vectors' columns.
+///
+/// # Safety
+/// Of every piece all terms must lie in `a` (for that many rows) and `b` (for that many columns), which
+/// are initialised and which nothing writes to; the rows and columns in `c`, and the start's
+/// row, too; nothing else may access those of `c`.
+pub(super) unsafe fn multiply<S: Simd, const TERMS: bool>(s: S, tile: Tile, rows: usize, columns: usize) {
+    macro_rules! dispatch {
+        ($($rows:literal)*) => {
+            match (rows, columns / S::LANES) {
+                $(($rows, 1) => s.vectorize(Sized::<$rows, 1, TERMS>(tile)),
+                ($rows, 2) => s.vectorize(Sized::<$rows, 2, TERMS>(tile)),)*
+                _ => unreachable!("no tile of {rows} x {columns}"),
+            }
+        };
+    }
+    if S::LANES == 16 {
+        dispatch!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    } else {
+        dispatch!(1 2 3 4 5 6)
+    }
+}
+
+/// Cuts a length into the fewest parts of at most `most`, as equal as can be: the beginning of
+/// part `part`, of `parts(length, most)`.
+pub(super) fn cut(length: usize, parts: usize, part: usize) -> usize {
+    length * part / parts
+}
