@@ -39,6 +39,8 @@ const VARIANCE: u32 = 2;
 /// them.
 pub struct CudaKernels {
     program: Arc<dyn Program>,
+    /// The tile for a number of products of rows x columns.
+    tile: fn(usize, usize, usize) -> Tile,
     inner: Mutex<Inner>,
 }
 
@@ -107,7 +109,7 @@ impl CudaKernels {
         let queue = driver.queue()?;
         let [sums, pixels, labels, table] = [(); 4].map(|()| queue.allocate(0));
         let inner = Inner { sums: sums?, pixels: pixels?, labels: labels?, table: table?, values: Vec::new(), queue };
-        Ok(Self { program, inner: Mutex::new(inner) })
+        Ok(Self { program, tile: Tile::best, inner: Mutex::new(inner) })
     }
 
     /// Waits until all operations are done.
@@ -236,7 +238,7 @@ impl Convolution<'_> {
         } else {
             (g.input, g.output, g.inputs, padded(g.outputs), g.weights())
         };
-        let tile = Tile::best(to.positions(), self.images, outputs);
+        let tile = (kernels.tile)(to.positions(), self.images, outputs);
         let [row_tiles, column_tiles] = [tile.row_tiles(self.images), tile.column_tiles(outputs)];
         let words = [
             address(self.x, from.positions() * self.images * padded(inputs)),
@@ -336,7 +338,7 @@ impl Kernels for CudaKernels {
         let g = geometry;
         let (inputs, outputs, terms) = (padded(g.inputs), padded(g.outputs), g.output.positions() * images);
         let (rows, count, size) = (g.taps() * inputs, segments(terms).count(), g.weights());
-        let tile = Tile::best(count, rows, outputs);
+        let tile = (self.tile)(count, rows, outputs);
         let [row_tiles, column_tiles] = [tile.row_tiles(rows), tile.column_tiles(outputs)];
         let out = address(by_weights, size);
         let mut inner = self.lock();

@@ -33,13 +33,15 @@ DEVICE void store_quad(const float *from, float *to) {
 
 // Adds the sum of 2^level segments, of which `done` came before.
 DEVICE void add_to_tree(float *sums, int done, int level, float sum) {
+int is_carried = 1;
 #pragma unroll
     for (int b = level; b < LEVELS; b++) {
+        if (!is_carried) continue;
         if (done >> b & 1) {
             sum = sums[b] + sum;
         } else {
             sums[b] = sum;
-            break;
+            is_carried = 0;
         }
     }
 }
