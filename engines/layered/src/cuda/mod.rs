@@ -24,8 +24,8 @@ use crate::kernels::{
 };
 use source::{Tile, THREADS};
 
-/// Maximum number of blocks of elementwise kernels.
-const MAX_BLOCKS: usize = 1 << 14;
+/// Maximum number of blocks of elementwise kernels: about as many as a large GPU has room for, twice.
+const MAX_BLOCKS: usize = 1 << 11;
 
 /// The kernels' `KEEP`, `MEAN` and `VARIANCE`.
 const KEEP: u32 = 0;
@@ -134,6 +134,15 @@ impl CudaKernels {
     /// Launches a kernel whose threads share so many items.
     fn launch_every(&self, inner: &Inner, kernel: &str, items: usize, arguments: &[u64]) -> Outcome {
         self.launch(inner, kernel, items.div_ceil(THREADS).min(MAX_BLOCKS), arguments)
+    }
+
+    /// Launches a kernel whose threads share a tensor, each with four channels of some rows.
+    fn launch_rows(&self, inner: &Inner, kernel: &str, shape: Shape, images: usize, arguments: &[u64]) -> Outcome {
+        // All threads are a multiple of a row's quads.
+        let quads = padded(shape.channels) / 4;
+        let unit = quads / (1 << quads.trailing_zeros().min(THREADS.trailing_zeros()));
+        let blocks = (rows(shape, images) * quads).div_ceil(THREADS).min(MAX_BLOCKS);
+        self.launch(inner, kernel, blocks.next_multiple_of(unit), arguments)
     }
 
     /// A pointwise layer's arguments.
@@ -388,7 +397,7 @@ impl Kernels for CudaKernels {
         out: &mut Buffer,
     ) -> Outcome {
         let arguments = Self::pointwise_arguments(shape, images, x, layers, out, 0);
-        self.launch_every(&self.lock(), "pointwise", floats(shape, images) / 4, &arguments)
+        self.launch_rows(&self.lock(), "pointwise", shape, images, &arguments)
     }
 
     fn pointwise_gradient(
@@ -403,7 +412,7 @@ impl Kernels for CudaKernels {
         let mut inner = self.lock();
         let Some(NormGradient { by_scale, by_shift }) = by_norm else {
             let arguments = Self::pointwise_arguments(shape, images, x, layers, gradient, 0);
-            return self.launch_every(&inner, "pointwise_gradient", floats(shape, images) / 4, &arguments);
+            return self.launch_rows(&inner, "pointwise_gradient", shape, images, &arguments);
         };
         assert!(layers.norm.is_some(), "the gradients of a norm that is not there");
         let (count, channels) = (segments(rows(shape, images)).count(), padded(shape.channels));
@@ -431,7 +440,7 @@ impl Kernels for CudaKernels {
         let [x, gradient, out] = [x, gradient, &*out].map(|b| address(b, size));
         let words = [x, mean, inverse_deviation, scale, gradient, by_scale, by_shift, out];
         let arguments = arguments(&words, &[int(rows(shape, images)), int(channels)]);
-        self.launch_every(&self.lock(), "norm_gradient", size / 4, &arguments)
+        self.launch_rows(&self.lock(), "norm_gradient", shape, images, &arguments)
     }
 
     fn add(&self, floats: usize, from: &Buffer, to: &mut Buffer) -> Outcome {

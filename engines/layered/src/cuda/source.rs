@@ -15,8 +15,8 @@ pub const THREADS: usize = 256;
 /// Blocks that a multiprocessor should have room for: 128 registers a thread.
 const BLOCKS: usize = 2;
 
-/// Terms of a product of matrices that are in shared memory at a time.
-const DEPTH: usize = 16;
+/// Rows of a sum over a mini-batch that are in shared memory at a time.
+const ROWS: usize = 128;
 
 /// Multiprocessors of a large GPU: fewer blocks than these leave some of them idle.
 const MULTIPROCESSORS: usize = 132;
@@ -30,6 +30,8 @@ pub struct Tile {
     pub columns: usize,
     /// Roughly which part of the multiprocessor's arithmetic it keeps busy, beside that of the largest tiles.
     efficiency: f64,
+    /// Terms of its sums that are in shared memory at a time; in `kernels/matrix.cu` too.
+    depth: usize,
     /// Kernel of convolutions.
     pub convolution: &'static str,
     /// Kernel of gradients of weights.
@@ -37,11 +39,12 @@ pub struct Tile {
 }
 
 macro_rules! tile {
-    ($rows:literal x $columns:literal: $efficiency:literal) => {
+    ($rows:literal x $columns:literal x $depth:literal: $efficiency:literal) => {
         Tile {
             rows: $rows,
             columns: $columns,
             efficiency: $efficiency,
+            depth: $depth,
             convolution: concat!("convolution_", $rows, "x", $columns),
             weight_gradient: concat!("weight_gradient_", $rows, "x", $columns),
         }
@@ -49,8 +52,13 @@ macro_rules! tile {
 }
 
 /// All tiles.
-pub const TILES: [Tile; 5] =
-    [tile!(256 x 64: 1.0), tile!(128 x 128: 1.0), tile!(128 x 64: 0.85), tile!(64 x 64: 0.7), tile!(32 x 32: 0.3)];
+pub const TILES: [Tile; 5] = [
+    tile!(256 x 64 x 8: 1.0),
+    tile!(128 x 128 x 8: 1.0),
+    tile!(128 x 64 x 16: 0.85),
+    tile!(64 x 64 x 16: 0.7),
+    tile!(32 x 32 x 16: 0.3),
+];
 
 impl Tile {
     /// The tile for `products` products of rows x columns: the least work, the tiles' rests included, where
@@ -75,7 +83,7 @@ impl Tile {
 
     /// Floats of shared memory: both operands, twice.
     fn shared_floats(&self) -> usize {
-        2 * DEPTH * (self.rows + 4 + self.columns)
+        2 * self.depth * (self.rows + 4 + self.columns)
     }
 }
 
@@ -109,7 +117,9 @@ const KERNELS: [(&str, bool); 24] = [
 
 /// The kernels, for all networks.
 pub fn kernel_source() -> KernelSource {
-    let shared_floats = TILES.iter().map(Tile::shared_floats).max().expect("there are tiles");
+    // Of a sum, two terms of each row's channels, twice.
+    let of_sums = 2 * ROWS * 2 * LANES;
+    let shared_floats = TILES.iter().map(Tile::shared_floats).fold(of_sums, usize::max);
     let mut text = String::new();
     for (name, value) in [
         ("THREADS", THREADS),
@@ -117,7 +127,7 @@ pub fn kernel_source() -> KernelSource {
         ("SHARED_FLOATS", shared_floats),
         ("LANES", LANES),
         ("SEGMENT", SEGMENT),
-        ("DEPTH", DEPTH),
+        ("ROWS", ROWS),
     ] {
         define(&mut text, name, value);
     }
@@ -165,12 +175,11 @@ mod tests {
             let tile = Tile::best(products, rows, columns);
             [tile.rows, tile.columns]
         };
-        // ResNet-18's stages on 256 images of 32x32: forward, and the gradient of weights.
+        // ResNet-18's first and last stage on 256 images of 32x32: forward, and the gradient of weights.
         assert_eq!(best(1024, 256, 64), [256, 64]);
-        assert_eq!(best(256, 256, 128), [256, 64]);
-        assert_eq!(best(64, 256, 256), [256, 64]);
+        assert_eq!(best(64, 9 * 64, 64), [128, 64]);
         assert_eq!(best(16, 256, 512), [256, 64]);
-        assert_eq!(best(64, 9 * 64, 64), [256, 64]);
+        assert_eq!(best(1, 9 * 512, 512), [256, 64]);
         // Few images, few channels.
         assert_eq!(best(1, 10, 112), [32, 32]);
     }

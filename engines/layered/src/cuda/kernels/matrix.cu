@@ -1,7 +1,7 @@
 // Convolutions and their gradients as products of matrices.
 //
 // A block computes a tile of rows x columns, each of its threads `down` x `across` of it in registers,
-// as groups of four (or two) that lie apart, so that a warp reads shared memory without conflicts. DEPTH
+// as groups of four (or two) that lie apart, so that a warp reads shared memory without conflicts. `depth`
 // terms of all of the tile's sums are in shared memory, and the next ones on their way there. A sum is
 // one chain of fused multiply-adds; terms whose tap is in padding are not in it.
 
@@ -10,18 +10,18 @@
 
 // A tile's sizes: constants.
 struct tile {
-    int rows, columns, down, across;
+    int rows, columns, down, across, depth;
 };
 
-DEVICE struct tile tile_of(int rows, int columns, int down, int across) {
-    const struct tile tile = {rows, columns, down, across};
+DEVICE struct tile tile_of(int rows, int columns, int down, int across, int depth) {
+    const struct tile tile = {rows, columns, down, across, depth};
     return tile;
 }
 
-// The first operand is (DEPTH, rows) in shared memory, with gaps against conflicts; the second one
-// (DEPTH, columns).
+// The first operand is (depth, rows) in shared memory, with gaps against conflicts; the second one
+// (depth, columns).
 DEVICE int row_stride(struct tile t) { return t.rows + 4; }
-DEVICE int tile_floats(struct tile t) { return DEPTH * (row_stride(t) + t.columns); }
+DEVICE int tile_floats(struct tile t) { return t.depth * (row_stride(t) + t.columns); }
 
 // The thread's rows are `first_row` + j of each group, the groups `row_distance` apart; so are its columns.
 DEVICE int group_rows(struct tile t) { return least(t.down, 4); }
@@ -65,16 +65,16 @@ DEVICE void add_products(struct tile t, const float *a, const float *b, int grou
     }
 }
 
-// Adds `depth` terms.
-DEVICE void multiply(struct tile t, const float *operands, int depth, int groups, float (*sums)[MAX_ACROSS]) {
-    const float *a = operands, *b = operands + DEPTH * row_stride(t);
+// Adds `count` terms.
+DEVICE void multiply(struct tile t, const float *operands, int count, int groups, float (*sums)[MAX_ACROSS]) {
+    const float *a = operands, *b = operands + t.depth * row_stride(t);
     const int all = t.down > 4 ? 3 : 1;
-    if (depth == DEPTH && (groups & all) == all) {
+    if (count == t.depth && (groups & all) == all) {
 #pragma unroll
-        for (int k = 0; k < DEPTH; k++) add_products(t, a + k * row_stride(t), b + k * t.columns, 3, sums);
+        for (int k = 0; k < t.depth; k++) add_products(t, a + k * row_stride(t), b + k * t.columns, 3, sums);
     } else {
 #pragma unroll 1
-        for (int k = 0; k < depth; k++) add_products(t, a + k * row_stride(t), b + k * t.columns, groups, sums);
+        for (int k = 0; k < count; k++) add_products(t, a + k * row_stride(t), b + k * t.columns, groups, sums);
     }
 }
 
@@ -106,43 +106,76 @@ struct loaded {
     float a[4][4], b[2][4];
 };
 
-// Quads that each thread loads of an operand of DEPTH x `size`; some threads none if that is few.
-DEVICE int quads(int size) { return (size * DEPTH / 4 + THREADS - 1) / THREADS; }
+// Quads that each thread loads of an operand of depth x `size`; some threads none if that is few.
+DEVICE int quads(struct tile t, int size) { return (size * t.depth / 4 + THREADS - 1) / THREADS; }
 
-// Loads the terms of a tap's channels from `channel` on.
+// Loads the terms of a tap's channels from `channel` on. Places are what all threads have in common, and a
+// part that stays the same for each.
 DEVICE void load_convolution(struct tile t, const struct convolution *c, int image, int output, int tap, int position,
                              int channel, struct loaded *loaded) {
-    const int inputs = (c->inputs + LANES - 1) / LANES * LANES;
+    const int inputs = (c->inputs + LANES - 1) / LANES * LANES, thread = (int)threadIdx.x;
+    const float *x = c->x + (((long long)position * c->images + image) * inputs + channel);
+    const int row = thread / (t.depth / 4), place = row * inputs + thread % (t.depth / 4) * 4;
+    const int row_step = THREADS / (t.depth / 4);
 #pragma unroll
-    for (int q = 0; q < quads(t.rows); q++) {
-        const int i = (int)threadIdx.x + q * THREADS, row = image + i / (DEPTH / 4);
+    for (int q = 0; q < quads(t, t.rows); q++) {
         zero_quad(loaded->a[q]);
-        if (i < t.rows * DEPTH / 4 && row < c->images)
-            load_quad(c->x + ((long long)position * c->images + row) * inputs + channel + i % (DEPTH / 4) * 4,
-                      loaded->a[q]);
+        if (row + q * row_step < t.rows && row + q * row_step < c->images - image)
+            load_quad(x + (place + q * row_step * inputs), loaded->a[q]);
     }
+    const float *w = c->weights + (((long long)tap * c->inputs + channel) * c->outputs + output);
+    const int k = thread / (t.columns / 4), column = thread % (t.columns / 4) * 4, w_place = k * c->outputs + column;
+    const int k_step = THREADS / (t.columns / 4);
 #pragma unroll
-    for (int q = 0; q < quads(t.columns); q++) {
-        const int i = (int)threadIdx.x + q * THREADS;
-        const int k = channel + i / (t.columns / 4), column = output + i % (t.columns / 4) * 4;
+    for (int q = 0; q < quads(t, t.columns); q++) {
         zero_quad(loaded->b[q]);
-        if (i < t.columns * DEPTH / 4 && k < c->inputs && column < c->outputs)
-            load_quad(c->weights + ((long long)tap * c->inputs + k) * c->outputs + column, loaded->b[q]);
+        if (k + q * k_step < t.depth && k + q * k_step < c->inputs - channel && column < c->outputs - output)
+            load_quad(w + (w_place + q * k_step * c->outputs), loaded->b[q]);
     }
 }
 
 // Stores them in shared memory, rows of the first operand turned to columns.
 DEVICE void store_convolution(struct tile t, const struct loaded *loaded, float *operands) {
 #pragma unroll
-    for (int q = 0; q < quads(t.rows); q++) {
-        const int i = (int)threadIdx.x + q * THREADS, k = i % (DEPTH / 4) * 4;
-        if (i < t.rows * DEPTH / 4)
-            for QUAD (j) operands[(k + j) * row_stride(t) + i / (DEPTH / 4)] = loaded->a[q][j];
+    for (int q = 0; q < quads(t, t.rows); q++) {
+        const int i = (int)threadIdx.x + q * THREADS, k = i % (t.depth / 4) * 4;
+        if (i < t.rows * t.depth / 4)
+            for QUAD (j) operands[(k + j) * row_stride(t) + i / (t.depth / 4)] = loaded->a[q][j];
     }
 #pragma unroll
-    for (int q = 0; q < quads(t.columns); q++) {
+    for (int q = 0; q < quads(t, t.columns); q++) {
         const int i = (int)threadIdx.x + q * THREADS;
-        if (i < t.columns * DEPTH / 4) store_quad(loaded->b[q], operands + DEPTH * row_stride(t) + i * 4);
+        if (i < t.columns * t.depth / 4) store_quad(loaded->b[q], operands + t.depth * row_stride(t) + i * 4);
+    }
+}
+
+// What the sums begin with: zeros, the bias, or what is there.
+DEVICE void begin_sums(struct tile t, const struct convolution *c, int at, int image, int output,
+                       float (*sums)[MAX_ACROSS]) {
+#pragma unroll
+    for (int i = 0; i < t.down; i++)
+#pragma unroll
+        for (int j = 0; j < t.across; j++) sums[i][j] = 0.0f;
+    if (c->bias) {
+#pragma unroll
+        for (int j = 0; j < t.across; j++) {
+            const int column = output + j / 4 * column_distance(t) + first_column(t) + j % 4;
+            const float bias = column < c->outputs ? c->bias[column] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < t.down; i++) sums[i][j] = bias;
+        }
+    }
+    if (!c->accumulates) return;
+    const float *there = c->out + (((long long)at * c->images + image) * c->outputs + output);
+#pragma unroll
+    for (int i = 0; i < t.down; i++) {
+        const int row = i / 4 * row_distance(t) + first_row(t) + i % 4;
+        if (row >= c->images - image) continue;
+#pragma unroll
+        for (int j = 0; j < t.across; j++) {
+            const int column = j / 4 * column_distance(t) + first_column(t) + j % 4;
+            if (column < c->outputs - output) sums[i][j] = there[row * c->outputs + column];
+        }
     }
 }
 
@@ -152,20 +185,8 @@ DEVICE void convolve(struct tile t, const struct convolution *c, float *shared) 
     const int output = (int)blockIdx.x % c->column_tiles * t.columns;
     const int at = (int)blockIdx.x / (c->column_tiles * c->row_tiles);
     const int y = at / c->output_width, x = at % c->output_width, taps = c->kernel_height * c->kernel_width;
-    float *out = c->out + ((long long)at * c->images + image) * c->outputs + output;
     float sums[MAX_DOWN][MAX_ACROSS];
-#pragma unroll
-    for (int i = 0; i < t.down; i++) {
-        const int row = i / 4 * row_distance(t) + first_row(t) + i % 4;
-#pragma unroll
-        for (int j = 0; j < t.across; j++) {
-            const int column = j / 4 * column_distance(t) + first_column(t) + j % 4;
-            const int is_inside = image + row < c->images && output + column < c->outputs;
-            sums[i][j] = 0.0f;
-            if (c->bias && is_inside) sums[i][j] = c->bias[output + column];
-            if (c->accumulates && is_inside) sums[i][j] = out[(long long)row * c->outputs + column];
-        }
-    }
+    begin_sums(t, c, at, image, output, sums);
 
     int position, channel = 0, buffer = 0;
     int tap = next_tap(c, y, x, 0, &position);
@@ -176,49 +197,51 @@ DEVICE void convolve(struct tile t, const struct convolution *c, float *shared) 
     }
     while (tap < taps) {
         __syncthreads();
-        const int depth = least(DEPTH, c->inputs - channel);
-        channel += DEPTH;
+        const int count = least(t.depth, c->inputs - channel);
+        channel += t.depth;
         if (channel >= c->inputs) {
             channel = 0;
             tap = next_tap(c, y, x, tap + 1, &position);
         }
         if (tap < taps) load_convolution(t, c, image, output, tap, position, channel, &loaded);
-        multiply(t, shared + buffer * tile_floats(t), depth, 3, sums);
+        multiply(t, shared + buffer * tile_floats(t), count, 3, sums);
         buffer ^= 1;
         if (tap < taps) store_convolution(t, &loaded, shared + buffer * tile_floats(t));
     }
 
+    float *out = c->out + (((long long)at * c->images + image) * c->outputs + output);
 #pragma unroll
     for (int i = 0; i < t.down; i++) {
         const int row = i / 4 * row_distance(t) + first_row(t) + i % 4;
+        if (row >= c->images - image) continue;
 #pragma unroll
         for (int j = 0; j < t.across; j += 4) {
             const int column = j / 4 * column_distance(t) + first_column(t);
-            if (image + row < c->images && output + column < c->outputs)
-                store_groups(sums[i] + j, group_columns(t), out + (long long)row * c->outputs + column);
+            if (column < c->outputs - output)
+                store_groups(sums[i] + j, group_columns(t), out + (row * c->outputs + column));
         }
     }
 }
 
 KERNEL(convolution_256x64, struct convolution) {
     SHARED(shared);
-    convolve(tile_of(256, 64, 8, 8), &arguments, shared);
+    convolve(tile_of(256, 64, 8, 8, 8), &arguments, shared);
 }
 KERNEL(convolution_128x128, struct convolution) {
     SHARED(shared);
-    convolve(tile_of(128, 128, 8, 8), &arguments, shared);
+    convolve(tile_of(128, 128, 8, 8, 8), &arguments, shared);
 }
 KERNEL(convolution_128x64, struct convolution) {
     SHARED(shared);
-    convolve(tile_of(128, 64, 8, 4), &arguments, shared);
+    convolve(tile_of(128, 64, 8, 4, 16), &arguments, shared);
 }
 KERNEL(convolution_64x64, struct convolution) {
     SHARED(shared);
-    convolve(tile_of(64, 64, 4, 4), &arguments, shared);
+    convolve(tile_of(64, 64, 4, 4, 16), &arguments, shared);
 }
 KERNEL(convolution_32x32, struct convolution) {
     SHARED(shared);
-    convolve(tile_of(32, 32, 2, 2), &arguments, shared);
+    convolve(tile_of(32, 32, 2, 2, 16), &arguments, shared);
 }
 
 // A row of the gradient of weights: a tap and an input channel.
@@ -263,37 +286,40 @@ DEVICE struct terms next_terms(struct tile t, const struct weight_gradient *g, i
     return terms;
 }
 
-// Loads up to DEPTH terms; `position` is under the tap of the row that this thread loads.
+// Loads up to `depth` terms; `position` is under the tap of the row that this thread loads.
 DEVICE void load_terms(struct tile t, const struct weight_gradient *g, struct terms terms, int position, int channel,
                        int output, struct loaded *loaded) {
+    const int thread = (int)threadIdx.x, left = terms.end - terms.image;
+    const float *x = g->x + ((long long)position * g->images + terms.image) * g->inputs;
+    const int k = thread / (t.rows / 4), place = k * g->inputs + channel, k_step = THREADS / (t.rows / 4);
 #pragma unroll
-    for (int q = 0; q < quads(t.rows); q++) {
-        const int i = (int)threadIdx.x + q * THREADS, image = terms.image + i / (t.rows / 4);
+    for (int q = 0; q < quads(t, t.rows); q++) {
         zero_quad(loaded->a[q]);
-        if (i < t.rows * DEPTH / 4 && image < terms.end && position >= 0)
-            load_quad(g->x + ((long long)position * g->images + image) * g->inputs + channel, loaded->a[q]);
+        if (k + q * k_step < t.depth && k + q * k_step < left && position >= 0)
+            load_quad(x + (place + q * k_step * g->inputs), loaded->a[q]);
     }
+    const float *dy = g->by_output + (((long long)terms.at * g->images + terms.image) * g->outputs + output);
+    const int dy_k = thread / (t.columns / 4), column = thread % (t.columns / 4) * 4;
+    const int dy_place = dy_k * g->outputs + column, dy_step = THREADS / (t.columns / 4);
 #pragma unroll
-    for (int q = 0; q < quads(t.columns); q++) {
-        const int i = (int)threadIdx.x + q * THREADS, image = terms.image + i / (t.columns / 4);
-        const int column = output + i % (t.columns / 4) * 4;
+    for (int q = 0; q < quads(t, t.columns); q++) {
         zero_quad(loaded->b[q]);
-        if (i < t.columns * DEPTH / 4 && image < terms.end && column < g->outputs)
-            load_quad(g->by_output + ((long long)terms.at * g->images + image) * g->outputs + column, loaded->b[q]);
+        if (dy_k + q * dy_step < t.depth && dy_k + q * dy_step < left && column < g->outputs - output)
+            load_quad(dy + (dy_place + q * dy_step * g->outputs), loaded->b[q]);
     }
 }
 
 DEVICE void store_terms(struct tile t, const struct loaded *loaded, float *operands) {
 #pragma unroll
-    for (int q = 0; q < quads(t.rows); q++) {
+    for (int q = 0; q < quads(t, t.rows); q++) {
         const int i = (int)threadIdx.x + q * THREADS;
-        if (i < t.rows * DEPTH / 4)
+        if (i < t.rows * t.depth / 4)
             store_quad(loaded->a[q], operands + i / (t.rows / 4) * row_stride(t) + i % (t.rows / 4) * 4);
     }
 #pragma unroll
-    for (int q = 0; q < quads(t.columns); q++) {
+    for (int q = 0; q < quads(t, t.columns); q++) {
         const int i = (int)threadIdx.x + q * THREADS;
-        if (i < t.columns * DEPTH / 4) store_quad(loaded->b[q], operands + DEPTH * row_stride(t) + i * 4);
+        if (i < t.columns * t.depth / 4) store_quad(loaded->b[q], operands + t.depth * row_stride(t) + i * 4);
     }
 }
 
@@ -327,9 +353,9 @@ DEVICE void add_segment(struct tile t, const struct weight_gradient *g, float *s
     }
     while (is_more) {
         __syncthreads();
-        const int depth = least(DEPTH, terms.end - terms.image);
+        const int count = least(t.depth, terms.end - terms.image);
         groups = next_groups;
-        terms.image += DEPTH;
+        terms.image += t.depth;
         if (terms.image >= terms.end) {
             terms = next_terms(t, g, row, terms.at + 1, start, end);
             is_more = (long long)terms.at * g->images < end;
@@ -339,7 +365,7 @@ DEVICE void add_segment(struct tile t, const struct weight_gradient *g, float *s
             }
         }
         if (is_more) load_terms(t, g, terms, position, mine.channel, output, &loaded);
-        multiply(t, shared + buffer * tile_floats(t), depth, groups, sums);
+        multiply(t, shared + buffer * tile_floats(t), count, groups, sums);
         buffer ^= 1;
         if (is_more) store_terms(t, &loaded, shared + buffer * tile_floats(t));
     }
@@ -360,23 +386,23 @@ DEVICE void add_segment(struct tile t, const struct weight_gradient *g, float *s
 
 KERNEL(weight_gradient_256x64, struct weight_gradient) {
     SHARED(shared);
-    add_segment(tile_of(256, 64, 8, 8), &arguments, shared);
+    add_segment(tile_of(256, 64, 8, 8, 8), &arguments, shared);
 }
 KERNEL(weight_gradient_128x128, struct weight_gradient) {
     SHARED(shared);
-    add_segment(tile_of(128, 128, 8, 8), &arguments, shared);
+    add_segment(tile_of(128, 128, 8, 8, 8), &arguments, shared);
 }
 KERNEL(weight_gradient_128x64, struct weight_gradient) {
     SHARED(shared);
-    add_segment(tile_of(128, 64, 8, 4), &arguments, shared);
+    add_segment(tile_of(128, 64, 8, 4, 16), &arguments, shared);
 }
 KERNEL(weight_gradient_64x64, struct weight_gradient) {
     SHARED(shared);
-    add_segment(tile_of(64, 64, 4, 4), &arguments, shared);
+    add_segment(tile_of(64, 64, 4, 4, 16), &arguments, shared);
 }
 KERNEL(weight_gradient_32x32, struct weight_gradient) {
     SHARED(shared);
-    add_segment(tile_of(32, 32, 2, 2), &arguments, shared);
+    add_segment(tile_of(32, 32, 2, 2, 16), &arguments, shared);
 }
 
 // Adds up the segments of a gradient of weights.

@@ -1,4 +1,9 @@
-// Elementwise layers, four channels a thread.
+// Elementwise layers: a thread has four channels, of rows that are as far apart as there are threads, which is
+// why these are a multiple of the quads of a row.
+
+DEVICE int channel_of_thread(int channels) {
+    return (int)(((long long)blockIdx.x * THREADS + threadIdx.x) % (channels / 4)) * 4;
+}
 
 DEVICE float inverse_deviation_of(float variance) { return __fdiv_rn(1.0f, __fsqrt_rn(variance + VARIANCE_FLOOR)); }
 
@@ -32,9 +37,8 @@ DEVICE void activated_quad(const struct pointwise *a, const struct norm *norm, l
 
 KERNEL(pointwise, struct pointwise) {
     const struct pointwise *a = &arguments;
-    const int quads = a->channels / 4;
-    for EVERY (i, (long long)a->rows * quads) {
-        const struct norm norm = norm_of(a, (int)(i % quads) * 4);
+    const struct norm norm = norm_of(a, channel_of_thread(a->channels));
+    for EVERY (i, (long long)a->rows * (a->channels / 4)) {
         float y[4];
         load_quad(a->x + i * 4, y);
         activated_quad(a, &norm, i * 4, y);
@@ -53,22 +57,26 @@ KERNEL(pointwise, struct pointwise) {
 
 KERNEL(norm_gradient, struct norm_gradient) {
     const struct norm_gradient *a = &arguments;
-    const int quads = a->channels / 4;
+    const int channel = channel_of_thread(a->channels);
     const float n = (float)a->rows;
-    for EVERY (i, (long long)a->rows * quads) {
-        const int channel = (int)(i % quads) * 4;
-        float x[4], d[4], mean[4], inverse_deviation[4], scale[4], by_scale[4], by_shift[4];
+    float mean[4], inverse_deviation[4], factor[4], by_scale[4], by_shift[4];
+    load_quad(a->mean + channel, mean);
+    load_quad(a->inverse_deviation + channel, inverse_deviation);
+    load_quad(a->scale + channel, factor);
+    load_quad(a->by_scale + channel, by_scale);
+    load_quad(a->by_shift + channel, by_shift);
+    for QUAD (j) {
+        factor[j] = factor[j] * inverse_deviation[j];
+        by_scale[j] = __fdiv_rn(by_scale[j], n);
+        by_shift[j] = __fdiv_rn(by_shift[j], n);
+    }
+    for EVERY (i, (long long)a->rows * (a->channels / 4)) {
+        float x[4], d[4];
         load_quad(a->x + i * 4, x);
         load_quad(a->gradient + i * 4, d);
-        load_quad(a->mean + channel, mean);
-        load_quad(a->inverse_deviation + channel, inverse_deviation);
-        load_quad(a->scale + channel, scale);
-        load_quad(a->by_scale + channel, by_scale);
-        load_quad(a->by_shift + channel, by_shift);
         for QUAD (j) {
             const float normalised = (x[j] - mean[j]) * inverse_deviation[j];
-            const float rest = fmaf(normalised, -__fdiv_rn(by_scale[j], n), d[j] - __fdiv_rn(by_shift[j], n));
-            x[j] = rest * (scale[j] * inverse_deviation[j]);
+            x[j] = fmaf(normalised, -by_scale[j], d[j] - by_shift[j]) * factor[j];
         }
         store_quad(x, a->out + i * 4);
     }

@@ -4,7 +4,6 @@
 // SEGMENT additions one after the other.
 
 #define CHAINED LANES
-#define ROWS 128
 // Two terms of each channel, next to each other.
 #define TERMS (2 * CHAINED)
 
@@ -186,9 +185,8 @@ KERNEL(pointwise_gradient_sums, struct pointwise) {
 
 // The gradient of a pointwise layer without one.
 KERNEL(pointwise_gradient, struct pointwise) {
-    const int quads = arguments.channels / 4;
-    for EVERY (i, (long long)arguments.rows * quads) {
-        const struct norm norm = norm_of(&arguments, (int)(i % quads) * 4);
+    const struct norm norm = norm_of(&arguments, channel_of_thread(arguments.channels));
+    for EVERY (i, (long long)arguments.rows * (arguments.channels / 4)) {
         struct four four;
         pass_gradient(&arguments, &norm, i * 4, &four);
     }
