@@ -64,7 +64,23 @@ fn layers() -> Vec<Geometry> {
     layers
 }
 
-fn values(len: usize) -> Vec<f32> {
+extern "C" {
+    fn madvise(a: *mut u8, l: usize, x: i32) -> i32;
+    fn aligned_alloc(a: usize, l: usize) -> *mut u8;
+}
+fn values(len: usize) -> &'static mut [f32] {
+    let bytes = (len * 4).next_multiple_of(1 << 21);
+    let v: &'static mut [f32] = unsafe {
+        let p = aligned_alloc(1 << 21, bytes);
+        if std::env::var("HUGE").is_ok() {
+            madvise(p, bytes, 14);
+        }
+        std::slice::from_raw_parts_mut(p.cast(), len)
+    };
+    v.iter_mut().zip(values2(len)).for_each(|(a, b)| *a = b);
+    v
+}
+fn values2(len: usize) -> Vec<f32> {
     (0..len as u32).map(|i| i.wrapping_mul(2_654_435_761) as i32 as f32 * 1e-10).collect()
 }
 
@@ -75,7 +91,7 @@ fn passes<S: Simd>(s: S, geometry: &Geometry, images: usize) -> [f64; 3] {
     let dy = values(geometry.output.positions() * images * padded(geometry.outputs));
     let weights = values(geometry.weights());
     let transposed = values(geometry.transposed_weights());
-    let (mut out, mut by_input, mut by_weights) = (dy.clone(), x.clone(), weights.clone());
+    let (mut out, mut by_input, mut by_weights) = (values(dy.len()), values(x.len()), values(weights.len()));
     [
         best(work, || convolution(s, geometry, images, &x, &weights, None, &mut out)),
         best(work, || input_gradient(s, geometry, images, &dy, &transposed, &mut by_input, false)),
@@ -115,6 +131,7 @@ fn bench<S: Simd>(s: S, name: &str, wanted: &[String]) {
     }
 }
 
+#[allow(dead_code)]
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     if let Some(avx512) = Avx512::detect() {

@@ -1,6 +1,7 @@
 //! The one kernel under all three passes: a tile of a product of matrices, kept in registers.
 
 use std::array::from_fn;
+use std::cell::RefCell;
 
 use zoo_engine_simd::{Kernel, Simd};
 
@@ -82,16 +83,21 @@ impl<S: Simd, const ROWS: usize, const VECTORS: usize, const TERMS: bool> Kernel
         let (row, term) = if TERMS { (a_stride, 1) } else { (1, a_stride) };
         // SAFETY: `multiply`'s caller promises that all of these lie in the matrices.
         unsafe {
-            let mut sums: [[S::F; VECTORS]; ROWS] = match start {
-                Start::Zero => [[s.splat(0.0); VECTORS]; ROWS],
-                Start::There => from_fn(|r| from_fn(|v| load(s, c.add(r * c_stride + v * S::LANES)))),
-                Start::Row(bias) => [from_fn(|v| load(s, bias.add(v * S::LANES))); ROWS],
-            };
+            let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    match start {
+                        Start::Zero => {}
+                        Start::There => *sum = s.load_from(c.add(r * c_stride + v * S::LANES)),
+                        Start::Row(row) => *sum = s.load_from(row.add(v * S::LANES)),
+                    }
+                }
+            }
             for piece in pieces {
                 let mut a = a.add(piece.a);
                 let mut b = b.add(piece.b);
                 for _ in 0..piece.terms {
-                    let vectors: [S::F; VECTORS] = from_fn(|v| load(s, b.add(v * S::LANES)));
+                    let vectors: [S::F; VECTORS] = from_fn(|v| s.load_from(b.add(v * S::LANES)));
                     for (r, sums) in sums.iter_mut().enumerate() {
                         let x = s.splat(*a.add(r * row));
                         for (sum, vector) in sums.iter_mut().zip(vectors) {
@@ -102,33 +108,13 @@ impl<S: Simd, const ROWS: usize, const VECTORS: usize, const TERMS: bool> Kernel
                     b = b.wrapping_add(b_stride);
                 }
             }
-            for (r, sums) in sums.into_iter().enumerate() {
-                for (v, sum) in sums.into_iter().enumerate() {
-                    store(s, sum, c.add(r * c_stride + v * S::LANES));
+            for (r, sums) in sums.iter().enumerate() {
+                for (v, sum) in sums.iter().enumerate() {
+                    s.store_to(*sum, c.add(r * c_stride + v * S::LANES));
                 }
             }
         }
     }
-}
-
-/// A vector.
-///
-/// # Safety
-/// All of it must lie in one allocation and be initialised.
-#[inline(always)]
-unsafe fn load<S: Simd>(s: S, from: *const f32) -> S::F {
-    // SAFETY: as the caller promises.
-    s.load(unsafe { std::slice::from_raw_parts(from, S::LANES) })
-}
-
-/// Stores a vector.
-///
-/// # Safety
-/// All of it must lie in one allocation that nothing else refers to.
-#[inline(always)]
-unsafe fn store<S: Simd>(s: S, a: S::F, to: *mut f32) {
-    // SAFETY: as the caller promises.
-    s.store(a, unsafe { std::slice::from_raw_parts_mut(to, S::LANES) });
 }
 
 /// Computes a tile of 1 to [`rows`] rows and of one or two vectors' columns.
@@ -158,4 +144,26 @@ pub(super) unsafe fn multiply<S: Simd, const TERMS: bool>(s: S, tile: Tile, rows
 /// part `part`, of `parts(length, most)`.
 pub(super) fn cut(length: usize, parts: usize, part: usize) -> usize {
     length * part / parts
+}
+
+/// A cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([f32; 16]);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `task` with this many floats of the thread's own, of any values, that begin with a cache line. The task
+/// must not ask for others, nor wait for what does.
+pub(super) fn with_scratch(floats: usize, task: impl FnOnce(&mut [f32])) {
+    SCRATCH.with_borrow_mut(|lines| {
+        let needed = floats.div_ceil(16);
+        if lines.len() < needed {
+            lines.resize(needed, Line([0.0; 16]));
+        }
+        // SAFETY: lines are floats, one after the other.
+        task(unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), floats) });
+    });
 }

@@ -5,7 +5,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 use zoo_engine_simd::Simd;
 
-use super::tile::{columns, cut, multiply, rows, Piece, Start, Tile};
+use super::tile::{columns, cut, multiply, rows, with_scratch, Piece, Start, Tile};
+use super::{MIN_PACKED, MIN_TASK};
 use crate::geometry::{padded, segments, Geometry};
 
 /// Terms of a block of a segment: a panel of the output's gradient and a tile of the input stay in the
@@ -35,7 +36,10 @@ pub fn weight_gradient<S: Simd>(
         rest = others;
         tasks.push((share, out));
     }
-    tasks.into_par_iter().with_max_len(1).for_each(|(share, out)| gradient.task(s, &share, out));
+    match &mut tasks[..] {
+        [(share, out)] => gradient.task(s, share, out),
+        tasks => tasks.par_iter_mut().with_max_len(1).for_each(|(share, out)| gradient.task(s, share, out)),
+    }
 }
 
 struct WeightGradient<'a> {
@@ -61,7 +65,8 @@ impl WeightGradient<'_> {
             .map(|n| (n / parts, n % parts))
             .map(|(tap, part)| Rows { tap, inputs: cut(inputs, parts, part)..cut(inputs, parts, part + 1) })
             .collect();
-        let shares = (4 * rayon::current_num_threads()).min(tiles.len());
+        let work = self.terms() * self.geometry.weights();
+        let shares = (4 * rayon::current_num_threads()).min(work / MIN_TASK).clamp(1, tiles.len());
         (0..shares).map(|n| tiles[cut(tiles.len(), shares, n)..cut(tiles.len(), shares, n + 1)].to_vec()).collect()
     }
 
@@ -97,56 +102,94 @@ impl WeightGradient<'_> {
 
     /// The sums of one segment.
     fn segment<S: Simd>(&self, s: S, share: &[Rows], segment: Range<usize>, sums: &mut [f32]) {
-        let Self { geometry, x, by_output, .. } = *self;
-        let (stride, width) = (padded(geometry.inputs), padded(geometry.outputs));
-        let mut pieces = Vec::new();
+        let width = padded(self.geometry.outputs);
+        let is_packed = share.len() >= MIN_PACKED && width > columns::<S>();
         let parts = segment.len().div_ceil(DEPTH).max(1);
-        for part in 0..parts {
-            let start = if part == 0 { Start::Zero } else { Start::There };
-            let block =
-                segment.start + cut(segment.len(), parts, part)..segment.start + cut(segment.len(), parts, part + 1);
-            let mut rest = &mut sums[..];
-            for tiles in share.chunk_by(|a, b| a.tap == b.tap) {
-                let floats = tiles.iter().map(|tile| tile.inputs.len() * width).sum();
-                let (sums, others) = rest.split_at_mut(floats);
-                rest = others;
-                self.pieces(tiles[0].tap, block.clone(), &mut pieces);
-                for column in (0..width).step_by(columns::<S>()) {
-                    let mut row = 0;
-                    for tile in tiles {
-                        let c = sums[row * width + column..].as_mut_ptr();
-                        row += tile.inputs.len();
-                        let product = Tile {
-                            a: x[tile.inputs.start..].as_ptr(),
-                            a_stride: stride,
-                            b: by_output[column..].as_ptr(),
-                            b_stride: width,
-                            pieces: &pieces,
-                            start,
-                            c,
-                            c_stride: width,
-                        };
-                        let columns = columns::<S>().min(width - column);
-                        // SAFETY: `weight_gradient` has checked the sizes of x and the gradient.
-                        unsafe { multiply::<S, false>(s, product, tile.inputs.len(), columns) };
-                    }
+        let floats = if is_packed { DEPTH * width.next_multiple_of(columns::<S>()) } else { 0 };
+        with_scratch(floats, |packed| {
+            for part in 0..parts {
+                let start = if part == 0 { Start::Zero } else { Start::There };
+                let (from, to) = (cut(segment.len(), parts, part), cut(segment.len(), parts, part + 1));
+                let terms = segment.start + from..segment.start + to;
+                if is_packed {
+                    self.pack::<S>(terms.clone(), packed);
+                }
+                self.block(s, share, terms, start, is_packed.then_some(packed), sums);
+            }
+        });
+    }
+
+    /// Copies a block's rows of the output's gradient, panel by panel.
+    fn pack<S: Simd>(&self, terms: Range<usize>, packed: &mut [f32]) {
+        let stride = padded(self.geometry.outputs);
+        let panels = packed.chunks_exact_mut(terms.len() * columns::<S>());
+        for (column, packed) in (0..stride).step_by(columns::<S>()).zip(panels) {
+            let width = columns::<S>().min(stride - column);
+            for (term, packed) in terms.clone().zip(packed.chunks_exact_mut(columns::<S>())) {
+                packed[..width].copy_from_slice(&self.by_output[term * stride + column..][..width]);
+            }
+        }
+    }
+
+    /// The sums of a block of terms.
+    fn block<S: Simd>(
+        &self,
+        s: S,
+        share: &[Rows],
+        terms: Range<usize>,
+        start: Start,
+        packed: Option<&[f32]>,
+        sums: &mut [f32],
+    ) {
+        let width = padded(self.geometry.outputs);
+        let b_stride = if packed.is_some() { columns::<S>() } else { width };
+        let mut pieces = Vec::new();
+        let mut rest = sums;
+        for tiles in share.chunk_by(|a, b| a.tap == b.tap) {
+            let floats = tiles.iter().map(|tile| tile.inputs.len() * width).sum();
+            let (sums, others) = std::mem::take(&mut rest).split_at_mut(floats);
+            rest = others;
+            self.pieces(tiles[0].tap, terms.clone(), b_stride, &mut pieces);
+            for column in (0..width).step_by(columns::<S>()) {
+                let b = match packed {
+                    Some(packed) => packed[column * terms.len()..].as_ptr(),
+                    None => self.by_output[terms.start * width + column..].as_ptr(),
+                };
+                let mut row = 0;
+                for tile in tiles {
+                    let product = Tile {
+                        a: self.x[tile.inputs.start..].as_ptr(),
+                        a_stride: padded(self.geometry.inputs),
+                        b,
+                        b_stride,
+                        pieces: &pieces,
+                        start,
+                        c: sums[row * width + column..].as_mut_ptr(),
+                        c_stride: width,
+                    };
+                    row += tile.inputs.len();
+                    let columns = columns::<S>().min(width - column);
+                    // SAFETY: `weight_gradient` has checked the sizes of x and the gradient; the sums
+                    // have all rows of the share.
+                    unsafe { multiply::<S, false>(s, product, tile.inputs.len(), columns) };
                 }
             }
         }
     }
 
-    /// A block's terms under a tap.
-    fn pieces(&self, tap: usize, block: Range<usize>, pieces: &mut Vec<Piece>) {
-        let (stride, width) = (padded(self.geometry.inputs), padded(self.geometry.outputs));
+    /// A block's terms under a tap; the first has its row at the beginning of the right matrix.
+    fn pieces(&self, tap: usize, terms: Range<usize>, b_stride: usize, pieces: &mut Vec<Piece>) {
+        let stride = padded(self.geometry.inputs);
         pieces.clear();
-        let mut term = block.start;
-        while term < block.end {
+        let mut term = terms.start;
+        while term < terms.end {
             let (position, image) = (term / self.images, term % self.images);
-            let terms = (self.images - image).min(block.end - term);
+            let count = (self.images - image).min(terms.end - term);
             if let Some(source) = self.geometry.input_position(position, tap) {
-                pieces.push(Piece { a: (source * self.images + image) * stride, b: term * width, terms });
+                let a = (source * self.images + image) * stride;
+                pieces.push(Piece { a, b: (term - terms.start) * b_stride, terms: count });
             }
-            term += terms;
+            term += count;
         }
     }
 }
