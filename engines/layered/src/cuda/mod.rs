@@ -4,9 +4,15 @@
 //! | --- | --- |
 //! | `kernels/` | the kernels, in what C and CUDA have in common |
 //! | [`mod@source`] | what they are compiled for, and the tiles of products of matrices |
+//! | [`check`] | the check of a device before it is used |
+//! | `memory` | how much device memory a model takes |
+//! | [`devices`] | devices and the models that are trained on them |
 
 #![allow(unsafe_code)]
 
+pub mod check;
+pub mod devices;
+mod memory;
 pub mod source;
 #[cfg(test)]
 mod tests;
@@ -14,7 +20,7 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use zoo_engine_cuda::kernels::activation_number;
-use zoo_engine_cuda::{Buffer, Driver, Program, Queue};
+use zoo_engine_cuda::{Buffer, Driver, Lease, Program, Queue};
 use zoo_model::random::{dropout_threshold, Purpose};
 use zoo_model::safetensors_file::from_f32;
 
@@ -42,6 +48,8 @@ pub struct CudaKernels {
     /// The tile for a number of products of rows x columns.
     tile: fn(usize, usize, usize) -> Tile,
     inner: Mutex<Inner>,
+    /// Room for what its buffers take, with other kernels.
+    _lease: Option<Arc<Lease>>,
 }
 
 struct Inner {
@@ -104,12 +112,16 @@ impl Inner {
 }
 
 impl CudaKernels {
-    /// On a new queue of a device, with its program of [`kernel_source`](source::kernel_source).
-    pub fn new(driver: &dyn Driver, program: Arc<dyn Program>) -> Outcome<Self> {
+    /// On a new queue of a device, with its program of [`kernel_source`](source::kernel_source), and the room that
+    /// buffers may take.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn new(driver: &dyn Driver, program: Arc<dyn Program>, lease: Option<Arc<Lease>>) -> Outcome<Self> {
         let queue = driver.queue()?;
         let [sums, pixels, labels, table] = [(); 4].map(|()| queue.allocate(0));
         let inner = Inner { sums: sums?, pixels: pixels?, labels: labels?, table: table?, values: Vec::new(), queue };
-        Ok(Self { program, tile: Tile::best, inner: Mutex::new(inner) })
+        Ok(Self { program, tile: Tile::best, inner: Mutex::new(inner), _lease: lease })
     }
 
     /// Waits until all operations are done.

@@ -1,60 +1,33 @@
 //! Every operation on the emulated device, in every order of a block's threads, beside the reference.
 
-use super::source::{kernel_source, TILES};
+use super::check::{self, values, with_padding, FORCED};
+use super::source::kernel_source;
 use super::*;
 use crate::geometry::Map;
+use crate::model::upload;
 use crate::reference::Reference;
 use zoo_engine_cuda::emulated::{Emulated, Turns};
 use zoo_model::Activation;
 
-/// Bits of a NaN, whatever they are.
-const NAN: u32 = u32::MAX;
-
 fn emulated(turns: Turns) -> CudaKernels {
     let driver = Emulated { turns, ..Emulated::default() };
-    CudaKernels::new(&driver, driver.compile(&kernel_source()).unwrap()).unwrap()
+    CudaKernels::new(&driver, driver.compile(&kernel_source()).unwrap(), None).unwrap()
 }
 
 fn all_turns() -> [CudaKernels; 3] {
     [Turns::Ascending, Turns::Descending, Turns::Mixed].map(emulated)
 }
 
-/// Values between -1 and 1, some of them zeros of both signs.
-fn values(count: usize, seed: u32) -> Vec<f32> {
-    let value = |i: u32| {
-        let mut bits = (i ^ seed.wrapping_mul(0x9E37_79B9)).wrapping_mul(0x85EB_CA6B);
-        bits = (bits ^ bits >> 13).wrapping_mul(0xC2B2_AE35);
-        bits ^= bits >> 16;
-        match bits % 29 {
-            0 => 0.0,
-            1 => -0.0,
-            _ => (bits >> 8) as f32 / 8_388_608.0 - 1.0,
-        }
-    };
-    (0..count as u32).map(value).collect()
-}
-
-/// Rows of channels; padding is NaN, which nothing may read.
-fn with_padding(rows: usize, channels: usize, seed: u32) -> Vec<f32> {
-    let mut stored = vec![f32::NAN; rows * padded(channels)];
-    for (row, values) in stored.chunks_exact_mut(padded(channels)).zip(values(rows * channels, seed).chunks(channels)) {
-        row[..channels].copy_from_slice(values);
-    }
-    stored
-}
-
 fn buffer<K: Kernels>(kernels: &K, values: &[f32]) -> K::Buffer {
-    let mut buffer = kernels.zeros(values.len()).unwrap();
-    kernels.upload(values, &mut buffer).unwrap();
-    buffer
+    upload(kernels, values).unwrap()
 }
 
-/// Bits of a buffer's rows of channels, without padding.
 fn bits<K: Kernels>(kernels: &K, buffer: &K::Buffer, rows: usize, channels: usize) -> Vec<u32> {
-    let mut values = vec![0.0; rows * padded(channels)];
-    kernels.download(buffer, &mut values).unwrap();
-    let of_row = |row: &[f32]| row[..channels].iter().map(|v| if v.is_nan() { NAN } else { v.to_bits() }).collect();
-    values.chunks_exact(padded(channels)).flat_map(|row| -> Vec<u32> { of_row(row) }).collect()
+    check::bits(kernels, buffer, rows, channels).unwrap()
+}
+
+fn passes<K: Kernels>(kernels: &K, geometry: &Geometry, images: usize) -> Vec<Vec<u32>> {
+    check::passes(kernels, geometry, images).unwrap()
 }
 
 /// Compares what a block makes of kernels (bits) on devices and on the reference.
@@ -89,32 +62,6 @@ fn geometry([height, width]: [usize; 2], [kernel, stride, padding]: [usize; 3], 
     Geometry { input: Map { height, width }, output, kernel, stride, padding, inputs, outputs }
 }
 
-/// All passes of a convolution.
-fn passes<K: Kernels>(kernels: &K, g: &Geometry, images: usize) -> Vec<Vec<u32>> {
-    let (from, to) = (g.input.positions() * images, g.output.positions() * images);
-    let x = buffer(kernels, &with_padding(from, g.inputs, 1));
-    let weights = buffer(kernels, &with_padding(g.taps() * g.inputs, g.outputs, 2));
-    let bias = buffer(kernels, &with_padding(1, g.outputs, 3));
-    let by_output = buffer(kernels, &with_padding(to, g.outputs, 4));
-    let mut out = buffer(kernels, &with_padding(to, g.outputs, 5));
-    kernels.convolution(g, images, &x, &weights, Some(&bias), &mut out).unwrap();
-    let mut bits_of = vec![bits(kernels, &out, to, g.outputs)];
-    kernels.convolution(g, images, &x, &weights, None, &mut out).unwrap();
-    bits_of.push(bits(kernels, &out, to, g.outputs));
-    let mut transposed = kernels.zeros(g.transposed_weights()).unwrap();
-    kernels.transpose(g, &weights, &mut transposed).unwrap();
-    bits_of.push(bits(kernels, &transposed, g.taps() * g.outputs, g.inputs));
-    let mut by_input = buffer(kernels, &with_padding(from, g.inputs, 6));
-    for accumulates in [true, false] {
-        kernels.input_gradient(g, images, &by_output, &transposed, &mut by_input, accumulates).unwrap();
-        bits_of.push(bits(kernels, &by_input, from, g.inputs));
-    }
-    let mut by_weights = buffer(kernels, &with_padding(g.taps() * g.inputs, g.outputs, 7));
-    kernels.weight_gradient(g, images, &x, &by_output, &mut by_weights).unwrap();
-    bits_of.push(bits(kernels, &by_weights, g.taps() * g.inputs, g.outputs));
-    bits_of
-}
-
 #[test]
 fn convolutions_equal_the_reference() {
     let devices = all_turns();
@@ -141,10 +88,8 @@ fn convolutions_equal_the_reference() {
 
 #[test]
 fn every_tile_equals_the_reference() {
-    let tiles: [fn(usize, usize, usize) -> Tile; TILES.len()] =
-        [|_, _, _| TILES[0], |_, _, _| TILES[1], |_, _, _| TILES[2], |_, _, _| TILES[3], |_, _, _| TILES[4]];
     let turns = [Turns::Ascending, Turns::Descending, Turns::Mixed].into_iter().cycle();
-    let devices = tiles.into_iter().zip(turns).map(|(tile, turns)| CudaKernels { tile, ..emulated(turns) });
+    let devices = FORCED.into_iter().zip(turns).map(|(tile, turns)| CudaKernels { tile, ..emulated(turns) });
     let devices: Vec<CudaKernels> = devices.collect();
     for (map, kernel, channels, images) in [([3, 2], [3, 1, 1], [37, 133], 130), ([2, 2], [3, 2, 1], [64, 64], 17)] {
         let g = geometry(map, kernel, channels);
@@ -160,13 +105,8 @@ fn gradients_of_weights_over_many_terms_equal_the_reference() {
         [([13, 9], [3, 1, 1], [3, 2], 77), ([37, 31], [1, 1, 0], [2, 1], 11), ([1, 1], [0, 1, 0], [3, 5], 8200)]
     {
         let g = geometry(map, kernel, channels);
-        let (from, to) = (g.input.positions() * images, g.output.positions() * images);
         assert_equals_reference!(devices, format!("{g:?}, {images} images"), |kernels| {
-            let x = buffer(kernels, &with_padding(from, g.inputs, 1));
-            let by_output = buffer(kernels, &with_padding(to, g.outputs, 4));
-            let mut by_weights = kernels.zeros(g.weights()).unwrap();
-            kernels.weight_gradient(&g, images, &x, &by_output, &mut by_weights).unwrap();
-            vec![bits(kernels, &by_weights, g.taps() * g.inputs, g.outputs)]
+            check::segments(kernels, &g, images).unwrap().to_vec()
         });
     }
 }
