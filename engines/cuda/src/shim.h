@@ -12,7 +12,7 @@
 #include <string.h>
 #include <ucontext.h>
 
-#define DEVICE static inline
+#define DEVICE static inline __attribute__((always_inline))
 #define COLD static
 #define CONSTANT static const
 #define SHARED(name) float *name = (float *)shim_shared

@@ -32,6 +32,7 @@ fn compile_all(folder: &Path, capabilities: &[u32]) -> Result<(), Box<dyn Error>
     }
     std::fs::create_dir_all(folder)?;
     let source = kernel_source();
+    std::fs::write(folder.join("layered.cu"), &source.text)?;
     for &capability in capabilities {
         std::fs::write(folder.join(format!("layered-{capability}.ptx")), compile(&source, capability)?.to_src())?;
     }

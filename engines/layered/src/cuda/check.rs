@@ -25,7 +25,7 @@ pub fn check_kernels(driver: &dyn Driver, program: &Arc<dyn Program>) -> Outcome
     let cpu = Cpu(Portable::<8>);
     let differs = |what: String| Err(DeviceError::BitMismatch { device: driver.name(), what });
     // More than a tile of rows and columns, and less than two.
-    let [map, kernel] = [square(3), square(3)];
+    let [map, kernel] = [square(2), square(3)];
     let geometry = Geometry { input: map, output: map, kernel, stride: 1, padding: 1, inputs: 20, outputs: 132 };
     let expected = passes(&cpu, &geometry, 260)?;
     for (tile, of_tile) in TILES.iter().zip(FORCED) {

@@ -190,12 +190,28 @@ mod tests {
     struct Changed {
         emulated: Emulated,
         change: [&'static str; 2],
-        allocated: Arc<AtomicUsize>,
+        memory: Arc<Memory>,
+    }
+
+    /// Bytes that are allocated, and that were at most.
+    #[derive(Default)]
+    struct Memory {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    /// Counts an allocation until it is dropped.
+    struct Counted(usize, Arc<Memory>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.1.now.fetch_sub(self.0, Ordering::Relaxed);
+        }
     }
 
     impl Changed {
         fn new(change: [&'static str; 2]) -> Self {
-            Self { emulated: Emulated::default(), change, allocated: Arc::default() }
+            Self { emulated: Emulated::default(), change, memory: Arc::default() }
         }
     }
 
@@ -218,16 +234,18 @@ mod tests {
             self.emulated.compile(&KernelSource { text: source.text.replace(from, to), ..source.clone() })
         }
         fn queue(&self) -> Outcome<Box<dyn Queue>> {
-            Ok(Box::new(CountingQueue(self.emulated.queue()?, self.allocated.clone())))
+            Ok(Box::new(CountingQueue(self.emulated.queue()?, self.memory.clone())))
         }
     }
 
-    struct CountingQueue(Box<dyn Queue>, Arc<AtomicUsize>);
+    struct CountingQueue(Box<dyn Queue>, Arc<Memory>);
 
     impl Queue for CountingQueue {
         fn allocate(&self, bytes: usize) -> Outcome<Buffer> {
-            self.1.fetch_add(bytes, Ordering::Relaxed);
-            self.0.allocate(bytes)
+            let now = self.1.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            self.1.most.fetch_max(now, Ordering::Relaxed);
+            let Buffer { address, owner, .. } = self.0.allocate(bytes)?;
+            Ok(Buffer { address, bytes, owner: Box::new((owner, Counted(bytes, self.1.clone()))) })
         }
         fn upload(&self, from: &[u8], to: &mut Buffer) -> Outcome {
             self.0.upload(from, to)
@@ -276,12 +294,12 @@ mod tests {
         Task { network, hyperparameters: h.clone(), initial, mask, epochs_before: 1 }
     }
 
-    /// Two epochs, the second one by another cohort from snapshots, and an evaluation after each.
-    fn train(engine: &LayeredEngine, task: &Task, data: &Dataset) -> Vec<(Vec<Snapshot>, Vec<Vec<f64>>)> {
+    /// Epochs, each by another cohort from the snapshots of the one before, and an evaluation after each.
+    fn train(engine: &LayeredEngine, task: &Task, data: &Dataset, epochs: u32) -> Vec<(Vec<Snapshot>, Vec<Vec<f64>>)> {
         let tasks = std::slice::from_ref(task);
         let mut outcomes: Vec<(Vec<Snapshot>, Vec<Vec<f64>>)> = Vec::new();
         let go_on = Interrupt::default();
-        for epoch in 1..=2 {
+        for epoch in 1..=epochs {
             let from = outcomes.last().map(|(snapshots, _)| &snapshots[..]);
             let mut cohort = engine.start(tasks, data, from).unwrap();
             cohort.train_epoch(epoch, &go_on).unwrap();
@@ -301,7 +319,10 @@ mod tests {
             [(Architecture::Mlp, None), (Architecture::CnnS, Some(ramp)), (Architecture::Mlp, Some(noise))]
         {
             let task = task(&hyperparameters(architecture, 4), &data, mask);
-            assert!(train(&engine, &task, &data) == train(&LayeredEngine::new(), &task, &data), "{architecture:?}");
+            assert!(
+                train(&engine, &task, &data, 2) == train(&LayeredEngine::new(), &task, &data, 2),
+                "{architecture:?}"
+            );
         }
     }
 
@@ -316,7 +337,7 @@ mod tests {
         };
         let task = task(&sgd, &data, None);
         let engine = LayeredEngine::with_devices(vec![device(Emulated::default())]);
-        assert!(train(&engine, &task, &data) == train(&LayeredEngine::new(), &task, &data));
+        assert!(train(&engine, &task, &data, 1) == train(&LayeredEngine::new(), &task, &data, 1));
     }
 
     #[test]
@@ -332,19 +353,19 @@ mod tests {
             let refused = LayeredEngine::with_devices(devices.clone()).start(std::slice::from_ref(&task), &data, None);
             assert!(matches!(refused, Err(DeviceError::BitMismatch { .. })), "{change:?}");
             let engine = LayeredEngine::with_fallback(devices);
-            assert!(train(&engine, &task, &data) == train(&LayeredEngine::new(), &task, &data), "{change:?}");
+            assert!(train(&engine, &task, &data, 2) == train(&LayeredEngine::new(), &task, &data, 2), "{change:?}");
         }
     }
 
     #[test]
     fn a_model_takes_the_memory_that_is_planned() {
-        let data = noise_dataset([3, 8, 8], 10, 20);
+        let data = noise_dataset([3, 8, 8], 10, 6);
         let noise = Mask::Variational(Variational { epochs: 1 });
         for (architecture, mask) in
             [(Architecture::Mlp, None), (Architecture::Mlp, Some(noise)), (Architecture::Resnet18, None)]
         {
             let driver = Changed::new(["", ""]);
-            let task = task(&hyperparameters(architecture, 10), &data, mask);
+            let task = task(&hyperparameters(architecture, 3), &data, mask);
             let tasks = std::slice::from_ref(&task);
             let program = driver.compile(&kernel_source()).unwrap();
             let kernels = || CudaKernels::new(&driver, program.clone(), None);
@@ -352,9 +373,9 @@ mod tests {
             if task.mask.is_none() {
                 cohort.prune(&[Some(vec![true; task.network.parameter_count()])]).unwrap();
             }
-            cohort.train(1, 0, &[(0..10).collect()], &Interrupt::default()).unwrap();
+            cohort.train(1, 0, &[(0..6).collect()], &Interrupt::default()).unwrap();
             cohort.logits(Split::Test, 0..5).unwrap();
-            let allocated = driver.allocated.load(Ordering::Relaxed);
+            let allocated = driver.memory.most.load(Ordering::Relaxed);
             let is_noisy = task.variational().is_some();
             let planned = bytes_per_model(&task.hyperparameters, &task.network, &data, is_noisy);
             let range = planned / 10 * 6..=planned;

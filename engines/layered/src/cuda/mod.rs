@@ -99,6 +99,8 @@ impl Inner {
     /// Memory of at least so many bytes in place of a buffer.
     fn grow(queue: &dyn Queue, buffer: &mut Buffer, bytes: usize) -> Outcome {
         if buffer.bytes < bytes {
+            // The old one goes first.
+            *buffer = queue.allocate(0)?;
             *buffer = queue.allocate(bytes)?;
         }
         Ok(())
