@@ -62,7 +62,7 @@ pub trait Engine: Send + Sync {
         _data: &Dataset,
         threads: usize,
     ) -> Result<BatchPlan, DeviceError> {
-        Ok(BatchPlan { batches: cohorts, concurrency: threads })
+        Ok(BatchPlan { batches: cohorts, concurrency: threads, parallelism: threads })
     }
 
     /// A cohort ready to train, from the tasks' initial parameters or from snapshots. Either all of
@@ -131,8 +131,19 @@ impl<E: Engine + 'static> From<E> for BuiltEngine {
 pub struct BatchPlan {
     /// Models that are trained together, as indices.
     pub batches: Vec<Vec<usize>>,
-    /// How many of them at once.
+    /// How many of them at once. Each has an equal share of the processor's threads, at least one.
     pub concurrency: usize,
+    /// How many of them do not slow each other down: the concurrency on a processor, the number of
+    /// devices elsewhere.
+    pub parallelism: usize,
+}
+
+impl BatchPlan {
+    /// Threads that each batch has for itself, of the processor's: at least one. Where as many batches as
+    /// threads are trained at once, that is one, and a matrix product is never split.
+    pub fn threads_per_batch(&self, threads: usize) -> usize {
+        (threads / self.concurrency.max(1)).max(1)
+    }
 }
 
 /// Models that are trained in step with each other. Every method answers once a model, in the
@@ -444,7 +455,8 @@ mod tests {
         let data = noise_dataset([1, 2, 2], 3, 7);
         let cohorts = vec![vec![0, 1], vec![2]];
         let plan = Plain.plan_batches(cohorts.clone(), &[], &data, 3).unwrap();
-        assert_eq!(plan, BatchPlan { batches: cohorts, concurrency: 3 });
+        assert_eq!(plan, BatchPlan { batches: cohorts, concurrency: 3, parallelism: 3 });
+        assert_eq!([1, 3, 5, 6].map(|threads| plan.threads_per_batch(threads)), [1, 1, 1, 2]);
         let task = &Recorder::new(vec![None], 7).tasks[0];
         assert_eq!(Plain.layer_outputs(task, &data, Split::Test, 0..1), Ok(None));
         let built = BuiltEngine::from(Plain);

@@ -1,5 +1,6 @@
-//! GFLOP/s of ResNet-18's convolutions at 32x32 pixels, padding left out, and their share of what the
-//! core can do: `cargo bench -p zoo-engine-layered --bench convolution -- [SET] [IMAGES] [LAYER]`.
+//! GFLOP/s of ResNet-18's convolutions at 32x32 pixels and of a multilayer perceptron's layers, padding left
+//! out, and their share of what cores can do:
+//! `cargo bench -p zoo-engine-layered --bench convolution -- [INSTRUCTION SET [NUMBER OF LAYER]]`.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -53,7 +54,8 @@ fn layer(side: usize, kernel: usize, stride: usize, inputs: usize, outputs: usiz
     Geometry { input: square(side), output: square(out), kernel: square(kernel), stride, padding, inputs, outputs }
 }
 
-fn layers() -> Vec<Geometry> {
+/// Layers and numbers of images.
+fn layers() -> Vec<(Geometry, usize)> {
     let mut layers = vec![layer(32, 3, 1, 3, 64), layer(32, 3, 1, 64, 64)];
     for (side, inputs) in [(32, 64), (16, 128), (8, 256)] {
         layers.push(layer(side, 3, 2, inputs, 2 * inputs));
@@ -61,26 +63,12 @@ fn layers() -> Vec<Geometry> {
         layers.push(layer(side / 2, 3, 1, 2 * inputs, 2 * inputs));
     }
     layers.push(layer(1, 1, 1, 512, 10));
+    let mut layers: Vec<_> = [32, 128].into_iter().flat_map(|n| layers.iter().map(move |&layer| (layer, n))).collect();
+    layers.extend([(784, 256), (256, 128), (128, 10)].map(|(inputs, outputs)| (layer(1, 1, 1, inputs, outputs), 10)));
     layers
 }
 
-extern "C" {
-    fn madvise(a: *mut u8, l: usize, x: i32) -> i32;
-    fn aligned_alloc(a: usize, l: usize) -> *mut u8;
-}
-fn values(len: usize) -> &'static mut [f32] {
-    let bytes = (len * 4).next_multiple_of(1 << 21);
-    let v: &'static mut [f32] = unsafe {
-        let p = aligned_alloc(1 << 21, bytes);
-        if std::env::var("HUGE").is_ok() {
-            madvise(p, bytes, 14);
-        }
-        std::slice::from_raw_parts_mut(p.cast(), len)
-    };
-    v.iter_mut().zip(values2(len)).for_each(|(a, b)| *a = b);
-    v
-}
-fn values2(len: usize) -> Vec<f32> {
+fn values(len: usize) -> Vec<f32> {
     (0..len as u32).map(|i| i.wrapping_mul(2_654_435_761) as i32 as f32 * 1e-10).collect()
 }
 
@@ -91,7 +79,7 @@ fn passes<S: Simd>(s: S, geometry: &Geometry, images: usize) -> [f64; 3] {
     let dy = values(geometry.output.positions() * images * padded(geometry.outputs));
     let weights = values(geometry.weights());
     let transposed = values(geometry.transposed_weights());
-    let (mut out, mut by_input, mut by_weights) = (values(dy.len()), values(x.len()), values(weights.len()));
+    let (mut out, mut by_input, mut by_weights) = (dy.clone(), x.clone(), weights.clone());
     [
         best(work, || convolution(s, geometry, images, &x, &weights, None, &mut out)),
         best(work, || input_gradient(s, geometry, images, &dy, &transposed, &mut by_input, false)),
@@ -107,31 +95,24 @@ fn bench<S: Simd>(s: S, name: &str, wanted: &[String]) {
     let peak = best(12 * steps * S::LANES, || {
         black_box(s.vectorize(Peak(steps)));
     });
-    let number = |n: usize| wanted.get(n).and_then(|value| value.parse::<usize>().ok());
     for threads in [1, 2] {
         println!("{name}, {threads} thread(s); peak of one {peak:.0} GFLOP/s");
         println!("{:>28} {:>6}  {:>13} {:>13} {:>13}", "layer", "images", "forward", "by input", "by weights");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-        for images in number(1).map_or(vec![32, 128], |images| vec![images]) {
-            for geometry in layers()
-                .iter()
-                .enumerate()
-                .filter(|(n, _)| number(2).is_none_or(|wanted| wanted == *n))
-                .map(|(_, layer)| layer)
-            {
-                let rates = pool.install(|| passes(s, geometry, images));
-                let Geometry { input, kernel, stride, inputs, outputs, .. } = geometry;
-                let layer =
-                    format!("{k}x{k}/{stride} {inputs}->{outputs} {m}x{m}", k = kernel.height, m = input.height);
-                let [forward, by_input, by_weights] =
-                    rates.map(|rate| format!("{rate:.0} ({:.0} %)", 100.0 * rate / (peak * threads as f64)));
-                println!("{layer:>28} {images:>6}  {forward:>13} {by_input:>13} {by_weights:>13}");
+        for (n, (geometry, images)) in layers().iter().enumerate() {
+            if wanted.get(1).is_some_and(|wanted| *wanted != n.to_string()) {
+                continue;
             }
+            let rates = pool.install(|| passes(s, geometry, *images));
+            let Geometry { input, kernel, stride, inputs, outputs, .. } = geometry;
+            let layer = format!("{k}x{k}/{stride} {inputs}->{outputs} {m}x{m}", k = kernel.height, m = input.height);
+            let [forward, by_input, by_weights] =
+                rates.map(|rate| format!("{rate:.0} ({:.0} %)", 100.0 * rate / (peak * threads as f64)));
+            println!("{layer:>28} {images:>6}  {forward:>13} {by_input:>13} {by_weights:>13}");
         }
     }
 }
 
-#[allow(dead_code)]
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     if let Some(avx512) = Avx512::detect() {

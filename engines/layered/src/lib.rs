@@ -165,7 +165,8 @@ impl Engine for LayeredEngine {
             network.is_ok_and(|network| Graph::new(&network).multiply_adds() * h.batch_size >= SHARED_WORK)
         };
         let shares = cohorts.iter().flatten().any(is_large);
-        Ok(BatchPlan { batches: cohorts, concurrency: if shares { 1 } else { threads } })
+        let concurrency = if shares { 1 } else { threads };
+        Ok(BatchPlan { batches: cohorts, concurrency, parallelism: concurrency })
     }
 
     fn start<'d>(

@@ -146,12 +146,13 @@ impl Engine for PopulationEngine {
             Some(batches) => BatchPlan {
                 batches,
                 concurrency: threads.max(self.devices.len() * cuda::CONCURRENT_BATCHES_PER_DEVICE),
+                parallelism: self.devices.len(),
             },
             // A vector's width at a time, so that no thread waits while another has several.
             None => {
                 let lanes = self.instructions.lanes();
                 let batches = cohorts.iter().flat_map(|cohort| cohort.chunks(lanes).map(<[usize]>::to_vec));
-                BatchPlan { batches: batches.collect(), concurrency: threads }
+                BatchPlan { batches: batches.collect(), concurrency: threads, parallelism: threads }
             }
         })
     }
@@ -401,7 +402,7 @@ mod tests {
             let engine = PopulationEngine { instructions, ..PopulationEngine::new() };
             let cohorts = engine.cohorts(&models);
             assert_eq!(cohorts.iter().map(Vec::len).collect::<Vec<_>>(), [16, 3]);
-            let BatchPlan { batches, concurrency } = engine.plan_batches(cohorts, &models, &data, 2).unwrap();
+            let BatchPlan { batches, concurrency, .. } = engine.plan_batches(cohorts, &models, &data, 2).unwrap();
             assert_eq!((batches.iter().map(Vec::len).collect::<Vec<_>>().as_slice(), concurrency), (sizes, 2));
             assert!(batches.concat().into_iter().eq(0..19));
         }

@@ -386,7 +386,7 @@ mod tests {
         assert!(sizes(6 << 20).unwrap().len() > 2);
         assert!(matches!(sizes(1 << 10), Err(DeviceError::OutOfMemory { .. })));
         let two = PopulationEngine::with_devices(vec![Device::new(Box::new(Emulated::default())).unwrap(); 2]);
-        let BatchPlan { batches, concurrency } = two.plan_batches(two.cohorts(&models), &models, &data, 2).unwrap();
+        let BatchPlan { batches, concurrency, .. } = two.plan_batches(two.cohorts(&models), &models, &data, 2).unwrap();
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 45, 45]);
         assert!(concurrency >= 4);
     }

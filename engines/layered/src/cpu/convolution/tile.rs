@@ -6,20 +6,20 @@ use std::cell::RefCell;
 use zoo_engine_simd::{Kernel, Simd};
 
 /// Most rows of a tile.
-pub(super) const MAX_ROWS: usize = 12;
+pub(super) const MAX_HEIGHT: usize = 12;
 
 /// Rows of a tile that leave its sums, a row of `b` and an element of `a` in registers: 32 of them with
 /// sixteen lanes, else 16.
-pub(super) const fn rows<S: Simd>() -> usize {
+pub(super) const fn height<S: Simd>() -> usize {
     if S::LANES == 16 {
-        MAX_ROWS
+        MAX_HEIGHT
     } else {
         6
     }
 }
 
 /// Columns of a tile: two vectors.
-pub(super) const fn columns<S: Simd>() -> usize {
+pub(super) const fn width<S: Simd>() -> usize {
     2 * S::LANES
 }
 
@@ -117,7 +117,7 @@ impl<S: Simd, const ROWS: usize, const VECTORS: usize, const TERMS: bool> Kernel
     }
 }
 
-/// Computes a tile of 1 to [`rows`] rows and of one or two vectors' columns.
+/// Computes a tile of 1 to [`height`] rows and of one or two vectors' columns.
 ///
 /// # Safety
 /// Of every piece all terms must lie in `a` (for that many rows) and `b` (for that many columns), which
@@ -142,6 +142,7 @@ pub(super) unsafe fn multiply<S: Simd, const TERMS: bool>(s: S, tile: Tile, rows
 
 /// Cuts a length into the fewest parts of at most `most`, as equal as can be: the beginning of
 /// part `part`, of `parts(length, most)`.
+#[inline]
 pub(super) fn cut(length: usize, parts: usize, part: usize) -> usize {
     length * part / parts
 }

@@ -5,13 +5,16 @@ use std::ops::Range;
 use rayon::prelude::*;
 use zoo_engine_simd::Simd;
 
-use super::tile::{columns, cut, multiply, rows, with_scratch, Piece, Start, Tile};
+use super::tile::{cut, height, multiply, width, with_scratch, Piece, Start, Tile};
 use super::{MIN_PACKED, MIN_TASK};
 use crate::geometry::{padded, segments, Geometry};
 
 /// Terms of a block of a segment: a panel of the output's gradient and a tile of the input stay in the
 /// first-level cache.
-const DEPTH: usize = 128;
+const DEPTH: usize = 256;
+
+/// Weights of a share: their sums stay in the second-level cache.
+const MAX_SUMS: usize = 1 << 18;
 
 /// The gradient of a convolution's weights: for each weight the sum over the mini-batch of
 /// `fma(x, dy, sum)`. Terms whose tap is in padding are left out, and counted in segments all the same.
@@ -23,15 +26,15 @@ pub fn weight_gradient<S: Simd>(
     by_output: &[f32],
     by_weights: &mut [f32],
 ) {
-    let width = padded(geometry.outputs);
+    let stride = padded(geometry.outputs);
     assert!(x.len() >= geometry.input.positions() * images * padded(geometry.inputs), "input too short");
-    assert!(by_output.len() >= geometry.output.positions() * images * width, "gradient too short");
+    assert!(by_output.len() >= geometry.output.positions() * images * stride, "gradient too short");
     let gradient = WeightGradient { geometry, images, x, by_output };
-    let shares = gradient.shares(rows::<S>());
+    let shares = gradient.shares(height::<S>());
     let mut rest = &mut by_weights[..geometry.weights()];
     let mut tasks = Vec::with_capacity(shares.len());
     for share in shares {
-        let floats = share.iter().map(|tile| tile.inputs.len() * width).sum();
+        let floats = share.iter().map(|tile| tile.inputs.len() * stride).sum();
         let (out, others) = rest.split_at_mut(floats);
         rest = others;
         tasks.push((share, out));
@@ -58,15 +61,17 @@ struct Rows {
 
 impl WeightGradient<'_> {
     /// All rows in order, in shares of about equal work, some for each thread.
-    fn shares(&self, rows: usize) -> Vec<Vec<Rows>> {
+    fn shares(&self, height: usize) -> Vec<Vec<Rows>> {
         let inputs = self.geometry.inputs;
-        let parts = inputs.div_ceil(rows);
+        let parts = inputs.div_ceil(height);
         let tiles: Vec<Rows> = (0..self.geometry.taps() * parts)
             .map(|n| (n / parts, n % parts))
             .map(|(tap, part)| Rows { tap, inputs: cut(inputs, parts, part)..cut(inputs, parts, part + 1) })
             .collect();
         let work = self.terms() * self.geometry.weights();
-        let shares = (4 * rayon::current_num_threads()).min(work / MIN_TASK).clamp(1, tiles.len());
+        let threads = rayon::current_num_threads();
+        let shares = (self.geometry.weights() / MAX_SUMS).max(1).next_multiple_of(threads);
+        let shares = shares.min(work / MIN_TASK).clamp(1, tiles.len());
         (0..shares).map(|n| tiles[cut(tiles.len(), shares, n)..cut(tiles.len(), shares, n + 1)].to_vec()).collect()
     }
 
@@ -102,10 +107,10 @@ impl WeightGradient<'_> {
 
     /// The sums of one segment.
     fn segment<S: Simd>(&self, s: S, share: &[Rows], segment: Range<usize>, sums: &mut [f32]) {
-        let width = padded(self.geometry.outputs);
-        let is_packed = share.len() >= MIN_PACKED && width > columns::<S>();
+        let stride = padded(self.geometry.outputs);
+        let is_packed = share.len() >= MIN_PACKED && stride > width::<S>();
         let parts = segment.len().div_ceil(DEPTH).max(1);
-        let floats = if is_packed { DEPTH * width.next_multiple_of(columns::<S>()) } else { 0 };
+        let floats = if is_packed { DEPTH * stride.next_multiple_of(width::<S>()) } else { 0 };
         with_scratch(floats, |packed| {
             for part in 0..parts {
                 let start = if part == 0 { Start::Zero } else { Start::There };
@@ -122,11 +127,11 @@ impl WeightGradient<'_> {
     /// Copies a block's rows of the output's gradient, panel by panel.
     fn pack<S: Simd>(&self, terms: Range<usize>, packed: &mut [f32]) {
         let stride = padded(self.geometry.outputs);
-        let panels = packed.chunks_exact_mut(terms.len() * columns::<S>());
-        for (column, packed) in (0..stride).step_by(columns::<S>()).zip(panels) {
-            let width = columns::<S>().min(stride - column);
-            for (term, packed) in terms.clone().zip(packed.chunks_exact_mut(columns::<S>())) {
-                packed[..width].copy_from_slice(&self.by_output[term * stride + column..][..width]);
+        let panels = packed.chunks_exact_mut(terms.len() * width::<S>());
+        for (column, packed) in (0..stride).step_by(width::<S>()).zip(panels) {
+            let floats = width::<S>().min(stride - column);
+            for (term, packed) in terms.clone().zip(packed.chunks_exact_mut(width::<S>())) {
+                packed[..floats].copy_from_slice(&self.by_output[term * stride + column..][..floats]);
             }
         }
     }
@@ -141,19 +146,19 @@ impl WeightGradient<'_> {
         packed: Option<&[f32]>,
         sums: &mut [f32],
     ) {
-        let width = padded(self.geometry.outputs);
-        let b_stride = if packed.is_some() { columns::<S>() } else { width };
+        let stride = padded(self.geometry.outputs);
+        let b_stride = if packed.is_some() { width::<S>() } else { stride };
         let mut pieces = Vec::new();
         let mut rest = sums;
         for tiles in share.chunk_by(|a, b| a.tap == b.tap) {
-            let floats = tiles.iter().map(|tile| tile.inputs.len() * width).sum();
+            let floats = tiles.iter().map(|tile| tile.inputs.len() * stride).sum();
             let (sums, others) = std::mem::take(&mut rest).split_at_mut(floats);
             rest = others;
             self.pieces(tiles[0].tap, terms.clone(), b_stride, &mut pieces);
-            for column in (0..width).step_by(columns::<S>()) {
+            for column in (0..stride).step_by(width::<S>()) {
                 let b = match packed {
                     Some(packed) => packed[column * terms.len()..].as_ptr(),
-                    None => self.by_output[terms.start * width + column..].as_ptr(),
+                    None => self.by_output[terms.start * stride + column..].as_ptr(),
                 };
                 let mut row = 0;
                 for tile in tiles {
@@ -164,11 +169,11 @@ impl WeightGradient<'_> {
                         b_stride,
                         pieces: &pieces,
                         start,
-                        c: sums[row * width + column..].as_mut_ptr(),
-                        c_stride: width,
+                        c: sums[row * stride + column..].as_mut_ptr(),
+                        c_stride: stride,
                     };
                     row += tile.inputs.len();
-                    let columns = columns::<S>().min(width - column);
+                    let columns = width::<S>().min(stride - column);
                     // SAFETY: `weight_gradient` has checked the sizes of x and the gradient; the sums
                     // have all rows of the share.
                     unsafe { multiply::<S, false>(s, product, tile.inputs.len(), columns) };
@@ -179,14 +184,14 @@ impl WeightGradient<'_> {
 
     /// A block's terms under a tap; the first has its row at the beginning of the right matrix.
     fn pieces(&self, tap: usize, terms: Range<usize>, b_stride: usize, pieces: &mut Vec<Piece>) {
-        let stride = padded(self.geometry.inputs);
+        let a_stride = padded(self.geometry.inputs);
         pieces.clear();
         let mut term = terms.start;
         while term < terms.end {
             let (position, image) = (term / self.images, term % self.images);
             let count = (self.images - image).min(terms.end - term);
             if let Some(source) = self.geometry.input_position(position, tap) {
-                let a = (source * self.images + image) * stride;
+                let a = (source * self.images + image) * a_stride;
                 pieces.push(Piece { a, b: (term - terms.start) * b_stride, terms: count });
             }
             term += count;
