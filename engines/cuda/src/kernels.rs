@@ -10,8 +10,8 @@ pub const CUDA: &str = include_str!("kernels/cuda.h");
 /// Integers, and the loop `EACH` over what is dealt to the threads.
 pub const TYPES: &str = include_str!("kernels/types.cu");
 
-/// exp, tanh, erf and others in f32, the activation named by `ACTIVATION` ([`activation_name`]), exp and ln in
-/// f64: the bits of the functions on the processor.
+/// exp, tanh, erf and others in f32, the activations ([`activation_name`]), of which `activate` is the one that
+/// `ACTIVATION` names, if it is defined, exp and ln in f64: the bits of the functions on the processor.
 pub const FUNCTIONS: &str = include_str!("kernels/functions.cu");
 
 /// Philox4x32-10. Needs [`TYPES`].
@@ -26,5 +26,17 @@ pub fn activation_name(activation: Activation) -> &'static str {
         Activation::Gelu => "GELU",
         Activation::LeakyRelu => "LEAKY_RELU",
         Activation::Silu => "SILU",
+    }
+}
+
+/// The number that [`FUNCTIONS`] gives an activation.
+pub fn activation_number(activation: Activation) -> u32 {
+    match activation {
+        Activation::Tanh => 0,
+        Activation::Relu => 1,
+        Activation::Sigmoid => 2,
+        Activation::Gelu => 3,
+        Activation::LeakyRelu => 4,
+        Activation::Silu => 5,
     }
 }

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <ucontext.h>
 
-#define DEVICE static inline
+#define DEVICE static inline __attribute__((always_inline))
 #define COLD static
 #define CONSTANT static const
 #define SHARED(name) float *name = (float *)shim_shared
@@ -89,9 +89,12 @@ static void shim_yield(enum shim_state state) {
 
 static void __syncthreads(void) { shim_yield(SHIM_AT_BARRIER); }
 
+// Runs one block after the other.
 static void shim_enter(void) {
-    shim_kernel(shim_arguments);
-    shim_yield(SHIM_DONE);
+    for (;;) {
+        shim_kernel(shim_arguments);
+        shim_yield(SHIM_DONE);
+    }
 }
 
 // Resumes the threads that have reached what they wait for; 0 if there are none.
@@ -125,7 +128,7 @@ static void shim_launch(void (*kernel)(const void *), const void *arguments, uns
         memset(shim_shared, 0xff, sizeof(float) * SHARED_FLOATS);
         for (int t = 0; t < THREADS; t++) shim_threads[t].state = SHIM_READY;
         static _Thread_local int is_first;
-        for (is_first = 1;; is_first = 0) {
+        for (is_first = block == 0;; is_first = 0) {
             static _Thread_local int turn;
             for (turn = 0; turn < THREADS; turn++) {
                 const int t = order == 0 ? turn : order == 1 ? THREADS - 1 - turn : (turn * 7 + 3) % THREADS;

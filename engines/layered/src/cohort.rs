@@ -11,6 +11,7 @@ use zoo_engine::{Cohort, EngineError, Moments, NoiseSnapshot, Snapshot, Task};
 use zoo_model::stage::Interrupt;
 use zoo_model::{Dataset, Split};
 
+use crate::graph::Graph;
 use crate::kernels::{Draw, Kernels, Outcome, Pixels};
 use crate::model::{Mode, Model};
 use crate::noise::Noise;
@@ -52,13 +53,6 @@ impl<'d, K: Kernels> Models<'d, K> {
             data,
             table: data.normalization_f32(),
         })
-    }
-
-    /// Images that are evaluated at a time by a model.
-    fn evaluated(&self, m: usize) -> usize {
-        let of_image = size_of::<f32>() * self.models[m].graph.floats_per_image();
-        let fitting = (EVALUATED_BYTES / of_image).clamp(1, EVALUATED);
-        fitting.max(self.tasks[m].hyperparameters.batch_size.min(self.data.len(Split::Train)))
     }
 
     /// Training images as a model sees them in an epoch.
@@ -120,6 +114,13 @@ impl<'d, K: Kernels> Models<'d, K> {
             noise: model.noise.as_ref().map(noise).transpose()?,
         })
     }
+}
+
+/// Images that a model of this graph evaluates at a time; at least as many as a mini-batch has.
+pub(crate) fn images_at_a_time(graph: &Graph, batch_size: usize, train_samples: usize) -> usize {
+    let of_image = size_of::<f32>() * graph.floats_per_image();
+    let fitting = (EVALUATED_BYTES / of_image).clamp(1, EVALUATED);
+    fitting.max(batch_size.min(train_samples))
 }
 
 /// A model of a task, from its initial parameters or from a snapshot.
@@ -219,7 +220,11 @@ impl<K: Kernels> Cohort for Models<'_, K> {
                 }
                 None => None,
             };
-            let chunk = self.evaluated(m);
+            let chunk = images_at_a_time(
+                &self.models[m].graph,
+                self.tasks[m].hyperparameters.batch_size,
+                self.data.len(Split::Train),
+            );
             for start in range.clone().step_by(chunk) {
                 let end = range.end.min(start + chunk);
                 let images = &data.split(split).images[start * length..end * length];

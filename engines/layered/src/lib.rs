@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`graph`] | a network as a list of operations |
 //! | [`geometry`] | the shapes of what they work on, and the order of sums |
+//! | [`cuda`] | CUDA devices |
 //! | [`kernels`] | what is needed of a device |
 //! | [`cpu`] | a processor |
 //! | [`mod@reference`] | the same in plain scalar code: the oracle of all devices |
@@ -17,6 +18,7 @@
 
 pub mod cohort;
 pub mod cpu;
+pub mod cuda;
 pub mod geometry;
 pub mod graph;
 pub mod kernels;
@@ -26,38 +28,99 @@ pub mod noise;
 pub mod reference;
 pub mod storage;
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
 use zoo_engine::{
     BatchPlan, BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineFactory, ModelSpec, Snapshot,
     Sparsification, Task,
 };
+use zoo_engine_cuda::{gpu, Device};
 #[cfg(target_arch = "x86_64")]
 use zoo_engine_simd::{Avx2, Avx512};
 use zoo_engine_simd::{InstructionSet, Portable};
-use zoo_model::{Dataset, Optimizer, Schedule};
+use zoo_model::{Dataset, Hyperparameters, Optimizer, Schedule};
 
 use cohort::Models;
 use cpu::Cpu;
+use cuda::devices::{Devices, MODELS_PER_DEVICE};
 use graph::Graph;
 
 /// Multiply-adds of a mini-batch's forward pass from which all threads work on one model.
 const SHARED_WORK: usize = 1 << 28;
 
 /// The layered engine.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct LayeredEngine {
     instructions: InstructionSet,
+    devices: Devices,
+    /// Whether a device that fails is an error; otherwise the processor takes over.
+    is_required: bool,
+    has_warned: Arc<AtomicBool>,
 }
 
 impl LayeredEngine {
     /// With the best instructions of this processor, or those that `ZOO_SIMD` names.
     pub fn new() -> Self {
-        Self { instructions: InstructionSet::chosen() }
+        Self::with(InstructionSet::chosen())
     }
 
     /// With these instructions, or the best of this processor if it does not have them.
     pub fn with(instructions: InstructionSet) -> Self {
         let is_available = instructions.is_available();
-        Self { instructions: if is_available { instructions } else { InstructionSet::best() } }
+        Self {
+            instructions: if is_available { instructions } else { InstructionSet::best() },
+            devices: Devices::default(),
+            is_required: false,
+            has_warned: Arc::default(),
+        }
+    }
+
+    /// On these devices.
+    pub fn with_devices(devices: Vec<Arc<Device>>) -> Self {
+        Self { devices: Devices::new(devices), is_required: true, ..Self::new() }
+    }
+
+    /// On these devices, and on the processor what they fail at.
+    pub fn with_fallback(devices: Vec<Arc<Device>>) -> Self {
+        Self { devices: Devices::new(devices), ..Self::new() }
+    }
+
+    /// Lets the processor train where a device failed, with a warning, unless the device is required.
+    fn fall_back(&self, error: DeviceError) -> Result<(), DeviceError> {
+        if self.is_required {
+            return Err(error);
+        }
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!("training on the processor: {error}");
+        }
+        Ok(())
+    }
+
+    /// How many of these models the devices train at a time; `None` if the processor trains them.
+    fn models_at_a_time(&self, models: &[&ModelSpec], data: &Dataset) -> Result<Option<usize>, DeviceError> {
+        if self.devices.is_empty() {
+            return Ok(None);
+        }
+        let mut kinds = HashMap::new();
+        for model in models {
+            let h = &model.hyperparameters;
+            let is_noisy = model.sparsification == Sparsification::VariationalDropout;
+            let kind = (h.architecture, h.hidden.clone(), h.activation, h.optimizer, h.batch_size, is_noisy);
+            kinds.entry(format!("{kind:?} {}", h.dropout > 0.0)).or_insert((h, is_noisy));
+        }
+        let most = self.devices.len() * MODELS_PER_DEVICE;
+        let of_kind = |(h, is_noisy): (&Hyperparameters, bool)| match h.network(data.shape, data.classes()) {
+            Ok(network) => self.devices.models_at_a_time(h, &network, data, is_noisy),
+            // One that does not fit the images is reported when it is trained.
+            Err(_) => Ok(most),
+        };
+        let fewest = kinds.into_values().try_fold(most, |fewest, kind| Ok(fewest.min(of_kind(kind)?)));
+        match fewest {
+            Ok(fewest) => Ok(Some(fewest)),
+            Err(error) => self.fall_back(error).map(|()| None),
+        }
     }
 }
 
@@ -91,6 +154,10 @@ impl Engine for LayeredEngine {
         data: &Dataset,
         threads: usize,
     ) -> Result<BatchPlan, DeviceError> {
+        let used: Vec<&ModelSpec> = cohorts.iter().flatten().map(|&model| models[model]).collect();
+        if let Some(concurrency) = self.models_at_a_time(&used, data)? {
+            return Ok(BatchPlan { batches: cohorts, concurrency });
+        }
         let is_large = |&model: &usize| {
             let h = &models[model].hyperparameters;
             let network = h.network(data.shape, data.classes());
@@ -108,6 +175,11 @@ impl Engine for LayeredEngine {
         data: &'d Dataset,
         from: Option<&[Snapshot]>,
     ) -> Result<Box<dyn Cohort + 'd>, DeviceError> {
+        match self.devices.start(tasks, data, from) {
+            Ok(Some(cohort)) => return Ok(cohort),
+            Ok(None) => {}
+            Err(error) => self.fall_back(error)?,
+        }
         Ok(match self.instructions {
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512 => {
@@ -140,8 +212,19 @@ impl EngineFactory for LayeredFactory {
 
     fn build(&self, device: DeviceName) -> Result<BuiltEngine, DeviceError> {
         match device {
-            DeviceName::Auto | DeviceName::Cpu => Ok(LayeredEngine::new().into()),
-            DeviceName::Cuda(_) => Err(DeviceError::Unavailable("the layered engine has no CUDA yet".into())),
+            DeviceName::Cpu => Ok(LayeredEngine::new().into()),
+            DeviceName::Cuda(number) => Ok(LayeredEngine::with_devices(gpu::devices(number)?).into()),
+            DeviceName::Auto => match gpu::devices(None) {
+                Ok(devices) => {
+                    let names: Vec<String> = devices.iter().map(|d| d.driver.name()).collect();
+                    let notice = Some(format!("training on {}", names.join(", ")));
+                    Ok(BuiltEngine { engine: Box::new(LayeredEngine::with_fallback(devices)), notice })
+                }
+                Err(why) => {
+                    let notice = Some(format!("training on the processor: {why}"));
+                    Ok(BuiltEngine { engine: Box::new(LayeredEngine::new()), notice })
+                }
+            },
         }
     }
 }

@@ -522,7 +522,7 @@ pub fn upload<K: Kernels>(kernels: &K, values: &[f32]) -> Outcome<K::Buffer> {
 }
 
 /// How each tensor of a network is stored.
-fn storages(network: &Network, graph: &Graph) -> Vec<Storage> {
+pub(crate) fn storages(network: &Network, graph: &Graph) -> Vec<Storage> {
     let vector = |p: &Parameter| Storage::Vector(p.range.len());
     let mut storages: Vec<Storage> = network.parameters().iter().map(vector).collect();
     for node in &graph.nodes {

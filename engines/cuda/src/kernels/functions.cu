@@ -74,37 +74,43 @@ DEVICE float error_function(float x) {
 #define SILU 5
 
 // An activation's value and derivative.
-DEVICE float activate(float x, float *derivative) {
-#if ACTIVATION == TANH
-    const float y = hyperbolic_tangent(x);
-    *derivative = 1.0f - y * y;
-    return y;
-#elif ACTIVATION == SIGMOID
-    const float y = logistic(x);
-    *derivative = y * (1.0f - y);
-    return y;
-#elif ACTIVATION == RELU
-    const int off = x <= 0.0f;
-    *derivative = off ? 0.0f : 1.0f;
-    return off ? 0.0f : x;
-#elif ACTIVATION == LEAKY_RELU
-    const int on = 0.0f < x;
-    *derivative = on ? 1.0f : 0.01f;
-    return on ? x : x * 0.01f;
-#elif ACTIVATION == GELU
-    const float cdf = fmaf(0.5f, error_function(x * 0.707106781186547524401f), 0.5f);
-    const float density = exponential((x * x) * -0.5f) * 0.3989423f;
-    *derivative = fmaf(x, density, cdf);
-    return x * cdf;
-#elif ACTIVATION == SILU
+DEVICE float activation(int activation, float x, float *derivative) {
+    if (activation == TANH) {
+        const float y = hyperbolic_tangent(x);
+        *derivative = 1.0f - y * y;
+        return y;
+    }
+    if (activation == SIGMOID) {
+        const float y = logistic(x);
+        *derivative = y * (1.0f - y);
+        return y;
+    }
+    if (activation == RELU) {
+        const int off = x <= 0.0f;
+        *derivative = off ? 0.0f : 1.0f;
+        return off ? 0.0f : x;
+    }
+    if (activation == LEAKY_RELU) {
+        const int on = 0.0f < x;
+        *derivative = on ? 1.0f : 0.01f;
+        return on ? x : x * 0.01f;
+    }
+    if (activation == GELU) {
+        const float cdf = fmaf(0.5f, error_function(x * 0.707106781186547524401f), 0.5f);
+        const float density = exponential((x * x) * -0.5f) * 0.3989423f;
+        *derivative = fmaf(x, density, cdf);
+        return x * cdf;
+    }
+    // SILU
     const float y = logistic(x);
     const float value = x * y;
     *derivative = fmaf(value, 1.0f - y, y);
     return value;
-#else
-#error "an activation that the kernels do not know"
-#endif
 }
+
+#ifdef ACTIVATION
+DEVICE float activate(float x, float *derivative) { return activation(ACTIVATION, x, derivative); }
+#endif
 
 // Functions in f64: functions.rs of zoo-engine.
 
