@@ -396,9 +396,9 @@ mod tests {
             let engine = LayeredEngine::with_devices(rooms.iter().map(of).collect());
             engine.plan_batches(cohorts.clone(), &[&spec; 30], &data, 2)
         };
-        let expected = |concurrency| Ok(BatchPlan { batches: cohorts.clone(), concurrency });
-        assert_eq!(plan(&[3]), expected(3));
-        assert_eq!(plan(&[3, 100]), expected(3 + MODELS_PER_DEVICE));
+        let expected = |concurrency, parallelism| Ok(BatchPlan { batches: cohorts.clone(), concurrency, parallelism });
+        assert_eq!(plan(&[3]), expected(3, 1));
+        assert_eq!(plan(&[3, 100]), expected(3 + MODELS_PER_DEVICE, 2));
         assert!(matches!(plan(&[0, 100]), Err(DeviceError::OutOfMemory { .. })));
     }
 }
