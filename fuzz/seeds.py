@@ -4,6 +4,7 @@ Needs numpy, safetensors, pillow and torch.
 """
 
 import gzip
+import hashlib
 import io
 import json
 import shutil
@@ -91,19 +92,26 @@ def zoos(program: str) -> None:
 
 
 def checkpoints() -> None:
-    """A cohort of two models after its first epoch."""
+    """A cohort of two models after its first epoch, and within the second one."""
     line = {"training_iteration": 0} | {f"{s}_{m}": 0.5 for s in ("train", "test", "val") for m in ("loss", "acc")}
     vectors = np.ones((2, 3), "<f8")
     moments = {"adam": ("mean", "mean_square"), "sgd": ("momentum",)}
-    for name, optimizer, has_noise in (("adam", "adam", False), ("sgd", "sgd", False), ("variational", "adam", True)):
+    for name, optimizer in (("adam", "adam"), ("sgd", "sgd"), ("variational", "adam"), ("part", "sgd")):
+        # Of each model, the first state is in its own file within an epoch, and here between two.
+        is_part = name == "part"
         progress = {"fingerprint": "fuzz", "ids": ["000000", "000001"], "epoch": 1, "optimizer": optimizer}
-        progress |= {"steps": [3, 3], "lines": [[line], [line]]}
-        tensors = {"parameters": vectors, "states": np.ones((2, 1, 3), "<f4")}
+        progress |= {"steps": [3, 3], "lines": [[line], [line]], "steps_of_epoch": 2 * is_part}
+        progress |= {"tallies": [{"loss": 0, "hits": 1, "samples": 2}] * 2 * is_part, "is_masked": [False, True] * is_part}
+        progress |= {"written": [[int(is_part), hashlib.sha256().hexdigest()]] * 2}
+        tensors = {"progress": np.frombuffer(json.dumps(progress).encode(), "u1"), "parameters": vectors}
+        tensors |= {"states": np.ones((2 - 2 * is_part, 3), "<f4")}
         tensors |= {f"moments.{moment}": vectors for moment in moments[optimizer]}
-        if has_noise:
+        if is_part:
+            tensors |= {"masks": np.ones((2, 3), "u1"), "parameters": vectors.astype("<f4")}
+        if name == "variational":
             tensors |= {"noise.log_sigma2": vectors}
             tensors |= {f"noise.moments.{moment}": vectors for moment in moments[optimizer]}
-        seed("checkpoint", name, save(tensors, {"progress": json.dumps(progress)}))
+        seed("checkpoint", name, save(tensors))
 
 
 def pictures() -> None:

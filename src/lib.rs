@@ -187,7 +187,7 @@ pub fn run(args: &Args, stage: &Stage) -> anyhow::Result<CommandSummary> {
     };
     Ok(match command {
         Command::Run(args) => CommandSummary::Run(run::run(args, stage)?),
-        Command::Plan(args) => CommandSummary::Plan(plan::plan(args)?),
+        Command::Plan(args) => CommandSummary::Plan(plan::plan(args, stage)?),
         Command::Status(args) => CommandSummary::Status(status::status(args)?),
         Command::Data(args) => CommandSummary::Data(zoo_data::cli::run(args, stage)?),
         Command::Train(args) => CommandSummary::Train(zoo_train::cli::run(args, stage)?),

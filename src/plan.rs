@@ -5,13 +5,14 @@ use std::fmt;
 use serde::Serialize;
 use zoo_engine::Sparsification;
 use zoo_model::dataset::PerSplit;
+use zoo_model::stage::Stage;
 use zoo_model::text::counted;
 use zoo_model::{states, Manifest, Plan};
 use zoo_pack::PackSection;
 use zoo_sparsify::twins;
-use zoo_train::cli::engine_names;
+use zoo_train::cli::EngineArgs;
 use zoo_train::estimate::{Calibration, Workload};
-use zoo_train::{registry, Settings};
+use zoo_train::Settings;
 
 use crate::Manifests;
 
@@ -20,9 +21,8 @@ use crate::Manifests;
 pub struct PlanArgs {
     #[command(flatten)]
     manifests: Manifests,
-    /// Engine that the time is estimated for; defaults to the fastest that supports the models
-    #[arg(long, value_name = "ENGINE", value_parser = engine_names())]
-    engine: Option<String>,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Threads to estimate the time for; defaults to one per core
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
@@ -131,14 +131,17 @@ pub fn check(manifest: &Manifest) -> anyhow::Result<(Plan, zoo_data::Expected)> 
     Ok((plan, expected))
 }
 
-pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
+pub fn plan(args: &PlanArgs, stage: &Stage) -> anyhow::Result<PlanSummary> {
+    let silent = Stage::silent();
     let threads = args.threads.map_or(Settings::default().threads, |t| t as usize);
     let mut calibration = Calibration::default();
     let mut summary = PlanSummary { zoos: Vec::new(), total: Total::default() };
-    for manifest in args.manifests.load()? {
+    for (i, manifest) in args.manifests.load()?.into_iter().enumerate() {
+        // Which device the times are of is said once.
+        let stage = if i == 0 { stage } else { &silent };
         let (plan, expected) = check(&manifest)?;
         let first = &plan.models[0].hyperparameters;
-        let engine = registry::on_processor(args.engine.as_deref(), &first.clone().into())?;
+        let engine = args.engine.build(&first.clone().into(), stage)?;
         let twins = twins(&manifest)?;
         let models = plan.models.len();
         let kept = plan.train.kept_epochs().len();
@@ -165,7 +168,7 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<PlanSummary> {
             tuned.train.checkpoint_every = 1;
             tuned.train.keep_initial = twin.pruning.keeps_initial();
             let model = twin.spec(first.clone());
-            let engine = registry::on_processor(args.engine.as_deref(), &model)?;
+            let engine = args.engine.build(&model, &silent)?;
             let work = Workload { sparsification: model.sparsification, ..work };
             zoo.seconds += calibration.seconds(engine.as_ref(), &tuned, &work, threads)?;
         }

@@ -67,9 +67,9 @@ pub fn run(args: &RunArgs, stage: &Stage) -> anyhow::Result<RunSummary> {
     for manifest in &manifests {
         let (plan, _) = crate::plan::check(manifest)?;
         let first = &plan.models[0].hyperparameters;
-        registry::choose(training.engine.as_deref(), &first.clone().into())?;
+        registry::choose(training.engine_name(), &first.clone().into())?;
         for twin in twins(manifest)? {
-            registry::choose(training.engine.as_deref(), &twin.spec(first.clone()))?;
+            registry::choose(training.engine_name(), &twin.spec(first.clone()))?;
         }
     }
     if !training.force {

@@ -58,7 +58,7 @@ impl Machine {
         let work = Workspace::new(env!("CARGO_BIN_EXE_zoo"));
         work.write("tiny.toml", MANIFEST);
         let root = repository();
-        let shim = root.join("engines/population/src/cuda/shim.h");
+        let shim = root.join("engines/cuda/src/shim.h");
         for (source, library) in [("driver", "libcuda.so"), ("nvrtc", "libnvrtc.so")] {
             let mut compiler = c_compiler();
             compiler.args(["-O1", "-shared", "-fPIC", "-Wall", "-Werror", "-o"]);

@@ -13,7 +13,7 @@ forbidden() {
         failed=1
     fi
 }
-for manifest in zoo-{model,engine,data,train,sparsify,pack,verify,analyze} engines/{simd,population,dfdx}; do
+for manifest in zoo-{model,engine,data,train,sparsify,pack,verify,analyze} engines/{simd,cuda,population,dfdx}; do
     crate=$(sed -n 's/^name = "\(.*\)"/\1/p' "$manifest/Cargo.toml" | head -n 1)
     forbidden "$crate" "clap|indicatif|signal-hook|zoo-cli"
 done

@@ -62,7 +62,7 @@ pub trait Engine: Send + Sync {
         _data: &Dataset,
         threads: usize,
     ) -> Result<BatchPlan, DeviceError> {
-        Ok(BatchPlan { batches: cohorts, concurrency: threads })
+        Ok(BatchPlan { batches: cohorts, concurrency: threads, parallelism: threads })
     }
 
     /// A cohort ready to train, from the tasks' initial parameters or from snapshots. Either all of
@@ -131,8 +131,19 @@ impl<E: Engine + 'static> From<E> for BuiltEngine {
 pub struct BatchPlan {
     /// Models that are trained together, as indices.
     pub batches: Vec<Vec<usize>>,
-    /// How many of them at once.
+    /// How many of them at once. Each has an equal share of the processor's threads, at least one.
     pub concurrency: usize,
+    /// How many of them do not slow each other down: the concurrency on a processor, the number of
+    /// devices elsewhere.
+    pub parallelism: usize,
+}
+
+impl BatchPlan {
+    /// Threads that each batch has for itself, of the processor's: at least one. Where as many batches as
+    /// threads are trained at once, that is one, and a matrix product is never split.
+    pub fn threads_per_batch(&self, threads: usize) -> usize {
+        (threads / self.concurrency.max(1)).max(1)
+    }
 }
 
 /// Models that are trained in step with each other. Every method answers once a model, in the
@@ -145,10 +156,24 @@ pub trait Cohort {
     fn data(&self) -> &Dataset;
 
     /// Trains model `m` on the train samples `orders[m]`, in batches of its batch size, the last
-    /// one perhaps smaller; returns the running means over the batches as trained.
+    /// one perhaps smaller: an epoch's samples, or a part of them that begins with the epoch's step
+    /// `first_step`. Returns the sums over the batches as trained.
     ///
-    /// `epoch` keys the dropout masks, together with the step within this call.
-    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, EngineError>;
+    /// `epoch` keys the dropout masks, together with the step within the epoch.
+    fn train(
+        &mut self,
+        epoch: u32,
+        first_step: u32,
+        orders: &[Vec<u32>],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Tally>, EngineError>;
+
+    /// Steps after which training may be interrupted within an epoch: a long epoch is trained in
+    /// parts of this many steps, at least one. It depends on the models and the data alone, since the
+    /// sums of losses depend on it.
+    fn steps_per_part(&self) -> usize {
+        usize::MAX
+    }
 
     /// Gradient of the mean cross entropy of the train samples `samples`, without weight decay
     /// and dropout: a flat vector.
@@ -165,33 +190,70 @@ pub trait Cohort {
     /// zero from now on.
     fn prune(&mut self, masks: &[Option<Vec<bool>>]) -> Result<(), EngineError>;
 
-    /// Gives models on a [`Ramp`] their masks for epoch `epoch`.
-    fn prune_for(&mut self, epoch: u32) -> Result<(), EngineError> {
+    /// Gives models on a [`Ramp`](crate::magnitude::Ramp) their masks for epoch `epoch`, and returns
+    /// them; empty if no model is on one.
+    fn prune_for(&mut self, epoch: u32) -> Result<Vec<Option<Vec<bool>>>, EngineError> {
         if !self.tasks().iter().any(|t| matches!(t.mask, Some(Mask::Ramp(_)))) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mask = |(task, snapshot): (&Task, Snapshot)| match &task.mask {
             Some(Mask::Ramp(ramp)) => Some(ramp.mask(&task.network, &snapshot.state(), epoch)),
             None | Some(Mask::Fixed(_) | Mask::Variational(_)) => None,
         };
         let masks: Vec<Option<Vec<bool>>> = self.tasks().iter().zip(self.snapshots()?).map(mask).collect();
-        self.prune(&masks)
+        self.prune(&masks)?;
+        Ok(masks)
     }
 
-    /// Says that the next call that trains will be [`train_epoch`](Self::train_epoch) of `epoch`: a
-    /// device that works on its own may begin. What snapshots answer stays that of the epoch before.
+    /// Says that the next call that trains will begin epoch `epoch`: a device that works on its own may
+    /// begin. What snapshots answer stays that of the epoch before.
     fn prefetch_epoch(&mut self, _epoch: u32) -> Result<(), EngineError> {
         Ok(())
     }
 
-    /// Trains one epoch, from 1, in that epoch's order. Models on a [`Ramp`] are pruned before.
-    fn train_epoch(&mut self, epoch: u32, interrupt: &Interrupt) -> Result<Vec<Score>, EngineError> {
-        self.prune_for(epoch)?;
+    /// Steps of an epoch, of the model that has the most.
+    fn steps_per_epoch(&self) -> usize {
         let samples = self.data().len(Split::Train);
+        self.tasks().iter().map(|t| samples.div_ceil(t.hyperparameters.batch_size)).max().unwrap_or(0)
+    }
+
+    /// The step of an epoch after the last one of the part that begins with step `first_step`.
+    fn end_of_part(&self, first_step: usize) -> usize {
+        first_step.saturating_add(self.steps_per_part().max(1)).min(self.steps_per_epoch())
+    }
+
+    /// The samples of each model in the part of epoch `epoch`, from 1, that begins with step `first_step`.
+    fn orders_of_part(&self, epoch: u32, first_step: usize) -> Vec<Vec<u32>> {
+        let samples = self.data().len(Split::Train);
+        let end = self.end_of_part(first_step);
+        let of_model = |t: &Task| {
+            let order = epoch_order(t.hyperparameters.seed, t.epochs_before + epoch, samples);
+            let [start, end] = [first_step, end].map(|step| samples.min(step * t.hyperparameters.batch_size));
+            order[start..end].to_vec()
+        };
+        self.tasks().iter().map(of_model).collect()
+    }
+
+    /// Trains the part of epoch `epoch`, from 1, that begins with step `first_step`, in that epoch's
+    /// order. The masks are those that the models have: see [`prune_for`](Self::prune_for).
+    fn train_part(&mut self, epoch: u32, first_step: usize, interrupt: &Interrupt) -> Result<Vec<Tally>, EngineError> {
+        let orders = self.orders_of_part(epoch, first_step);
         let absolute = self.tasks()[0].epochs_before + epoch;
-        let orders: Vec<Vec<u32>> =
-            self.tasks().iter().map(|t| epoch_order(t.hyperparameters.seed, absolute, samples)).collect();
-        self.train(absolute, &orders, interrupt)
+        self.train(absolute, first_step as u32, &orders, interrupt)
+    }
+
+    /// Trains one epoch, from 1, part by part. Models on a [`Ramp`](crate::magnitude::Ramp) are pruned
+    /// before.
+    fn train_epoch(&mut self, epoch: u32, interrupt: &Interrupt) -> Result<Vec<Tally>, EngineError> {
+        self.prune_for(epoch)?;
+        let mut tallies = vec![Tally::default(); self.tasks().len()];
+        let mut step = 0;
+        while step < self.steps_per_epoch() {
+            let part = self.train_part(epoch, step, interrupt)?;
+            tallies.iter_mut().zip(&part).for_each(|(tally, part)| tally.merge(part));
+            step = self.end_of_part(step);
+        }
+        Ok(tallies)
     }
 
     /// Evaluates a split, dropout off, samples in the order of the file.
@@ -229,7 +291,8 @@ mod tests {
     struct Recorder {
         tasks: Vec<Task>,
         data: Dataset,
-        trained: Vec<(u32, Vec<Vec<u32>>)>,
+        trained: Vec<(u32, u32, Vec<Vec<u32>>)>,
+        steps_per_part: usize,
         pruned: Vec<Vec<Option<Vec<bool>>>>,
         ranges: Vec<Range<usize>>,
     }
@@ -247,6 +310,7 @@ mod tests {
                 tasks: (1..).zip(masks).map(task).collect(),
                 data: noise_dataset([1, 2, 2], 3, samples),
                 trained: Vec::new(),
+                steps_per_part: usize::MAX,
                 pruned: Vec::new(),
                 ranges: Vec::new(),
             }
@@ -262,9 +326,19 @@ mod tests {
             &self.data
         }
 
-        fn train(&mut self, epoch: u32, orders: &[Vec<u32>], _: &Interrupt) -> Result<Vec<Score>, EngineError> {
-            self.trained.push((epoch, orders.to_vec()));
-            Ok(vec![Score { loss: 1.0, accuracy: 0.5 }; orders.len()])
+        fn train(
+            &mut self,
+            epoch: u32,
+            first_step: u32,
+            orders: &[Vec<u32>],
+            _: &Interrupt,
+        ) -> Result<Vec<Tally>, EngineError> {
+            self.trained.push((epoch, first_step, orders.to_vec()));
+            Ok(orders.iter().map(|o| Tally { loss: 1.0, hits: 1, samples: o.len() as u64 }).collect())
+        }
+
+        fn steps_per_part(&self) -> usize {
+            self.steps_per_part
         }
 
         fn gradients(&mut self, _: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {
@@ -313,9 +387,21 @@ mod tests {
     #[test]
     fn an_epoch_is_trained_in_each_models_own_order() {
         let mut cohort = Recorder::new(vec![None, None], 7);
-        let scores = cohort.train_epoch(2, &Interrupt::default()).unwrap();
-        assert_eq!(scores, [Score { loss: 1.0, accuracy: 0.5 }; 2]);
-        assert_eq!(cohort.trained, [(7, vec![epoch_order(1, 7, 7), epoch_order(2, 7, 7)])]);
+        let tallies = cohort.train_epoch(2, &Interrupt::default()).unwrap();
+        assert_eq!(tallies, [Tally { loss: 1.0, hits: 1, samples: 7 }; 2]);
+        assert_eq!(cohort.trained, [(7, 0, vec![epoch_order(1, 7, 7), epoch_order(2, 7, 7)])]);
+    }
+
+    #[test]
+    fn a_long_epoch_is_trained_in_parts_of_whole_steps() {
+        let mut cohort = Recorder { steps_per_part: 2, ..Recorder::new(vec![None, None], 7) };
+        cohort.tasks[0].hyperparameters.batch_size = 2;
+        cohort.tasks[1].hyperparameters.batch_size = 3;
+        let tallies = cohort.train_epoch(2, &Interrupt::default()).unwrap();
+        assert_eq!(tallies, [Tally { loss: 2.0, hits: 2, samples: 7 }; 2]);
+        let [a, b] = [1, 2].map(|seed| epoch_order(seed, 7, 7));
+        let parts = [(7, 0, vec![a[..4].to_vec(), b[..6].to_vec()]), (7, 2, vec![a[4..].to_vec(), b[6..].to_vec()])];
+        assert_eq!(cohort.trained, parts);
     }
 
     #[test]
@@ -369,7 +455,8 @@ mod tests {
         let data = noise_dataset([1, 2, 2], 3, 7);
         let cohorts = vec![vec![0, 1], vec![2]];
         let plan = Plain.plan_batches(cohorts.clone(), &[], &data, 3).unwrap();
-        assert_eq!(plan, BatchPlan { batches: cohorts, concurrency: 3 });
+        assert_eq!(plan, BatchPlan { batches: cohorts, concurrency: 3, parallelism: 3 });
+        assert_eq!([1, 3, 5, 6].map(|threads| plan.threads_per_batch(threads)), [1, 1, 1, 2]);
         let task = &Recorder::new(vec![None], 7).tasks[0];
         assert_eq!(Plain.layer_outputs(task, &data, Split::Test, 0..1), Ok(None));
         let built = BuiltEngine::from(Plain);

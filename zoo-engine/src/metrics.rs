@@ -13,12 +13,29 @@ pub struct Score {
     pub accuracy: f64,
 }
 
-/// Sums of losses and hits; becomes a [`Score`] in the end.
-#[derive(Debug, Clone, Copy, Default)]
+/// Sums over some samples; becomes a [`Score`] in the end. Serialised, it keeps its bits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
-    loss: f64,
-    hits: usize,
-    samples: usize,
+    /// Sum of the cross entropies in nats.
+    #[serde(with = "bits")]
+    pub loss: f64,
+    /// Samples whose largest logit is the label's.
+    pub hits: u64,
+    /// Number of samples.
+    pub samples: u64,
+}
+
+/// A number as its bits: JSON has neither NaN nor infinity.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        value.to_bits().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        u64::deserialize(deserializer).map(f64::from_bits)
+    }
 }
 
 impl Tally {
@@ -27,9 +44,16 @@ impl Tally {
         let classes = logits.len() / labels.len().max(1);
         for (row, &label) in logits.chunks_exact(classes.max(1)).zip(labels) {
             self.loss += cross_entropy(row, label.into());
-            self.hits += usize::from(predicted(row) == usize::from(label));
+            self.hits += u64::from(predicted(row) == usize::from(label));
         }
-        self.samples += labels.len();
+        self.samples += labels.len() as u64;
+    }
+
+    /// Adds the samples of another tally.
+    pub fn merge(&mut self, other: &Self) {
+        self.loss += other.loss;
+        self.hits += other.hits;
+        self.samples += other.samples;
     }
 
     /// The means; `None` over no samples.
@@ -69,6 +93,18 @@ mod tests {
         let score = tally.score().unwrap();
         assert!((score.loss - (2f64.ln() + 0.0) / 2.0).abs() < 1e-12);
         assert_eq!(score.accuracy, 0.5);
+    }
+
+    #[test]
+    fn tallies_are_merged_and_serialised_bit_for_bit() {
+        let mut tally = Tally { loss: 0.1, hits: 1, samples: 2 };
+        tally.merge(&Tally { loss: 0.2, hits: 3, samples: 4 });
+        assert_eq!(tally, Tally { loss: 0.1 + 0.2, hits: 4, samples: 6 });
+        for loss in [0.1 + 0.2, f64::NAN, f64::INFINITY, -0.0] {
+            let json = serde_json::to_string(&Tally { loss, ..tally }).unwrap();
+            let read: Tally = serde_json::from_str(&json).unwrap();
+            assert_eq!((read.loss.to_bits(), read.hits, read.samples), (loss.to_bits(), 4, 6), "{json}");
+        }
     }
 
     #[test]

@@ -114,18 +114,28 @@ pub fn moment_count(optimizer: Optimizer) -> usize {
     Moments::filled(optimizer, ()).named().len()
 }
 
+/// The rates of a model without a schedule.
+pub fn base_rates(h: &Hyperparameters) -> Rates {
+    let momentum = match h.optimizer {
+        Optimizer::Adam => BETA1,
+        Optimizer::Sgd => h.momentum,
+    };
+    Rates { learning_rate: h.learning_rate, momentum }
+}
+
+/// Steps of all of a model's epochs, with the given number of samples per epoch.
+pub fn total_steps(h: &Hyperparameters, samples: usize) -> u64 {
+    u64::from(h.epochs) * samples.div_ceil(h.batch_size) as u64
+}
+
 impl OptimizerState {
     /// Fresh moments for the given number of parameters, to be trained on the given number of samples
     /// per epoch.
     pub fn new(h: &Hyperparameters, parameters: usize, samples: usize) -> Self {
-        let momentum = match h.optimizer {
-            Optimizer::Adam => BETA1,
-            Optimizer::Sgd => h.momentum,
-        };
         Self {
-            base: Rates { learning_rate: h.learning_rate, momentum },
+            base: base_rates(h),
             schedule: h.schedule,
-            total_steps: u64::from(h.epochs) * samples.div_ceil(h.batch_size) as u64,
+            total_steps: total_steps(h, samples),
             weight_decay: h.weight_decay,
             step: 0,
             moments: Moments::filled(h.optimizer, vec![0.0; parameters]),

@@ -1,10 +1,10 @@
-//! A model between two epochs.
+//! A model between two epochs, or two parts of one.
 
 use crate::optimizer::Moments;
 use crate::variational;
 
-/// A model in the middle of its training, between two epochs. Vectors are flat, in the order of the
-/// network's parameters and in the engine's full precision.
+/// A model in the middle of its training, between two epochs or two parts of one. Vectors are flat, in
+/// the order of the network's parameters and in the engine's full precision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// Optimiser steps taken.

@@ -1,12 +1,12 @@
 //! `states.safetensors`: every parameter of one model, stacked over its kept states.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::architecture::{Network, Parameter};
-use crate::files::{write_atomic, FileError};
+use crate::files::{parent_of, sync_dir, temporary_file_in, write_atomic, FileError};
 use crate::safetensors_file::{self, from_f32, to_f32, to_i64, Dtype, Header, TensorLocation, TensorSpec};
 
 /// Name of the tensor of kept epochs, i64 of shape (S).
@@ -44,6 +44,134 @@ pub fn write_to(out: &mut impl Write, network: &Network, epochs: &[u32], states:
     let epochs: Vec<u8> = epochs.iter().flat_map(|&e| i64::from(e).to_le_bytes()).collect();
     let data: Vec<Vec<u8>> = stacked.chain([epochs]).collect();
     safetensors_file::write(out, &specs(network, states.len()), &BTreeMap::new(), data.iter().map(Vec::as_slice))
+}
+
+/// A states file that is written as the states are made: laid out from the start, with the epochs that
+/// it will have, every state then goes to its places. Full, it is the file of [`write()`].
+#[derive(Debug)]
+pub struct StatesWriter {
+    path: PathBuf,
+    file: File,
+    count: usize,
+}
+
+impl StatesWriter {
+    /// Lays out the file of states after `epochs` at `path`, all zero; or opens it, if it is there.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn create(path: &Path, network: &Network, epochs: &[u32]) -> Result<Self, FileError> {
+        if let Some(found) = Self::open(path, network, epochs)? {
+            return Ok(found);
+        }
+        let parent = parent_of(path);
+        fs::create_dir_all(parent).map_err(FileError::io("create the folder", parent))?;
+        let error = || FileError::io("write", path);
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error()(e)),
+            _ => {}
+        }
+        let mut temporary = temporary_file_in(parent).map_err(FileError::io("write in", parent))?;
+        let (header, epochs_bytes) = ends(network, epochs);
+        let lay_out = |file: &mut File| {
+            file.write_all(&header)?;
+            file.seek(SeekFrom::Start(file_size(network, epochs.len()) - epochs_bytes.len() as u64))?;
+            file.write_all(&epochs_bytes)?;
+            file.sync_all()
+        };
+        lay_out(temporary.as_file_mut()).map_err(error())?;
+        match temporary.persist_noclobber(path) {
+            // Another process that trains the same was first.
+            Err(e) if e.error.kind() != io::ErrorKind::AlreadyExists => return Err(error()(e.error)),
+            _ => {}
+        }
+        sync_dir(parent);
+        let vanished = || FileError::format(path, "is not the file that was laid out there");
+        Self::open(path, network, epochs)?.ok_or_else(vanished)
+    }
+
+    /// Opens a file that was laid out before; `None` if there is none, or none of these states.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn open(path: &Path, network: &Network, epochs: &[u32]) -> Result<Option<Self>, FileError> {
+        let file = match File::options().read(true).write(true).open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(FileError::io("write", path))?,
+        };
+        let mut writer = Self { path: path.into(), file, count: epochs.len() };
+        let is_laid_out = writer.is_laid_out(network, epochs).map_err(FileError::io("read", path))?;
+        Ok(is_laid_out.then_some(writer))
+    }
+
+    fn is_laid_out(&mut self, network: &Network, epochs: &[u32]) -> io::Result<bool> {
+        let size = file_size(network, epochs.len());
+        if self.file.metadata()?.len() != size {
+            return Ok(false);
+        }
+        let (header, epochs) = ends(network, epochs);
+        let is_at = |file: &mut File, start, expected: &[u8]| -> io::Result<bool> {
+            let mut found = vec![0; expected.len()];
+            file.seek(SeekFrom::Start(start))?;
+            file.read_exact(&mut found)?;
+            Ok(found == expected)
+        };
+        Ok(is_at(&mut self.file, 0, &header)? && is_at(&mut self.file, size - epochs.len() as u64, &epochs)?)
+    }
+
+    /// Where the values of a parameter in state `index` begin.
+    fn place(&self, network: &Network, parameter: &Parameter, index: usize) -> u64 {
+        let header = file_size(network, self.count) - (self.count * (4 * network.state_len() + 8)) as u64;
+        header + 4 * (self.count * parameter.range.start + index * parameter.range.len()) as u64
+    }
+
+    /// Writes the states `first`, `first + 1`, ...: flat vectors.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    ///
+    /// # Panics
+    /// There are no such states.
+    pub fn write(&mut self, network: &Network, first: usize, states: &[Vec<f32>]) -> Result<(), FileError> {
+        assert!(first + states.len() <= self.count);
+        for parameter in network.parameters() {
+            let bytes: Vec<u8> = states.iter().flat_map(|s| from_f32(&s[parameter.range.clone()])).collect();
+            let place = SeekFrom::Start(self.place(network, parameter, first));
+            let written = self.file.seek(place).and_then(|_| self.file.write_all(&bytes));
+            written.map_err(FileError::io("write", &self.path))?;
+        }
+        Ok(())
+    }
+
+    /// Reads state `index`: a flat vector.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(&mut self, network: &Network, index: usize) -> Result<Vec<f32>, FileError> {
+        let mut flat = Vec::with_capacity(network.state_len());
+        for parameter in network.parameters() {
+            let mut bytes = vec![0; 4 * parameter.range.len()];
+            let place = SeekFrom::Start(self.place(network, parameter, index));
+            let read = self.file.seek(place).and_then(|_| self.file.read_exact(&mut bytes));
+            read.map_err(FileError::io("read", &self.path))?;
+            flat.extend(to_f32(&bytes));
+        }
+        Ok(flat)
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn sync(&self) -> Result<(), FileError> {
+        self.file.sync_all().map_err(FileError::io("write", &self.path))
+    }
+}
+
+/// The header and the epochs of a states file: its beginning and its end.
+fn ends(network: &Network, epochs: &[u32]) -> (Vec<u8>, Vec<u8>) {
+    let header = safetensors_file::header(&specs(network, epochs.len()), &BTreeMap::new());
+    (header, epochs.iter().flat_map(|&e| i64::from(e).to_le_bytes()).collect())
 }
 
 /// Checks that a header holds exactly the network's parameters and `epochs`, all with the same
@@ -251,7 +379,8 @@ pub fn check_epochs(epochs: &[i64]) -> Result<Vec<u32>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Hyperparameters;
+    use crate::{Architecture, Hyperparameters};
+    use proptest::prelude::*;
 
     fn with_dropout(dropout: f64) -> Network {
         Hyperparameters { dropout, ..Hyperparameters::default() }.network([3, 28, 28], 10).unwrap()
@@ -284,6 +413,64 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         assert!(StatesFile::open(&path, &network).unwrap_err().to_string().contains("truncated"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn a_file_written_state_by_state_is_the_one_written_at_once(
+            count in 1usize..8, hidden in 1u32..6, cuts in prop::collection::vec(1usize..4, 0..8), bits: u32,
+        ) {
+            let h = Hyperparameters { architecture: Architecture::Mlp, hidden: vec![hidden], ..Default::default() };
+            let network = h.network([1, 2, 2], 3).unwrap();
+            let value = |s: usize, i: usize| f32::from_bits(bits.wrapping_mul((s * 1000 + i) as u32));
+            let states: Vec<Vec<f32>> =
+                (0..count).map(|s| (0..network.state_len()).map(|i| value(s, i)).collect()).collect();
+            let epochs: Vec<u32> = (0..count as u32).map(|e| 3 * e).collect();
+            let dir = tempfile::tempdir().unwrap();
+            let [whole, pieces] = ["whole", "a/pieces"].map(|name| dir.path().join(name));
+            write(&whole, &network, &epochs, &states).unwrap();
+            // In pieces of some states each, by a process each; a piece is written twice.
+            let mut first = 0;
+            for cut in cuts.iter().copied().chain([count]) {
+                let end = count.min(first + cut);
+                let mut writer = StatesWriter::create(&pieces, &network, &epochs).unwrap();
+                for _ in 0..2 {
+                    writer.write(&network, first, &states[first..end]).unwrap();
+                }
+                if first < end {
+                    let bits = |state: &[f32]| state.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+                    prop_assert_eq!(bits(&writer.read(&network, first).unwrap()), bits(&states[first]));
+                }
+                writer.sync().unwrap();
+                first = end;
+            }
+            prop_assert!(fs::read(&whole).unwrap() == fs::read(&pieces).unwrap());
+            prop_assert_eq!(fs::read_dir(dir.path().join("a")).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn only_the_file_that_was_laid_out_is_gone_on_with() {
+        let network = with_dropout(0.0);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("states.safetensors");
+        let open = |network: &Network, epochs: &[u32]| StatesWriter::open(&path, network, epochs).unwrap().is_some();
+        assert!(!open(&network, &[0, 1]));
+        let states = vec![vec![1.0; network.state_len()]; 2];
+        let write_all = || StatesWriter::create(&path, &network, &[0, 1]).unwrap().write(&network, 0, &states);
+        write_all().unwrap();
+        assert!(open(&network, &[0, 1]) && !open(&network, &[0, 2]) && !open(&with_dropout(0.5), &[0, 1]));
+        assert!(!open(&network, &[0, 1, 2]));
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(!open(&network, &[0, 1]));
+        // It is laid out anew.
+        let mut writer = StatesWriter::create(&path, &network, &[0, 1]).unwrap();
+        assert_eq!(writer.read(&network, 0).unwrap(), vec![0.0; network.state_len()]);
+        write_all().unwrap();
+        assert!(fs::read(&path).unwrap() == bytes);
     }
 
     fn header(network: &Network, change: impl Fn(&mut Vec<TensorSpec>)) -> Header {

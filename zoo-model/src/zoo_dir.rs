@@ -11,12 +11,13 @@ use rayon::prelude::*;
 
 use crate::architecture::Network;
 use crate::files::{
-    is_system_file, persist_dir, read_if_exists, sha256, sha256_file, temporary_dir_in, write_bytes, FileError, Sha256,
+    is_system_file, parent_of, persist_dir, read_if_exists, sha256, sha256_file, sync_dir, temporary_dir_in,
+    write_bytes, FileError, Sha256,
 };
 use crate::model_id::ModelId;
 use crate::params::Params;
 use crate::result::{self, ResultLine};
-use crate::states;
+use crate::states::{self, StatesWriter};
 use crate::text::counted;
 
 pub use checksums::{checksum_lines, format_checksums, parse_checksums};
@@ -216,8 +217,14 @@ impl ZooDir {
         lines: &[ResultLine],
         states: &[Vec<f32>],
     ) -> Result<(), FileError> {
-        let place = self.model(params.id);
-        match self.try_write_model(staging, &place, params, network, lines, states) {
+        let outcome = self.try_write_model(staging, &self.model(params.id), params, network, lines, states);
+        self.judge_write(params.id, staging, outcome)
+    }
+
+    /// What writing a model below the folder `staging` comes to.
+    fn judge_write(&self, id: ModelId, staging: &Path, outcome: Result<(), FileError>) -> Result<(), FileError> {
+        let place = self.model(id);
+        match outcome {
             // Another process finished the same model, or the zoo, first: its bits are the same.
             Err(_) if place.join(names::STATES).exists() => Ok(()),
             // An error names the place that a file is meant for, not the temporary.
@@ -227,6 +234,76 @@ impl ZooDir {
             }
             outcome => outcome,
         }
+    }
+
+    /// The folder of a model whose states are written while it is trained.
+    fn staged(&self, id: ModelId) -> PathBuf {
+        self.path.join(names::TRAINING).join(id.to_string())
+    }
+
+    /// The states of a model in training that are on disk, of those after `epochs`; `None` if none are.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn staged_states(
+        &self,
+        id: ModelId,
+        network: &Network,
+        epochs: &[u32],
+    ) -> Result<Option<StatesWriter>, FileError> {
+        StatesWriter::open(&self.staged(id).join(names::STATES), network, epochs)
+    }
+
+    /// Writes the states `first`, `first + 1`, ... of a model in training, of those after `epochs`, to
+    /// the file that it will have, and makes them durable.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn stage_states(
+        &self,
+        id: ModelId,
+        network: &Network,
+        epochs: &[u32],
+        first: usize,
+        states: &[Vec<f32>],
+    ) -> Result<(), FileError> {
+        let staged = self.staged(id);
+        let write = || {
+            let path = staged.join(names::STATES);
+            let mut writer = if first == 0 {
+                StatesWriter::create(&path, network, epochs)?
+            } else {
+                let missing = || FileError::format(&path, "is missing or damaged: run the same command again");
+                StatesWriter::open(&path, network, epochs)?.ok_or_else(missing)?
+            };
+            writer.write(network, first, states)?;
+            writer.sync()
+        };
+        self.judge_write(id, &staged, write())
+    }
+
+    /// Puts a model in place whose states are all [staged](Self::stage_states): whole or not at all.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn finish_staged(&self, params: &Params, lines: &[ResultLine]) -> Result<(), FileError> {
+        let (staged, place) = (self.staged(params.id), self.model(params.id));
+        let finish = || {
+            write_bytes(&staged.join(names::PARAMS), params.to_json().as_bytes())?;
+            write_bytes(&staged.join(names::RESULT), result::to_json_lines(lines).as_bytes())?;
+            let parent = parent_of(&place);
+            fs::create_dir_all(parent).map_err(FileError::io("create the folder", parent))?;
+            fs::rename(&staged, &place).map_err(FileError::io("write", &place))?;
+            sync_dir(parent);
+            Ok(())
+        };
+        let is_first = !place.exists();
+        let outcome = self.judge_write(params.id, &staged, if is_first { finish() } else { Ok(()) });
+        if outcome.is_ok() {
+            // Of a model that another process finished.
+            let _ = fs::remove_dir_all(&staged);
+        }
+        outcome
     }
 
     fn try_write_model(
@@ -309,6 +386,40 @@ mod tests {
             .unwrap_err()
             .to_string()
             .ends_with("models/notes: `notes` is not a model id of six digits: remove it"));
+    }
+
+    #[test]
+    fn a_model_that_is_written_state_by_state_is_the_one_written_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = crate::synthetic::write(&dir.path().join("whole"), "z", 1, 3).unwrap();
+        let id = ModelId(0);
+        let (params, lines) = (whole.params(id).unwrap(), whole.results(id).unwrap());
+        let network = params.network().unwrap();
+        let size = fs::metadata(whole.states(id)).unwrap().len();
+        let (epochs, states) =
+            states::read_all(&mut fs::File::open(whole.states(id)).unwrap(), size, &network).unwrap();
+        let zoo = ZooDir::new(dir.path().join("staged"));
+        let stage = |first: usize, end: usize| zoo.stage_states(id, &network, &epochs, first, &states[first..end]);
+        // What was staged before and is gone is not made up.
+        assert!(stage(2, 3).unwrap_err().to_string().contains("missing or damaged"));
+        assert!(zoo.staged_states(id, &network, &epochs).unwrap().is_none());
+        stage(0, 2).unwrap();
+        stage(2, states.len()).unwrap();
+        assert_eq!(zoo.staged_states(id, &network, &epochs).unwrap().unwrap().read(&network, 1).unwrap(), states[1]);
+        for _ in 0..2 {
+            zoo.finish_staged(&params, &lines).unwrap();
+            for file in names::MODEL_FILES {
+                assert!(fs::read(whole.model(id).join(file)).unwrap() == fs::read(zoo.model(id).join(file)).unwrap());
+            }
+            assert_eq!(fs::read_dir(zoo.path().join(names::TRAINING)).unwrap().count(), 0);
+            // Nor does it matter that another process was first.
+            stage(0, states.len()).unwrap();
+        }
+        // An error names the place that a file is meant for.
+        fs::remove_dir_all(zoo.path()).unwrap();
+        fs::create_dir_all(zoo.path().join(names::TRAINING).join(id.to_string()).join(names::STATES)).unwrap();
+        let error = stage(0, 1).unwrap_err().to_string();
+        assert!(error.contains("models/000000/states.safetensors"), "{error}");
     }
 
     #[test]

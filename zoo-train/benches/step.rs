@@ -29,7 +29,7 @@ fn step(criterion: &mut Criterion) {
             let mut group = criterion.benchmark_group(format!("{}/{}", engine.name(), architecture.name()));
             let mut cohort = engine.start(std::slice::from_ref(&task), &data, None).expect("the processor is there");
             group.throughput(Throughput::Elements(BATCH as u64));
-            group.bench_function("train", |b| b.iter(|| cohort.train(1, &order, &go_on)));
+            group.bench_function("train", |b| b.iter(|| cohort.train(1, 0, &order, &go_on)));
             group.throughput(Throughput::Elements(BATCH as u64));
             group.bench_function("evaluate", |b| b.iter(|| cohort.evaluate(Split::Test, &go_on)));
             group.finish();

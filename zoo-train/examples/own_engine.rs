@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use zoo_engine::metrics::Score;
+use zoo_engine::metrics::Tally;
 use zoo_engine::{
     BatchPlan, BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineError, EngineFactory, ModelSpec, Snapshot,
     Task,
@@ -93,12 +93,22 @@ impl Cohort for TimedCohort<'_> {
         self.0.data()
     }
 
-    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, EngineError> {
+    fn train(
+        &mut self,
+        epoch: u32,
+        first_step: u32,
+        orders: &[Vec<u32>],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Tally>, EngineError> {
         let started = Instant::now();
-        let scores = self.0.train(epoch, orders, interrupt)?;
+        let tallies = self.0.train(epoch, first_step, orders, interrupt)?;
         let (models, seconds) = (orders.len(), started.elapsed().as_secs_f64());
         eprintln!("epoch {epoch} of {models} models: {seconds:.3} s");
-        Ok(scores)
+        Ok(tallies)
+    }
+
+    fn steps_per_part(&self) -> usize {
+        self.0.steps_per_part()
     }
 
     fn gradients(&mut self, samples: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {

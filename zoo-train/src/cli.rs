@@ -17,15 +17,22 @@ pub fn engine_names() -> PossibleValuesParser {
     PossibleValuesParser::new(names.iter().map(|f| PossibleValue::new(f.name()).help(f.about())))
 }
 
-/// Flags of every stage that trains.
+/// Which engine, and where.
 #[derive(Debug, Clone, clap::Args)]
-pub struct TrainingArgs {
+pub struct EngineArgs {
     /// Engine that trains the models; defaults to the fastest that supports them
     #[arg(long, value_name = "ENGINE", value_parser = engine_names())]
     pub engine: Option<String>,
     /// Device to train on: auto, cpu, cuda (all GPUs) or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
+}
+
+/// Flags of every stage that trains.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TrainingArgs {
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Number of threads; defaults to one per core. Does not affect the result
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
@@ -40,12 +47,12 @@ pub struct TrainingArgs {
     pub force: bool,
 }
 
-impl TrainingArgs {
+impl EngineArgs {
     /// The engine for such models on the device; says which device `auto` comes to.
     ///
     /// # Errors
     /// The engine does not train them, or the device cannot be used.
-    pub fn engine(&self, model: &ModelSpec, stage: &Stage) -> Result<Box<dyn Engine>, TrainError> {
+    pub fn build(&self, model: &ModelSpec, stage: &Stage) -> Result<Box<dyn Engine>, TrainError> {
         let factory = registry::choose(self.engine.as_deref(), model)?;
         let BuiltEngine { engine, notice } = factory.build(self.device).map_err(|error| match error {
             DeviceError::Unavailable(why) => {
@@ -58,6 +65,21 @@ impl TrainingArgs {
         }
         Ok(engine)
     }
+}
+
+impl TrainingArgs {
+    /// The name of the engine, if one was asked for.
+    pub fn engine_name(&self) -> Option<&str> {
+        self.engine.engine.as_deref()
+    }
+
+    /// The engine for such models on the device; says which device `auto` comes to.
+    ///
+    /// # Errors
+    /// As [`EngineArgs::build`].
+    pub fn engine(&self, model: &ModelSpec, stage: &Stage) -> Result<Box<dyn Engine>, TrainError> {
+        self.engine.build(model, stage)
+    }
 
     /// The flags as settings.
     pub fn settings(&self) -> Settings {
@@ -67,7 +89,7 @@ impl TrainingArgs {
             shard: self.shard,
             checkpoint_pause: Duration::from_secs(self.checkpoint_seconds),
             force: self.force,
-            any_data: false,
+            ..default
         }
     }
 }

@@ -12,14 +12,14 @@ use zoo_model::{Activation, Architecture, Init, Optimizer, Plan, Split};
 use zoo_engine::variational::Variational;
 use zoo_engine::{BatchPlan, DeviceError, Engine, Mask, ModelSpec, Sparsification, Task};
 
-/// Parameters times pixels that are measured at once: four batches of a small network, a few samples
+/// Parameters times pixels that are measured at once: four batches of a small network, some samples
 /// of one that takes seconds for a batch.
-const MEASURED: usize = 1 << 36;
+const MEASURED: usize = 1 << 38;
 
 /// Time spent measuring one kind of model.
 const CALIBRATION: Duration = Duration::from_millis(60);
 
-/// Seconds that one thread needs for one model.
+/// Seconds that a batch of models needs, per model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rates {
     /// To train on one sample.
@@ -57,6 +57,7 @@ struct Kind {
     classes: usize,
     sparsification: Sparsification,
     models: usize,
+    threads: usize,
 }
 
 /// Measured rates by what they depend on.
@@ -64,9 +65,15 @@ struct Kind {
 pub struct Calibration(HashMap<Kind, Rates>);
 
 impl Calibration {
-    /// Rates of one of the given number of models like `model` that are trained together, measured once
-    /// for each kind.
-    pub fn rates(&mut self, engine: &dyn Engine, model: &ModelSpec, models: usize, work: &Workload) -> Rates {
+    /// Rates of one of the given number of models like `model` that are trained together by the given number of
+    /// threads, measured once for each kind.
+    pub fn rates(
+        &mut self,
+        engine: &dyn Engine,
+        model: &ModelSpec,
+        [models, threads]: [usize; 2],
+        work: &Workload,
+    ) -> Rates {
         let h = &model.hyperparameters;
         let kind = Kind {
             engine: engine.name(),
@@ -80,12 +87,13 @@ impl Calibration {
             classes: work.classes,
             sparsification: model.sparsification,
             models,
+            threads,
         };
-        *self.0.entry(kind).or_insert_with(|| measure(engine, model, models, work))
+        *self.0.entry(kind).or_insert_with(|| measure(engine, model, [models, threads], work))
     }
 
-    /// Seconds that the given number of threads need to train a plan, metrics included: each takes the
-    /// next batch of models when it is done with one.
+    /// Seconds that training a plan takes with the given number of threads, metrics included: what works on
+    /// one batch of models takes the next when it is done.
     ///
     /// # Errors
     /// Not one model fits the engine's device.
@@ -106,20 +114,21 @@ impl Calibration {
         let models: Vec<ModelSpec> = plan.models.iter().map(spec).collect();
         let models: Vec<&ModelSpec> = models.iter().collect();
         let data = noise_dataset(work.shape, work.classes, 1);
-        let BatchPlan { batches, concurrency } =
-            engine.plan_batches(engine.cohorts(&models), &models, &data, threads.max(1))?;
-        let mut busy = vec![0f64; concurrency.max(1)];
+        let plan = engine.plan_batches(engine.cohorts(&models), &models, &data, threads.max(1))?;
+        let threads = plan.threads_per_batch(threads);
+        let BatchPlan { batches, parallelism, .. } = plan;
+        let mut busy = vec![0f64; parallelism.max(1)];
         for batch in batches {
-            let rates = self.rates(engine, models[batch[0]], batch.len(), work);
+            let rates = self.rates(engine, models[batch[0]], [batch.len(), threads], work);
             let seconds = trained as f64 * rates.train + evaluated as f64 * rates.evaluate;
-            let first_free = busy.iter_mut().min_by(|a, b| a.total_cmp(b)).expect("at least one thread");
+            let first_free = busy.iter_mut().min_by(|a, b| a.total_cmp(b)).expect("at least one");
             *first_free += seconds * batch.len() as f64;
         }
         Ok(busy.into_iter().fold(0.0, f64::max))
     }
 }
 
-fn measure(engine: &dyn Engine, model: &ModelSpec, models: usize, work: &Workload) -> Rates {
+fn measure(engine: &dyn Engine, model: &ModelSpec, [models, threads]: [usize; 2], work: &Workload) -> Rates {
     let h = &model.hyperparameters;
     let &Workload { shape, classes, .. } = work;
     let Ok(network) = h.network(shape, classes) else {
@@ -134,7 +143,7 @@ fn measure(engine: &dyn Engine, model: &ModelSpec, models: usize, work: &Workloa
         Sparsification::VariationalDropout => Some(Mask::Variational(Variational { epochs: 1 })),
     };
     let task = Task { initial, network, hyperparameters: h.clone(), mask, epochs_before: 0 };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let timed = || {
         let Ok(mut cohort) = engine.start(&vec![task; models], &data, None) else { return Rates::default() };
         let order: Vec<u32> = (0..data.len(Split::Train) as u32).collect();
@@ -155,7 +164,7 @@ fn measure(engine: &dyn Engine, model: &ModelSpec, models: usize, work: &Workloa
             started.elapsed().as_secs_f64() / (rounds.max(1) * models * data.len(Split::Train)) as f64
         };
         let train = per_sample(&mut || {
-            let _ = cohort.train(1, &orders, &go_on);
+            let _ = cohort.train(1, 0, &orders, &go_on);
         });
         let evaluate = per_sample(&mut || {
             let _ = cohort.evaluate(Split::Train, &go_on);

@@ -24,6 +24,10 @@ pub mod cli;
 mod dataset_check;
 mod error;
 pub mod estimate;
+#[cfg(test)]
+#[path = "../tests/in_parts/mod.rs"]
+mod in_parts;
+pub mod kept_states;
 pub mod merge;
 mod planned;
 pub mod population;

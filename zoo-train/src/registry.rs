@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use zoo_engine::{DeviceName, Engine, EngineFactory, ModelSpec, Sparsification};
 #[cfg(feature = "dfdx")]
 use zoo_engine_dfdx::DfdxFactory;
+use zoo_engine_layered::LayeredFactory;
 use zoo_engine_population::PopulationFactory;
 use zoo_model::stage::UsageError;
 
@@ -29,6 +30,7 @@ pub fn factories() -> Vec<Arc<dyn EngineFactory>> {
     let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner).clone();
     let mut all: Vec<Arc<dyn EngineFactory>> = vec![
         Arc::new(PopulationFactory),
+        Arc::new(LayeredFactory),
         #[cfg(feature = "dfdx")]
         Arc::new(DfdxFactory),
     ];

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use zoo_engine::{Engine, Task};
-use zoo_engine_population::cuda::device::Device;
-use zoo_engine_population::cuda::emulated::Emulated;
-use zoo_engine_population::cuda::gpu;
+use zoo_engine_cuda::emulated::Emulated;
+use zoo_engine_cuda::{gpu, Device};
 use zoo_engine_population::PopulationEngine;
 use zoo_model::dataset::{DatasetInfo, PerSplit, Samples};
 use zoo_model::safetensors_file::to_f32;
@@ -195,7 +194,7 @@ fn measure(engine: &dyn Engine, folder: &Path, path: &Path) -> (Optimizer, Vec<(
     let mut losses = Vec::new();
     for step in 0..case.value("steps") {
         let order: Vec<u32> = (step * batch..(step + 1) * batch).collect();
-        losses.push(cohort.train(1, &[order], &Interrupt::default()).unwrap()[0].loss);
+        losses.push(cohort.train(1, 0, &[order], &Interrupt::default()).unwrap()[0].score().unwrap().loss);
         let tag = format!("step{}", step + 1);
         if let Some(&(tag, ..)) = BOUNDS.iter().find(|(key, ..)| *key == tag) {
             let state = wide(&cohort.snapshots().unwrap()[0].state());

@@ -83,6 +83,37 @@ fn an_interruption_changes_no_bit() {
 }
 
 #[test]
+fn an_epoch_in_parts_from_snapshots_has_the_bits_of_a_whole_one() {
+    let data = noise_dataset([1, 28, 28], 10, 30);
+    let go_on = Interrupt::default();
+    for engine in all_on_processor().unwrap() {
+        for mask in &masks() {
+            let tasks = tasks(&data, mask, Optimizer::Adam, 2);
+            let batch = tasks[0].hyperparameters.batch_size;
+            let mut whole = engine.start(&tasks, &data, None).unwrap();
+            let expected: u64 = whole.train_epoch(1, &go_on).unwrap().iter().map(|t| t.hits).sum();
+
+            let mut cohort = engine.start(&tasks, &data, None).unwrap();
+            let masks = cohort.prune_for(1).unwrap();
+            let orders = cohort.orders_of_part(1, 0);
+            let mut hits = 0;
+            for (step, start) in (0..30).step_by(batch).enumerate() {
+                let part: Vec<_> = orders.iter().map(|o| o[start..30.min(start + batch)].to_vec()).collect();
+                let tallies = cohort.train(5, step as u32, &part, &go_on).unwrap();
+                hits += tallies.iter().map(|t| t.hits).sum::<u64>();
+                let snapshots = cohort.snapshots().unwrap();
+                cohort = engine.start(&tasks, &data, Some(&snapshots)).unwrap();
+                if !masks.is_empty() {
+                    cohort.prune(&masks).unwrap();
+                }
+            }
+            assert!(cohort.snapshots().unwrap() == whole.snapshots().unwrap(), "{} {mask:?}", engine.name());
+            assert_eq!(hits, expected);
+        }
+    }
+}
+
+#[test]
 fn engines_agree_within_rounding() {
     let data = noise_dataset([1, 28, 28], 10, 20);
     for mask in &masks() {

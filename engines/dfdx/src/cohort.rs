@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use dfdx::prelude::*;
-use zoo_engine::metrics::{Score, Tally};
+use zoo_engine::metrics::Tally;
 use zoo_engine::{Cohort, EngineError, NoiseSnapshot, Snapshot, Task};
 use zoo_model::dataset::normalize_image;
 use zoo_model::stage::Interrupt;
@@ -67,20 +67,26 @@ impl<D: Backend> Cohort for Models<'_, D> {
         self.data
     }
 
-    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, EngineError> {
-        let mut scores = Vec::new();
+    fn train(
+        &mut self,
+        epoch: u32,
+        first_step: u32,
+        orders: &[Vec<u32>],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Tally>, EngineError> {
+        let mut tallies = Vec::new();
         for (m, order) in orders.iter().enumerate() {
             let task = self.tasks[m].clone();
             let h = &task.hyperparameters;
             let mut tally = Tally::default();
-            for (step, batch) in order.chunks(h.batch_size).enumerate() {
+            for (step, batch) in (first_step..).zip(order.chunks(h.batch_size)) {
                 interrupt.check()?;
                 let [_, height, width] = self.data.shape;
                 let images = self.images(Split::Train, batch.iter().map(|&s| s as usize), |image, sample| {
                     h.augmentation.apply(image, [height, width], h.seed, epoch, sample as u32);
                 });
                 let labels = self.labels(batch);
-                let dropout = Some(DropoutKey { seed: h.seed, epoch, step: step as u32 });
+                let dropout = Some(DropoutKey { seed: h.seed, epoch, step });
                 let model = &mut self.models[m];
                 let Derivatives { logits, mut gradient, by_sigma2, statistics } =
                     model.gradient(&images, &labels, dropout);
@@ -93,9 +99,9 @@ impl<D: Backend> Cohort for Models<'_, D> {
                 model.observe(&statistics);
                 model.load_tensors(Precision::Full);
             }
-            scores.push(tally.score().expect("the train split is not empty"));
+            tallies.push(tally);
         }
-        Ok(scores)
+        Ok(tallies)
     }
 
     fn gradients(&mut self, samples: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {

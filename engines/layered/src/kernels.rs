@@ -23,6 +23,12 @@ use zoo_model::{Activation, Optimizer};
 
 use crate::geometry::{Geometry, Map};
 
+/// Added to a variance before its root is taken, as in PyTorch.
+pub const VARIANCE_FLOOR: f32 = 1e-5;
+
+/// How far running statistics move towards those of a batch, as in PyTorch.
+pub const MOMENTUM: f32 = 0.1;
+
 /// What an operation of a device gives.
 pub type Outcome<T = ()> = Result<T, DeviceError>;
 
@@ -275,6 +281,50 @@ pub trait Kernels: Send + Sync {
         logits: &Self::Buffer,
         labels: &[u16],
         out: &mut Self::Buffer,
+    ) -> Outcome;
+
+    /// `out = x * x`, this many floats.
+    fn square(&self, floats: usize, x: &Self::Buffer, out: &mut Self::Buffer) -> Outcome;
+
+    /// `to = to * by`, this many floats.
+    fn multiply(&self, floats: usize, by: &Self::Buffer, to: &mut Self::Buffer) -> Outcome;
+
+    /// Adds noise to the sums of layer number `layer`: `fma(deviation, draw, sum)` with
+    /// deviation = sqrt(variance + 1e-8) and one [normal draw](zoo_engine::variational::noise) a sum, in
+    /// the order (image; position, channel). The variances become the sums' derivatives by them,
+    /// `draw * 0.5 / deviation`.
+    fn add_noise(
+        &self,
+        shape: Shape,
+        images: usize,
+        layer: u8,
+        draw: Draw,
+        variances: &mut Self::Buffer,
+        sums: &mut Self::Buffer,
+    ) -> Outcome;
+
+    /// `gradient = fma(x + x, by_squares, gradient)`, this many floats.
+    fn add_of_squares(
+        &self,
+        floats: usize,
+        x: &Self::Buffer,
+        by_squares: &Self::Buffer,
+        gradient: &mut Self::Buffer,
+    ) -> Outcome;
+
+    /// `out = e^x`, this many floats.
+    fn exp(&self, floats: usize, x: &Self::Buffer, out: &mut Self::Buffer) -> Outcome;
+
+    /// From the gradients of the cross entropy to those of the loss with the weighted divergence, of
+    /// [weights, log sigma^2, sigma^2]: `by_weights = fma(kl_weight, dkl/dw, by_weights)`, and
+    /// `by_noise`, by sigma^2, becomes that by log sigma^2, `fma(kl_weight, dkl/dl, by_noise * sigma2)`.
+    fn add_divergence(
+        &self,
+        floats: usize,
+        noise: [&Self::Buffer; 3],
+        kl_weight: f32,
+        by_weights: &mut Self::Buffer,
+        by_noise: &mut Self::Buffer,
     ) -> Outcome;
 
     /// An optimiser's step on this many parameters, in PyTorch's order of operations; where the mask is 0

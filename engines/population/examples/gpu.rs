@@ -12,9 +12,10 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use zoo_engine::magnitude::{Ramp, Scope};
+use zoo_engine::metrics::Tally;
 use zoo_engine::{Engine, Mask, Task};
-use zoo_engine_population::cuda::gpu::{compile, devices};
-use zoo_engine_population::cuda::source::kernel_source;
+use zoo_engine_cuda::gpu::{compile, devices};
+use zoo_engine_population::cuda::source::model_kernels;
 use zoo_engine_population::layers::{layers, Layer};
 use zoo_engine_population::PopulationEngine;
 use zoo_model::init::initial_parameters;
@@ -78,9 +79,9 @@ fn compile_all(folder: &Path, capabilities: &[usize]) -> Result<(), Box<dyn Erro
     let mut count = 0;
     for (architecture, shape) in NETWORKS {
         for h in kinds(architecture) {
-            let source = kernel_source(&h, &h.network(shape, 10)?).ok_or("the kernels do not fit the network")?;
+            let kernels = model_kernels(&h, &h.network(shape, 10)?).ok_or("the kernels do not fit the network")?;
             for &capability in capabilities {
-                let ptx = compile(&source, capability as u32)?;
+                let ptx = compile(&kernels.source, capability as u32)?;
                 let dropout = if h.dropout > 0.0 { "-dropout" } else { "" };
                 let (channels, activation, optimizer) = (shape[0], h.activation, h.optimizer);
                 let name = format!("{}-{channels}-{activation:?}-{optimizer:?}{dropout}", architecture.name());
@@ -139,7 +140,7 @@ fn answers(engine: &PopulationEngine, h: &Hyperparameters, data: &Dataset) -> Re
     let mut cohort = engine.start(&tasks(h, data)?, data, None)?;
     let trained = [cohort.train_epoch(1, &go_on)?, cohort.train_epoch(2, &go_on)?].concat();
     let evaluated = cohort.evaluate(Split::Test, &go_on)?;
-    let scores = trained.into_iter().chain(evaluated.iter().filter_map(|e| e.score));
+    let scores = trained.iter().filter_map(Tally::score).chain(evaluated.iter().filter_map(|e| e.score));
     let snapshots = cohort.snapshots()?;
     let vectors = snapshots.iter().flat_map(|s| s.vectors()).flat_map(|(_, vector)| vector);
     let values = vectors.copied().chain(scores.flat_map(|s| [s.loss, s.accuracy]));
@@ -187,7 +188,7 @@ fn rates(seconds: usize, populations: &[usize]) -> Result<(), Box<dyn Error>> {
                 let orders: Vec<Vec<u32>> =
                     (0..models).map(|m| (0..samples).map(|s| ((s * 7 + m) % 5000) as u32).collect()).collect();
                 let started = Instant::now();
-                cohort.train(1, &orders, &go_on)?;
+                cohort.train(1, 0, &orders, &go_on)?;
                 let elapsed = started.elapsed().as_secs_f64();
                 if elapsed >= seconds as f64 / 2.0 || samples > 1 << 20 {
                     break (models * samples) as f64 / elapsed;

@@ -34,15 +34,15 @@ use rayon::prelude::*;
 use zoo_model::stage::Interrupt;
 use zoo_model::{Activation, Architecture, Dataset, Optimizer, Schedule, Split};
 
-use zoo_engine::metrics::{Score, Tally};
+use zoo_engine::metrics::Tally;
 use zoo_engine::{
     BatchPlan, BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineError, EngineFactory, ModelSpec, Snapshot,
     Sparsification, Task,
 };
 
-use cuda::device::Device;
 use dropout::Draw;
 use lanes::Lanes;
+use zoo_engine_cuda::{gpu, Device};
 #[cfg(target_arch = "x86_64")]
 use zoo_engine_simd::{Avx2, Avx512};
 use zoo_engine_simd::{InstructionSet, Portable, Simd};
@@ -146,12 +146,13 @@ impl Engine for PopulationEngine {
             Some(batches) => BatchPlan {
                 batches,
                 concurrency: threads.max(self.devices.len() * cuda::CONCURRENT_BATCHES_PER_DEVICE),
+                parallelism: self.devices.len(),
             },
             // A vector's width at a time, so that no thread waits while another has several.
             None => {
                 let lanes = self.instructions.lanes();
                 let batches = cohorts.iter().flat_map(|cohort| cohort.chunks(lanes).map(<[usize]>::to_vec));
-                BatchPlan { batches: batches.collect(), concurrency: threads }
+                BatchPlan { batches: batches.collect(), concurrency: threads, parallelism: threads }
             }
         })
     }
@@ -246,8 +247,8 @@ impl EngineFactory for PopulationFactory {
     fn build(&self, device: DeviceName) -> Result<BuiltEngine, DeviceError> {
         match device {
             DeviceName::Cpu => Ok(PopulationEngine::new().into()),
-            DeviceName::Cuda(number) => Ok(PopulationEngine::with_devices(cuda::gpu::devices(number)?).into()),
-            DeviceName::Auto => match cuda::gpu::devices(None) {
+            DeviceName::Cuda(number) => Ok(PopulationEngine::with_devices(gpu::devices(number)?).into()),
+            DeviceName::Auto => match gpu::devices(None) {
                 Ok(devices) => {
                     let names: Vec<String> = devices.iter().map(|d| d.driver.name()).collect();
                     let notice = Some(format!("training on {}", names.join(", ")));
@@ -330,23 +331,29 @@ impl<S: Simd> Cohort for Groups<'_, S> {
         self.data
     }
 
-    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, EngineError> {
+    fn train(
+        &mut self,
+        epoch: u32,
+        first_step: u32,
+        orders: &[Vec<u32>],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Tally>, EngineError> {
         let batch_size = self.tasks[0].hyperparameters.batch_size;
         let mut tallies = vec![Tally::default(); self.tasks.len()];
         for (group, (orders, tallies)) in
             self.groups.iter_mut().zip(orders.chunks(S::LANES).zip(tallies.chunks_mut(S::LANES)))
         {
-            for (step, start) in (0..orders[0].len()).step_by(batch_size).enumerate() {
+            for (step, start) in (first_step..).zip((0..orders[0].len()).step_by(batch_size)) {
                 interrupt.check()?;
                 let end = orders[0].len().min(start + batch_size);
                 let batches: Vec<&[u32]> = orders.iter().map(|o| &o[start..end]).collect();
-                let draw = Draw { epoch, step: step as u32 };
+                let draw = Draw { epoch, step };
                 group.train_batch(self.data, &batches, draw, |model, logits, label| {
                     tallies[model].add(logits, &[label]);
                 });
             }
         }
-        Ok(tallies.iter().map(|t| t.score().expect("the train split is not empty")).collect())
+        Ok(tallies)
     }
 
     fn gradients(&mut self, samples: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {
@@ -395,7 +402,7 @@ mod tests {
             let engine = PopulationEngine { instructions, ..PopulationEngine::new() };
             let cohorts = engine.cohorts(&models);
             assert_eq!(cohorts.iter().map(Vec::len).collect::<Vec<_>>(), [16, 3]);
-            let BatchPlan { batches, concurrency } = engine.plan_batches(cohorts, &models, &data, 2).unwrap();
+            let BatchPlan { batches, concurrency, .. } = engine.plan_batches(cohorts, &models, &data, 2).unwrap();
             assert_eq!((batches.iter().map(Vec::len).collect::<Vec<_>>().as_slice(), concurrency), (sizes, 2));
             assert!(batches.concat().into_iter().eq(0..19));
         }

@@ -5,8 +5,7 @@ use zoo_model::random::Purpose;
 
 use super::dropout::{Draw, Dropout};
 use super::layers::Layer;
-use zoo_engine::variational::{K, LOG_ALPHA_LIMIT, SMALLEST, VARIANCE_FLOOR};
-use zoo_engine_simd::functions::{exp, ln, normals, sigmoid};
+use zoo_engine_simd::functions::{add_noise, exp, kl_gradient, normals};
 use zoo_engine_simd::{Kernel, Simd};
 
 /// Adds noise to a layer's sums: `mean + sqrt(variance) * draw`, one draw a sum.
@@ -41,13 +40,6 @@ impl<S: Simd> Kernel<S> for AddNoise<'_, S> {
             }
         }
     }
-}
-
-/// A noisy sum, and its derivative by the variance.
-#[inline(always)]
-pub fn add_noise<S: Simd>(s: S, mean: S::F, variance: S::F, draw: S::F) -> (S::F, S::F) {
-    let deviation = s.sqrt(s.add(variance, s.splat(VARIANCE_FLOOR as f32)));
-    (s.fma(deviation, draw, mean), s.div(s.mul(draw, s.splat(0.5)), deviation))
 }
 
 /// The maximum over 2x2 windows of noisy sums.
@@ -215,44 +207,6 @@ impl<S: Simd> Kernel<S> for AddDivergence<'_, S> {
             let [by_weight, by_noise] = kl_gradient(s, parameter, log_sigma2);
             *gradient = s.fma(self.kl_weight, by_weight, *gradient);
             *noise_gradient = s.fma(self.kl_weight, by_noise, s.mul(*noise_gradient, sigma2));
-        }
-    }
-}
-
-/// [`kl_gradient`](zoo_engine::variational::kl_gradient) in f32.
-#[inline(always)]
-pub fn kl_gradient<S: Simd>(s: S, weight: S::F, log_sigma2: S::F) -> [S::F; 2] {
-    let [k1, k2, k3] = K.map(|k| k as f32);
-    let (zero, one) = (s.splat(0.0), s.splat(1.0));
-    let size = s.add(s.abs(weight), s.splat(SMALLEST as f32));
-    let log_alpha = s.fma(s.splat(-2.0), ln(s, size), log_sigma2);
-    let y = sigmoid(s, s.fma(s.splat(k3), log_alpha, s.splat(k2)));
-    let slope = s.mul(s.splat(k1 * k3), s.mul(y, s.sub(one, y)));
-    let slope = s.fma(s.splat(0.5), sigmoid(s, s.sub(zero, log_alpha)), slope);
-    let within = s.lt(s.abs(log_alpha), s.splat(LOG_ALPHA_LIMIT as f32));
-    let by_noise = s.select(within, s.sub(zero, slope), zero);
-    let by_weight = s.div(s.mul(by_noise, s.splat(-2.0)), s.copysign(size, weight));
-    [s.select(s.eq(weight, zero), zero, by_weight), by_noise]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use zoo_engine_simd::Portable;
-
-    #[test]
-    fn the_divergences_gradient_is_that_of_double_precision() {
-        for weight in [-1.3f32, -0.2, 1e-4, 0.0, 0.4, 3.0] {
-            for log_sigma2 in [-200.0f32, -10.0, -4.0, 0.0, 2.5] {
-                let found = kl_gradient(Portable::<1>, [weight], [log_sigma2]);
-                let expected = zoo_engine::variational::kl_gradient(weight.into(), log_sigma2.into());
-                for ([found], expected) in found.into_iter().zip(expected) {
-                    assert!(
-                        (f64::from(found) - expected).abs() <= 3e-5 * expected.abs(),
-                        "{weight} {log_sigma2}: {found} {expected}"
-                    );
-                }
-            }
         }
     }
 }

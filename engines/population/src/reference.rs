@@ -305,12 +305,12 @@ fn optimize(
 
 #[cfg(test)]
 mod tests {
-    use super::super::cuda::device::Device;
-    use super::super::cuda::emulated::{Emulated, Turns};
     use super::super::PopulationEngine;
     use super::*;
     use zoo_engine::variational::Variational;
     use zoo_engine::{Engine, Mask, Snapshot};
+    use zoo_engine_cuda::emulated::{Emulated, Turns};
+    use zoo_engine_cuda::Device;
     use zoo_engine_simd::InstructionSet;
     use zoo_model::dataset::normalize_image;
     use zoo_model::init::initial_parameters;
@@ -388,7 +388,7 @@ mod tests {
             // All in one cohort, and the last one alone.
             for range in [0..10, 9..10] {
                 let mut cohort = engine.start(&tasks[range.clone()], data, None).unwrap();
-                cohort.train(1, &orders[range.clone()], &Interrupt::default()).unwrap();
+                cohort.train(1, 0, &orders[range.clone()], &Interrupt::default()).unwrap();
                 let (snapshots, logits) = (cohort.snapshots().unwrap(), cohort.logits(Split::Test, 1..2).unwrap());
                 for ((found, logits), m) in snapshots.iter().zip(&logits).zip(range) {
                     let (model, expected) = &expected[m];
@@ -503,9 +503,9 @@ mod tests {
         model.train(&images.map(|(image, label)| (image, usize::from(label))), Draw { epoch: 2, step: 0 });
         for engine in [vec![PopulationEngine::new()], emulated()].concat() {
             let mut cohort = engine.start(std::slice::from_ref(&task), &data, None).unwrap();
-            cohort.train(1, &[vec![0, 1, 2]], &Interrupt::default()).unwrap();
+            cohort.train(1, 0, &[vec![0, 1, 2]], &Interrupt::default()).unwrap();
             cohort.prune(&[Some(mask.clone())]).unwrap();
-            cohort.train(2, &[vec![3, 4, 5]], &Interrupt::default()).unwrap();
+            cohort.train(2, 0, &[vec![3, 4, 5]], &Interrupt::default()).unwrap();
             assert!(bits(cohort.snapshots().unwrap()[0].parameters.iter().copied()) == wide(&model.parameters));
         }
     }

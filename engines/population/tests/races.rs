@@ -4,15 +4,15 @@
 use std::path::Path;
 use std::process::Command;
 
-use zoo_engine_population::cuda::source::kernel_source;
+use zoo_engine_population::cuda::source::model_kernels;
 use zoo_model::{Activation, Architecture, Hyperparameters, Optimizer};
 
 /// Output of the kernels for such models, and whether they raced.
 fn run(h: &Hyperparameters, shape: [usize; 3], change: impl Fn(&str) -> String) -> (String, bool) {
     let dir = tempfile::tempdir().unwrap();
-    let source = kernel_source(h, &h.network(shape, 10).unwrap()).unwrap();
+    let kernels = model_kernels(h, &h.network(shape, 10).unwrap()).unwrap();
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    std::fs::write(dir.path().join("kernels.cu"), change(&source.text)).unwrap();
+    std::fs::write(dir.path().join("kernels.cu"), change(&kernels.source.text)).unwrap();
     let program = dir.path().join("races");
     let compiled = Command::new("cc")
         .args([
@@ -24,7 +24,7 @@ fn run(h: &Hyperparameters, shape: [usize; 3], change: impl Fn(&str) -> String) 
             "-fno-strict-aliasing",
             "-fwrapv",
         ])
-        .arg(format!("-DSHIM=\"{}\"", package.join("src/cuda/shim.h").display()))
+        .arg(format!("-DSHIM=\"{}\"", package.join("../cuda/src/shim.h").display()))
         .args(["-w", "-DSHIM_THREADS", "-DKERNELS=\"kernels.cu\"", "-I"])
         .args([dir.path(), &package.join("tests/races/main.c"), Path::new("-o"), &program])
         .args(["-lm", "-lpthread"])

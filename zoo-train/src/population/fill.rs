@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -14,8 +15,9 @@ use zoo_model::{ModelId, Params};
 
 use super::run::{finish_if_complete, lock, training_dir, write_run, RunRecord, ShardRecord};
 use super::{Completion, Population, Settings, Shard};
-use crate::checkpoint::{self, Checkpoints};
-use crate::trajectory::{self, Job, Progress, Trajectory};
+use crate::checkpoint::{self, Checkpoints, Saved};
+use crate::kept_states::{Keeper, KeptStates};
+use crate::trajectory::{self, Job, Progress, Sink};
 use crate::TrainError;
 
 /// Models of a batch that one thread writes; a batch of a device has hundreds.
@@ -34,21 +36,26 @@ impl Population<'_> {
         let cohorts: Vec<Vec<usize>> = settings.shard.part_of(self.engine.cohorts(&specs));
         self.write_shard(settings.shard, &cohorts, &run)?;
         let total: usize = cohorts.iter().map(Vec::len).sum();
-        let BatchPlan { batches, concurrency } =
-            self.engine.plan_batches(cohorts, &specs, self.data, settings.threads)?;
+        let plan = self.engine.plan_batches(cohorts, &specs, self.data, settings.threads)?;
+        let threads_per_batch = plan.threads_per_batch(settings.threads);
+        let BatchPlan { batches, concurrency, .. } = plan;
         let progress = stage.progress("training", total as u64 * self.epochs());
         let checkpoints = Checkpoints::find(&training_dir(self.zoo), &run.record.fingerprint);
+        let is_unfinished = |id: ModelId| !self.zoo.model(id).is_dir();
+        if settings.shard == Shard::WHOLE {
+            checkpoints.remove_superseded(is_unfinished);
+        }
         let batches = divide(batches, |model| {
             let id = run.ids[model];
-            if self.zoo.model(id).is_dir() {
+            if !is_unfinished(id) {
                 progress.skip(self.epochs());
                 return None;
             }
-            Some(checkpoints.epoch(id))
+            Some(checkpoints.position(id))
         });
 
         let worker = Worker { population: *self, run: &run, checkpoints, settings, stage, progress: progress.as_ref() };
-        in_parallel(&batches, concurrency, |batch| worker.train(batch))?;
+        in_parallel(&batches, concurrency, threads_per_batch, |batch| worker.train(batch))?;
         drop(progress);
         finish_if_complete(self.zoo, &run)
     }
@@ -71,27 +78,29 @@ impl Population<'_> {
     }
 }
 
-/// Divides batches into models that resume from one epoch, which `epoch` gives; without those for
-/// which it is `None`. They differ where an earlier run had batches of another width.
-fn divide(batches: Vec<Vec<usize>>, epoch: impl Fn(usize) -> Option<u32>) -> Vec<Vec<usize>> {
+/// Divides batches into models that resume from one position, an epoch and a step, which `position`
+/// gives; without those for which it is `None`. They differ where an earlier run had batches of another
+/// width.
+fn divide(batches: Vec<Vec<usize>>, position: impl Fn(usize) -> Option<(u32, usize)>) -> Vec<Vec<usize>> {
     let mut divided = Vec::new();
     for batch in batches {
-        let mut by_epoch: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        let mut by_position: BTreeMap<(u32, usize), Vec<usize>> = BTreeMap::new();
         for model in batch {
-            if let Some(epoch) = epoch(model) {
-                by_epoch.entry(epoch).or_default().push(model);
+            if let Some(position) = position(model) {
+                by_position.entry(position).or_default().push(model);
             }
         }
-        divided.extend(by_epoch.into_values());
+        divided.extend(by_position.into_values());
     }
     divided
 }
 
-/// Does `work` on each batch, the given number of them at once, each in a rayon pool of one thread: a
-/// matrix product is then never split, however many cores there are. The first error ends it.
+/// Does `work` on each batch, the given number of them at once, each in a rayon pool of its own
+/// [threads](BatchPlan::threads_per_batch). The first error ends it.
 fn in_parallel(
     batches: &[Vec<usize>],
     concurrency: usize,
+    threads_per_batch: usize,
     work: impl Fn(&[usize]) -> Result<(), TrainError> + Sync,
 ) -> Result<(), TrainError> {
     let next = AtomicUsize::new(0);
@@ -108,7 +117,8 @@ fn in_parallel(
     std::thread::scope(|scope| {
         for _ in 0..concurrency.clamp(1, batches.len().max(1)) {
             scope.spawn(|| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(TrainError::Threads);
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads_per_batch).build();
+                let pool = pool.map_err(TrainError::Threads);
                 let outcome = pool.and_then(|pool| pool.install(work_on_all));
                 if let (Err(error), Ok(mut failure)) = (outcome, failure.lock()) {
                     failure.get_or_insert(error);
@@ -149,59 +159,122 @@ impl Worker<'_> {
 
     fn train_from_checkpoint(&self, batch: &[usize], ids: &[ModelId]) -> Result<(), TrainError> {
         let Population { zoo, source, engine, data, kept_epochs, .. } = self.population;
-        let models = ids.len() as u64;
-        let staging = training_dir(zoo);
-        let path = checkpoint::path(&staging, ids);
-        let fingerprint = &self.run.record.fingerprint;
         let (params, jobs): (Vec<Params>, Vec<Job>) = source.jobs(batch, engine, data)?.into_iter().unzip();
-        let mut progress = match self.checkpoints.load(ids) {
-            Some(saved) if saved.fits(engine, &jobs, data, kept_epochs)? => saved,
-            _ => {
-                if self.checkpoints.epoch(ids[0]) > 0 {
-                    tracing::warn!("the checkpoint of model {} does not fit; its batch starts over", ids[0]);
-                }
-                Progress::default()
-            }
+        let keepers =
+            ids.iter().zip(&jobs).map(|(&id, job)| Keeper { zoo, id, network: &job.task.network, epochs: kept_epochs });
+        let keepers: Vec<Keeper> = keepers.collect();
+        let Saved { mut progress, states } = match self.saved(&keepers, &jobs)? {
+            Some(saved) => saved,
+            None => Saved { progress: Progress::default(), states: vec![KeptStates::default(); ids.len()] },
         };
-        self.progress.skip(models * u64::from(progress.epoch));
-
-        let mut saved = (Instant::now(), progress.epoch);
+        self.progress.skip(ids.len() as u64 * u64::from(progress.epoch));
+        let mut batch = Batch {
+            worker: self,
+            path: checkpoint::path(&training_dir(zoo), ids),
+            ids,
+            keepers,
+            states,
+            epoch: progress.epoch,
+            saved: (Instant::now(), progress.position()),
+        };
         let interrupt = &self.stage.interrupt;
-        let outcome = trajectory::train(engine, &jobs, data, kept_epochs, &mut progress, interrupt, |now| {
-            self.progress.advance(models);
-            if saved.0.elapsed() >= self.settings.checkpoint_pause {
-                checkpoint::save(&path, fingerprint, ids, now)?;
-                saved = (Instant::now(), now.epoch);
-            }
-            Ok::<(), TrainError>(())
-        });
-        let trajectories = match outcome {
+        match trajectory::train(engine, &jobs, data, kept_epochs, &mut progress, interrupt, &mut batch) {
             Err(TrainError::Interrupted(Interrupted)) => {
-                if progress.epoch > saved.1 {
-                    checkpoint::save(&path, fingerprint, ids, &progress)?;
+                if progress.position() > batch.saved.1 {
+                    batch.save(&progress)?;
                 }
-                return Err(Interrupted.into());
+                Err(Interrupted.into())
             }
-            other => other?,
-        };
-        self.write(&params, &jobs, &trajectories)?;
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(FileError::io("remove", path)(e).into()),
-            _ => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => batch.finish(&params, &progress),
         }
     }
 
-    /// Writes the models of a batch, many by several threads.
-    fn write(&self, params: &[Params], jobs: &[Job], trajectories: &[Trajectory]) -> Result<(), TrainError> {
-        let zoo = self.population.zoo;
-        let staging = training_dir(zoo);
-        let write = |m: usize| {
-            let Trajectory { lines, states } = &trajectories[m];
-            zoo.write_model(&staging, &params[m], &jobs[m].task.network, lines, states)
-        };
-        let threads = self.settings.threads.min(jobs.len() / MODELS_PER_WRITER).max(1);
+    /// What is saved of a batch, if all of it is there and fits.
+    fn saved(&self, keepers: &[Keeper], jobs: &[Job]) -> Result<Option<Saved>, TrainError> {
+        let Population { engine, data, kept_epochs, .. } = self.population;
+        let ids: Vec<ModelId> = keepers.iter().map(|k| k.id).collect();
+        if let Some(saved) = self.checkpoints.load(&ids) {
+            let mut has_states = keepers.iter().zip(&saved.states).map(|(keeper, states)| keeper.has_written(states));
+            if saved.progress.fits(engine, jobs, data, kept_epochs)?
+                && has_states.try_fold(true, |all, has| has.map(|has| all && has))?
+            {
+                return Ok(Some(saved));
+            }
+        }
+        if self.checkpoints.position(ids[0]) > (0, 0) {
+            tracing::warn!("the checkpoint of model {} does not fit; its batch starts over", ids[0]);
+        }
+        Ok(None)
+    }
+
+    /// Does `work` on the models of a batch, many by several threads.
+    fn on_models(
+        &self,
+        states: &mut [KeptStates],
+        work: impl Fn(usize, &mut KeptStates) -> Result<(), FileError> + Sync,
+    ) -> Result<(), TrainError> {
+        let threads = self.settings.threads.min(states.len() / MODELS_PER_WRITER).max(1);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(TrainError::Threads)?;
-        Ok(pool.install(|| (0..jobs.len()).into_par_iter().try_for_each(write))?)
+        Ok(pool.install(|| states.par_iter_mut().enumerate().try_for_each(|(m, states)| work(m, states)))?)
+    }
+}
+
+/// A batch in training.
+struct Batch<'a> {
+    worker: &'a Worker<'a>,
+    /// Of its checkpoint.
+    path: PathBuf,
+    ids: &'a [ModelId],
+    keepers: Vec<Keeper<'a>>,
+    states: Vec<KeptStates>,
+    /// Epochs trained.
+    epoch: u32,
+    /// When, and where, it was saved last.
+    saved: (Instant, (u32, usize)),
+}
+
+impl Batch<'_> {
+    fn save(&mut self, progress: &Progress) -> Result<(), TrainError> {
+        checkpoint::save(&self.path, &self.worker.run.record.fingerprint, self.ids, progress, &self.states)?;
+        self.saved = (Instant::now(), progress.position());
+        Ok(())
+    }
+
+    /// Puts its models in place.
+    fn finish(mut self, params: &[Params], progress: &Progress) -> Result<(), TrainError> {
+        let keepers = &self.keepers;
+        self.worker
+            .on_models(&mut self.states, |m, states| keepers[m].finish(&params[m], &progress.lines[m], states))?;
+        match fs::remove_file(&self.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(FileError::io("remove", self.path)(e).into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Sink for Batch<'_> {
+    type Error = TrainError;
+
+    fn keep(&mut self, states: Vec<Vec<f32>>) -> Result<(), TrainError> {
+        self.states.iter_mut().zip(states).for_each(|(kept, state)| kept.push(state));
+        let in_memory: usize = self.states.iter().map(KeptStates::bytes_in_memory).sum();
+        if in_memory <= self.worker.settings.states_in_memory {
+            return Ok(());
+        }
+        let keepers = &self.keepers;
+        self.worker.on_models(&mut self.states, |m, states| keepers[m].write(states))
+    }
+
+    fn pass(&mut self, progress: &Progress) -> Result<(), TrainError> {
+        if progress.epoch > self.epoch {
+            self.epoch = progress.epoch;
+            self.worker.progress.advance(self.ids.len() as u64);
+        }
+        if self.saved.0.elapsed() >= self.worker.settings.checkpoint_pause {
+            self.save(progress)?;
+        }
+        Ok(())
     }
 }
 
@@ -210,9 +283,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_are_divided_into_models_at_one_epoch() {
-        let epochs = [None, Some(3), Some(0), Some(3), Some(7), None];
-        let divided = divide(vec![vec![0, 1, 2, 3], vec![4, 5]], |model| epochs[model]);
-        assert_eq!(divided, [vec![2], vec![1, 3], vec![4]]);
+    fn batches_are_divided_into_models_at_one_position() {
+        let positions = [None, Some((3, 0)), Some((0, 0)), Some((3, 0)), Some((3, 5)), Some((7, 0)), None];
+        let divided = divide(vec![vec![0, 1, 2, 3, 4], vec![5, 6]], |model| positions[model]);
+        assert_eq!(divided, [vec![2], vec![1, 3], vec![4], vec![5]]);
+    }
+
+    #[test]
+    fn a_batch_has_its_share_of_the_threads() {
+        let batches = vec![vec![0]; 3];
+        for (concurrency, threads_per_batch) in [(1, 4), (2, 1)] {
+            let seen = Mutex::new(Vec::new());
+            in_parallel(&batches, concurrency, threads_per_batch, |_| {
+                seen.lock().unwrap().push(rayon::current_num_threads());
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(seen.into_inner().unwrap(), [threads_per_batch; 3]);
+        }
     }
 }

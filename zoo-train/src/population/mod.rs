@@ -1,8 +1,8 @@
 //! Fills a zoo directory with trained models: in parallel, resumable, in shards.
 //!
 //! While a zoo is unfinished, everything that is not a finished model lives in its folder
-//! `.training`: `run.json` (what is being made), checkpoints, locks, temporaries. It goes
-//! when the zoo is finished. What replaces another zoo is made in a hidden folder beside it.
+//! `.training`: `run.json` (what is being made), checkpoints, the states of large models in training,
+//! locks, temporaries. It goes when the zoo is finished. What replaces another zoo is made in a hidden folder beside it.
 
 mod fill;
 mod replacement;
@@ -50,12 +50,16 @@ pub trait ModelSource: Sync {
 /// How to fill a zoo directory.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Threads, each training one batch of models at a time; a device may have more, which wait for it.
+    /// Threads, shared by the batches of models that are trained at once; a device may have more, which
+    /// wait for it.
     pub threads: usize,
     /// Which cohorts to train.
     pub shard: Shard,
     /// Pause between two checkpoints of a batch of models.
     pub checkpoint_pause: Duration,
+    /// Size in bytes of the kept states that a batch of models holds in memory, and its checkpoint with
+    /// them; if there are more, they are written to the models' own files.
+    pub states_in_memory: usize,
     /// Replace an output that was built from different inputs, once the new one is complete.
     pub force: bool,
     /// Train on a dataset that is not the described one.
@@ -65,7 +69,14 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, shard: Shard::WHOLE, checkpoint_pause: Duration::from_secs(30), force: false, any_data: false }
+        Self {
+            threads,
+            shard: Shard::WHOLE,
+            checkpoint_pause: Duration::from_secs(30),
+            states_in_memory: 32 << 20,
+            force: false,
+            any_data: false,
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 mod replay;
 mod retrain;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use zoo_engine::{DeviceName, Engine};
+use zoo_engine::{DeviceName, Engine, ModelSpec};
 use zoo_model::stage::{Stage, UsageError};
 use zoo_model::text::counted;
 use zoo_model::zoo_dir::names;
@@ -13,7 +14,7 @@ use zoo_model::{Dataset, ModelId, ZooDir, ZooRecord};
 use zoo_pack::head::{ArchiveHead, ReadUntil};
 use zoo_train::registry;
 
-use crate::checker::Checker;
+use crate::checker::{Checker, Sampled};
 use crate::{Failure, Level, Options, Report, VerifyError};
 use replay::replay;
 use retrain::retrain;
@@ -46,8 +47,10 @@ pub fn rerun(
     let engine = engine_of(&report.path, &record, data, options)?;
     let wanted = checker.wanted.replay.len() + checker.wanted.retrain.len();
     let progress = stage.progress("rerunning", wanted as u64);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
     let sampled = std::mem::take(&mut checker.sampled);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads_per_model(&sampled, engine.as_ref(), data, options.threads))
+        .build()?;
     for (id, model) in &sampled {
         if checker.wanted.replay.contains(id) {
             let failures = pool.install(|| replay(model, engine.as_ref(), data, &stage.interrupt))?;
@@ -67,6 +70,18 @@ pub fn rerun(
     note_fewer("replay", options.replay, report.replayed.len(), &mut report.notes);
     note_fewer("retrain", options.retrain, report.retrained.len(), &mut report.notes);
     Ok(())
+}
+
+/// Threads that the engine trains one model in.
+fn threads_per_model(
+    sampled: &BTreeMap<ModelId, Sampled>,
+    engine: &dyn Engine,
+    data: &Dataset,
+    threads: usize,
+) -> usize {
+    let Some(model) = sampled.values().next() else { return 1 };
+    let spec = ModelSpec::from(model.params.hyperparameters.clone());
+    engine.plan_batches(vec![vec![0]], &[&spec], data, threads).map_or(1, |plan| plan.threads_per_batch(threads))
 }
 
 /// Notes it if fewer models were rerun than a flag asked for.

@@ -10,7 +10,7 @@ use zoo_model::zoo_dir::names;
 use zoo_model::{states, Dataset, ModelId, Network, Params, ResultLine, ZooRecord};
 use zoo_sparsify::Twin;
 use zoo_train::registry;
-use zoo_train::trajectory::{self, Job, Progress, Trajectory};
+use zoo_train::trajectory::{self, Job, Progress, Sink};
 
 use super::failure;
 use crate::checker::Sampled;
@@ -75,10 +75,32 @@ fn train(
     kept: &[u32],
     interrupt: &Interrupt,
 ) -> Result<Trajectory, EngineError> {
-    let mut progress = Progress::default();
-    let ignore = |_: &Progress| Ok(());
-    let mut trained = trajectory::train::<EngineError>(engine, &[job], data, kept, &mut progress, interrupt, ignore)?;
-    Ok(trained.remove(0))
+    let (mut progress, mut kept_states) = (Progress::default(), KeptStates::default());
+    trajectory::train(engine, &[job], data, kept, &mut progress, interrupt, &mut kept_states)?;
+    Ok(Trajectory { lines: progress.lines.remove(0), states: kept_states.0 })
+}
+
+/// What a model leaves: one line and one flat state per kept epoch.
+struct Trajectory {
+    lines: Vec<ResultLine>,
+    states: Vec<Vec<f32>>,
+}
+
+/// The states of one model in training.
+#[derive(Default)]
+struct KeptStates(Vec<Vec<f32>>);
+
+impl Sink for KeptStates {
+    type Error = EngineError;
+
+    fn keep(&mut self, states: Vec<Vec<f32>>) -> Result<(), EngineError> {
+        self.0.extend(states);
+        Ok(())
+    }
+
+    fn pass(&mut self, _: &Progress) -> Result<(), EngineError> {
+        Ok(())
+    }
 }
 
 /// SHA-256 of the states file that this trajectory would have.

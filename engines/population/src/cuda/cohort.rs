@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use zoo_engine_cuda::{Buffer, Device, Images, Lease, Program, Queue};
 use zoo_model::dataset::PerSplit;
 use zoo_model::random::dropout_threshold;
 use zoo_model::stage::Interrupt;
@@ -15,11 +16,9 @@ use zoo_model::{Dataset, Optimizer, Split};
 
 use zoo_engine::DeviceError;
 
-use super::device::{Device, Images, Lease};
-use super::driver::{Buffer, KernelName, Program, Queue};
 use super::memory::EVALUATION_CHUNK;
-use super::source::KernelSource;
-use zoo_engine::metrics::Score;
+use super::source::ModelKernels;
+use zoo_engine::metrics::Tally;
 use zoo_engine::optimizer::{adam_corrections, BETA1};
 use zoo_engine::{Cohort, EngineError, Evaluation, Mask, Moments, Snapshot, Task};
 
@@ -69,9 +68,11 @@ impl Constants {
 /// An epoch under way.
 struct Epoch {
     number: u32,
-    /// Samples of each model's order.
+    /// The step that it begins with.
+    first_step: usize,
+    /// Samples of each model's order, those before the first step included.
     samples: usize,
-    /// Steps that have been launched.
+    /// The step after the last one that has been launched.
     launched: usize,
 }
 
@@ -79,7 +80,7 @@ struct Epoch {
 pub struct DeviceCohort<'d> {
     tasks: Vec<Task>,
     data: &'d Dataset,
-    source: Arc<KernelSource>,
+    kernels: Arc<ModelKernels>,
     program: Arc<dyn Program>,
     queue: Box<dyn Queue>,
     /// For what is copied out while an epoch is under way.
@@ -119,7 +120,7 @@ impl<'d> DeviceCohort<'d> {
     /// Models of one kind, from their initial parameters or from snapshots.
     pub fn new(
         device: &Device,
-        source: Arc<KernelSource>,
+        kernels: Arc<ModelKernels>,
         program: Arc<dyn Program>,
         lease: Lease,
         tasks: &[Task],
@@ -128,9 +129,9 @@ impl<'d> DeviceCohort<'d> {
     ) -> Result<Self, DeviceError> {
         let queue = device.driver.queue()?;
         let models = tasks.len();
-        let vector = models * source.places.len() * size_of::<f32>();
+        let vector = models * kernels.places.len() * size_of::<f32>();
         let state = || -> Result<State, DeviceError> {
-            Ok(State { parameters: queue.allocate(vector)?, moments: queue.allocate(vector * source.moments)? })
+            Ok(State { parameters: queue.allocate(vector)?, moments: queue.allocate(vector * kernels.moments)? })
         };
         let mut cohort = Self {
             images: device.images(queue.as_ref(), data)?,
@@ -151,7 +152,7 @@ impl<'d> DeviceCohort<'d> {
             launch_seconds: device.driver.launch_seconds(),
             tasks: tasks.to_vec(),
             data,
-            source,
+            kernels,
             program,
             constants: Constants::new(queue.as_ref(), tasks)?,
             queue,
@@ -168,7 +169,7 @@ impl<'d> DeviceCohort<'d> {
     /// Copies the first state to the device. Initial parameters are taken as they are, whatever the
     /// mask, as on the processor.
     fn load(&mut self, from: Option<&[Snapshot]>) -> Result<(), DeviceError> {
-        let places = &self.source.places;
+        let places = &self.kernels.places;
         let mut bytes = Vec::new();
         let tasks = &self.tasks;
         let parameter = |m: usize, p: usize| from.map_or(tasks[m].initial[p], |f| f[m].parameters[p] as f32);
@@ -185,7 +186,7 @@ impl<'d> DeviceCohort<'d> {
     }
 
     fn set_masks(&mut self, masks: &[Option<Vec<bool>>]) -> Result<(), DeviceError> {
-        let places = &self.source.places;
+        let places = &self.kernels.places;
         let size = masks.len() * places.len();
         let mut bytes = vec![1; size];
         let mut buffer = match self.masks.take() {
@@ -231,7 +232,7 @@ impl<'d> DeviceCohort<'d> {
         [images.pixels.address, images.labels.address, images.values.address]
     }
 
-    fn launch(&self, kernel: KernelName, grid: [usize; 2], arguments: &[u64]) -> Result<(), DeviceError> {
+    fn launch(&self, kernel: &str, grid: [usize; 2], arguments: &[u64]) -> Result<(), DeviceError> {
         let grid = grid.map(|n| n as u32);
         // SAFETY: every caller writes the argument as the kernel declares it, with buffers of this
         // cohort and its device, which live as long as it and are as large as their comments say.
@@ -259,7 +260,7 @@ impl<'d> DeviceCohort<'d> {
             pair(steps.start as u32, steps.len() as u32),
             pair(epoch, 0),
         ]);
-        self.launch(KernelName::Train, [self.tasks.len(), 1], &arguments)
+        self.launch("train", [self.tasks.len(), 1], &arguments)
     }
 
     fn steps(&self, samples: usize) -> usize {
@@ -275,9 +276,10 @@ impl<'d> DeviceCohort<'d> {
         self.queue.upload(&bytes, &mut self.orders)
     }
 
-    /// Uploads what Adam's moments are divided by in the next steps.
-    fn upload_corrections(&mut self, steps: usize) -> Result<(), DeviceError> {
-        let of_step = |step: usize| adam_corrections(BETA1, self.step + 1 + step as u64);
+    /// Uploads what Adam's moments are divided by in an epoch's steps, of which those before the first
+    /// one are not used.
+    fn upload_corrections(&mut self, first_step: usize, steps: usize) -> Result<(), DeviceError> {
+        let of_step = |step: usize| adam_corrections(BETA1, self.step + 1 + step.saturating_sub(first_step) as u64);
         let (biases, corrections): (Vec<f64>, Vec<f64>) = (0..steps).map(of_step).unzip();
         let biases = bytes_of(biases, f64::to_le_bytes);
         let corrections = bytes_of(corrections, |c| (c as f32).to_le_bytes());
@@ -289,30 +291,30 @@ impl<'d> DeviceCohort<'d> {
         self.queue.upload(&corrections, &mut self.corrections)
     }
 
-    /// Begins an epoch on orders that are on the device.
-    fn begin(&mut self, number: u32, samples: usize) -> Result<(), DeviceError> {
+    /// Begins an epoch, or what is left of it from a step on, with orders that are on the device.
+    fn begin(&mut self, number: u32, first_step: usize, samples: usize) -> Result<(), DeviceError> {
         let steps = self.steps(samples);
         match self.tasks[0].hyperparameters.optimizer {
-            Optimizer::Adam => self.upload_corrections(steps)?,
+            Optimizer::Adam => self.upload_corrections(first_step, steps)?,
             Optimizer::Sgd => {}
         }
         self.queue.copy(&self.finished.parameters, &mut self.working.parameters)?;
         self.queue.copy(&self.finished.moments, &mut self.working.moments)?;
         self.queue.clear(&mut self.losses)?;
         self.queue.clear(&mut self.hits)?;
-        self.epoch = Some(Epoch { number, samples, launched: 0 });
+        self.epoch = Some(Epoch { number, first_step, samples, launched: first_step });
         self.launch_more()
     }
 
     /// Launches as many steps as a launch has time for.
     fn launch_more(&mut self) -> Result<(), DeviceError> {
-        let Some(Epoch { number, samples, launched }) = self.epoch else { return Ok(()) };
+        let Some(Epoch { number, first_step, samples, launched }) = self.epoch else { return Ok(()) };
         let steps = self.steps(samples);
         // Before anything is known, few.
         let count = if self.step_seconds > 0.0 { self.launch_seconds * AIM / self.step_seconds } else { 2.0 };
         let end = steps.min(launched + (count as usize).max(1));
         self.launch_train(&self.working, 0, samples, launched..end, number)?;
-        self.epoch = Some(Epoch { number, samples, launched: end });
+        self.epoch = Some(Epoch { number, first_step, samples, launched: end });
         Ok(())
     }
 
@@ -325,9 +327,10 @@ impl<'d> DeviceCohort<'d> {
     }
 
     /// Finishes the epoch that is under way.
-    fn finish(&mut self, interrupt: &Interrupt) -> Result<Vec<Score>, EngineError> {
-        let mut before = 0;
-        while let Some(Epoch { samples, launched, .. }) = self.epoch {
+    fn finish(&mut self, interrupt: &Interrupt) -> Result<Vec<Tally>, EngineError> {
+        let mut before = self.epoch.as_ref().map_or(0, |e| e.first_step);
+        let mut is_first = true;
+        while let Some(Epoch { first_step, samples, launched, .. }) = self.epoch {
             let started = Instant::now();
             self.queue.wait()?;
             if let Err(interrupted) = interrupt.check() {
@@ -335,33 +338,31 @@ impl<'d> DeviceCohort<'d> {
                 return Err(interrupted.into());
             }
             // The first launch may have begun long before this wait.
-            if before > 0 || self.step_seconds == 0.0 {
+            if !is_first || self.step_seconds == 0.0 {
                 self.step_seconds = started.elapsed().as_secs_f64().max(1e-7) / (launched - before) as f64;
             }
-            before = launched;
+            (before, is_first) = (launched, false);
             if launched < self.steps(samples) {
                 self.launch_more()?;
                 continue;
             }
             self.epoch = None;
-            self.step += launched as u64;
+            self.step += (launched - first_step) as u64;
             std::mem::swap(&mut self.finished, &mut self.working);
-            let scores = self.tallies(samples)?;
-            return Ok(scores.into_iter().map(|(loss, accuracy)| Score { loss, accuracy }).collect());
+            return Ok(self.tallies(samples - first_step * self.tasks[0].hyperparameters.batch_size)?);
         }
         unreachable!("only an epoch that was begun is finished")
     }
 
-    /// Mean losses and fractions of hits over the given number of samples.
-    fn tallies(&self, samples: usize) -> Result<Vec<(f64, f64)>, DeviceError> {
+    /// The sums over the given number of samples.
+    fn tallies(&self, samples: usize) -> Result<Vec<Tally>, DeviceError> {
         let models = self.tasks.len();
         let (mut losses, mut hits) = (vec![0; models * size_of::<f64>()], vec![0; models * size_of::<u32>()]);
         self.queue.download(&self.losses, &mut losses)?;
         self.queue.download(&self.hits, &mut hits)?;
-        let n = samples as f64;
         let losses = losses.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes")));
         let hits = hits.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().expect("four bytes")));
-        Ok(losses.zip(hits).map(|(loss, hits)| (loss / n, f64::from(hits) / n)).collect())
+        Ok(losses.zip(hits).map(|(loss, hits)| Tally { loss, hits: hits.into(), samples: samples as u64 }).collect())
     }
 
     /// Leaves the logits (models, range, classes) of the finished models on the device.
@@ -371,12 +372,12 @@ impl<'d> DeviceCohort<'d> {
         arguments.extend(self.models(&self.finished));
         arguments.extend([self.logits.address, pair(range.start as u32, range.len() as u32)]);
         let blocks = BUSY.div_ceil(models).clamp(1, range.len().max(1));
-        self.launch(KernelName::Evaluate, [models, blocks], &arguments)
+        self.launch("evaluate", [models, blocks], &arguments)
     }
 
     /// PyTorch's flat vectors of the models: `rows` a model.
     fn flat(&self, buffer: &Buffer, rows: usize) -> Result<Vec<Vec<f64>>, DeviceError> {
-        let places = &self.source.places;
+        let places = &self.kernels.places;
         let mut bytes = vec![0; self.tasks.len() * rows * places.len() * size_of::<f32>()];
         self.copies.download(buffer, &mut bytes)?;
         let flat = |bytes: &[u8]| {
@@ -405,9 +406,9 @@ impl<'d> DeviceCohort<'d> {
         let (models, samples) = (self.tasks.len(), self.data.len(Split::Train));
         let arguments =
             [self.constants.seeds.address, self.orders.address, pair(models as u32, samples as u32), pair(absolute, 0)];
-        let blocks = models.div_ceil(self.source.threads as usize);
-        self.launch(KernelName::Shuffle, [blocks, 1], &arguments)?;
-        self.begin(absolute, samples)
+        let blocks = models.div_ceil(self.kernels.source.threads as usize);
+        self.launch("shuffle", [blocks, 1], &arguments)?;
+        self.begin(absolute, 0, samples)
     }
 }
 
@@ -428,10 +429,20 @@ impl Cohort for DeviceCohort<'_> {
         self.data
     }
 
-    fn train(&mut self, epoch: u32, orders: &[Vec<u32>], interrupt: &Interrupt) -> Result<Vec<Score>, EngineError> {
+    fn train(
+        &mut self,
+        epoch: u32,
+        first_step: u32,
+        orders: &[Vec<u32>],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Tally>, EngineError> {
         self.cancel_prefetch()?;
-        self.upload_orders(orders)?;
-        self.begin(epoch, orders[0].len())?;
+        let first_step = first_step as usize;
+        // The kernel finds a step's samples by its number.
+        let skipped = vec![0; first_step * self.tasks[0].hyperparameters.batch_size];
+        let orders: Vec<Vec<u32>> = orders.iter().map(|order| [skipped.as_slice(), order].concat()).collect();
+        self.upload_orders(&orders)?;
+        self.begin(epoch, first_step, orders[0].len())?;
         self.finish(interrupt)
     }
 
@@ -444,11 +455,14 @@ impl Cohort for DeviceCohort<'_> {
         Ok(())
     }
 
-    fn train_epoch(&mut self, epoch: u32, interrupt: &Interrupt) -> Result<Vec<Score>, EngineError> {
+    fn train_part(&mut self, epoch: u32, first_step: usize, interrupt: &Interrupt) -> Result<Vec<Tally>, EngineError> {
         let absolute = self.absolute(epoch);
+        if first_step > 0 {
+            let orders = self.orders_of_part(epoch, first_step);
+            return self.train(absolute, first_step as u32, &orders, interrupt);
+        }
         if self.epoch.as_ref().is_none_or(|e| e.number != absolute) {
             self.cancel_prefetch()?;
-            self.prune_for(epoch)?;
             self.start_shuffled_epoch(absolute)?;
         }
         self.finish(interrupt)
@@ -493,21 +507,20 @@ impl Cohort for DeviceCohort<'_> {
             let labels = self.split(split)[1] + (piece.start * size_of::<u16>()) as u64;
             let mut arguments = self.models(&self.finished);
             arguments.extend([self.logits.address, labels, self.predictions.address, pair(piece.len() as u32, 0)]);
-            self.launch(KernelName::Score, [models.div_ceil(self.source.threads as usize), 1], &arguments)?;
+            self.launch("score", [models.div_ceil(self.kernels.source.threads as usize), 1], &arguments)?;
             let mut bytes = vec![0; models * piece.len() * size_of::<u16>()];
             self.queue.download(&self.predictions, &mut bytes)?;
             for (predictions, bytes) in predictions.iter_mut().zip(bytes.chunks_exact(piece.len() * 2)) {
                 predictions.extend(bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])));
             }
         }
-        let score = |(loss, accuracy)| (total > 0).then_some(Score { loss, accuracy });
-        let scores = self.tallies(total)?.into_iter().map(score);
+        let scores = self.tallies(total)?.into_iter().map(|tally| tally.score());
         Ok(scores.zip(predictions).map(|(score, predictions)| Evaluation { score, predictions }).collect())
     }
 
     fn snapshots(&self) -> Result<Vec<Snapshot>, EngineError> {
         let parameters = self.flat(&self.finished.parameters, 1)?;
-        let mut moments = self.flat(&self.finished.moments, self.source.moments)?.into_iter();
+        let mut moments = self.flat(&self.finished.moments, self.kernels.moments)?.into_iter();
         let optimizer = self.tasks[0].hyperparameters.optimizer;
         let each = parameters.into_iter().map(|parameters| Snapshot {
             step: self.step,
@@ -522,7 +535,7 @@ impl Cohort for DeviceCohort<'_> {
         self.cancel_prefetch()?;
         self.set_masks(masks)?;
         let arguments = self.models(&self.finished);
-        self.launch(KernelName::Prune, [self.tasks.len(), 1], &arguments)?;
+        self.launch("prune", [self.tasks.len(), 1], &arguments)?;
         Ok(self.queue.wait()?)
     }
 }

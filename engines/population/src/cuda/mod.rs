@@ -1,4 +1,5 @@
-//! Populations on CUDA devices: hundreds of models per launch, one per block, whole epochs on the device.
+//! Populations on CUDA devices: hundreds of models per launch, one per block, whole epochs on the device
+//! ([`zoo_engine_cuda`]).
 //!
 //! The kernels repeat `reference.rs` operation by operation, so that a model has the bits it has on
 //! the processor; each kind of model is checked for that on the device before it is trained there.
@@ -7,26 +8,18 @@
 //! | --- | --- |
 //! | `kernels/` | the kernels, in what C and CUDA have in common |
 //! | [`mod@source`] | the sizes, places and layers that the kernels are compiled for |
-//! | [`driver`] | what is needed of a device |
-//! | [`gpu`] | a GPU, through libcuda and NVRTC, both found when the program runs |
-//! | [`emulated`] | the kernels on the processor, by a C compiler, for tests |
-//! | [`device`] | what the cohorts of a device share |
 //! | `memory` | how much device memory models take |
 //! | [`cohort`] | a cohort's buffers and launches |
 
 #![allow(unsafe_code)]
 
 pub mod cohort;
-pub mod device;
-pub mod driver;
-#[cfg(feature = "testing")]
-pub mod emulated;
-pub mod gpu;
 mod memory;
 pub mod source;
 
 use std::sync::Arc;
 
+use zoo_engine_cuda::{Device, Lease, Program};
 use zoo_model::dataset::{PerSplit, Samples};
 use zoo_model::init::initial_parameters;
 use zoo_model::stage::Interrupt;
@@ -34,9 +27,9 @@ use zoo_model::{Dataset, Hyperparameters, Init, Network, Split};
 
 use super::PopulationEngine;
 use cohort::DeviceCohort;
-use device::{Device, Lease};
-use driver::Program;
-use source::{kernel_source, KernelSource};
+use memory::bytes_per_model;
+use source::{model_kernels, ModelKernels};
+use zoo_engine::metrics::Tally;
 use zoo_engine::{Cohort, DeviceError, Engine, EngineError, Snapshot, Task};
 use zoo_engine_simd::InstructionSet;
 
@@ -60,14 +53,14 @@ pub(super) fn max_models(
     network: &Network,
     data: &Dataset,
 ) -> Result<Option<usize>, DeviceError> {
-    let Some(source) = kernel_source(h, network).map(Arc::new) else { return Ok(None) };
+    let Some(kernels) = model_kernels(h, network).map(Arc::new) else { return Ok(None) };
     let mut max = usize::MAX;
     for device in devices {
-        if !device.fits(&source, h) {
+        if !device.fits(&kernels.source, h.architecture) {
             return Ok(None);
         }
-        max = max.min(device.max_models(&source, data)?);
-        program(device, &source, h, network, data)?;
+        max = max.min(device.max_models(bytes_per_model(&kernels, data), data)?);
+        program(device, &kernels, h, network, data)?;
     }
     Ok(Some(max))
 }
@@ -84,12 +77,14 @@ pub(super) fn start<'d>(
     if tasks[0].variational().is_some() {
         return Ok(None);
     }
-    let Some(source) = kernel_source(h, network).map(Arc::new).filter(|source| device.fits(source, h)) else {
+    let Some(kernels) = model_kernels(h, network).map(Arc::new) else { return Ok(None) };
+    if !device.fits(&kernels.source, h.architecture) {
         return Ok(None);
-    };
-    let program = program(device, &source, h, network, data)?;
-    let lease = device.lease(&source, tasks.len(), data)?;
-    Ok(Some(Box::new(DeviceCohort::new(device, source, program, lease, tasks, data, from)?)))
+    }
+    let program = program(device, &kernels, h, network, data)?;
+    let bytes = tasks.len() * bytes_per_model(&kernels, data);
+    let lease = device.lease(bytes, tasks.len(), data)?;
+    Ok(Some(Box::new(DeviceCohort::new(device, kernels, program, lease, tasks, data, from)?)))
 }
 
 /// The kernels for models like `h` on a device, checked when they are compiled: two models, one of
@@ -97,7 +92,7 @@ pub(super) fn start<'d>(
 /// evaluated. Every bit must be equal.
 fn program(
     device: &Arc<Device>,
-    source: &Arc<KernelSource>,
+    kernels: &Arc<ModelKernels>,
     h: &Hyperparameters,
     network: &Network,
     data: &Dataset,
@@ -127,7 +122,7 @@ fn program(
             cohort.prune(&masks)?;
             let trained = cohort.train_epoch(1, &go_on)?;
             let evaluated = cohort.evaluate(Split::Test, &go_on)?;
-            let scores = trained.into_iter().chain(evaluated.iter().filter_map(|e| e.score));
+            let scores = trained.iter().filter_map(Tally::score).chain(evaluated.iter().filter_map(|e| e.score));
             Ok(Outcome {
                 states: cohort.snapshots()?.iter().map(snapshot_bits).collect(),
                 scores: scores.map(|s| [bits(s.loss), bits(s.accuracy)]).collect(),
@@ -140,7 +135,7 @@ fn program(
         };
         // It is small, and there for a moment.
         let lease = Lease::none(device);
-        let on_device = DeviceCohort::new(device, source.clone(), program.clone(), lease, &tasks, &data, None)?;
+        let on_device = DeviceCohort::new(device, kernels.clone(), program.clone(), lease, &tasks, &data, None)?;
         let found = outcome(Box::new(on_device)).map_err(no_interruption)?;
         let processor = PopulationEngine::with(InstructionSet::best());
         let expected = outcome(processor.start(&tasks, &data, None)?).map_err(no_interruption)?;
@@ -152,7 +147,7 @@ fn program(
             () => Ok(()),
         }
     };
-    device.program(source, check)
+    device.program(&kernels.source, check)
 }
 
 /// Bits of what a check trains and evaluates.
@@ -174,14 +169,14 @@ fn snapshot_bits(snapshot: &Snapshot) -> (u64, Vec<u64>) {
 
 #[cfg(all(test, feature = "testing"))]
 mod tests {
-    use super::emulated::Emulated;
     use super::*;
     use zoo_engine::magnitude::{Ramp, Scope};
-    use zoo_engine::metrics::Score;
     use zoo_engine::variational::Variational;
     use zoo_engine::{BatchPlan, Evaluation, Mask, ModelSpec};
+    use zoo_engine_cuda::emulated::Emulated;
+    use zoo_engine_cuda::{Driver, KernelSource, Queue};
     use zoo_model::synthetic::noise_dataset;
-    use zoo_model::Architecture;
+    use zoo_model::{Architecture, Optimizer};
 
     fn tasks(models: u64, batch_size: usize, mask: Option<Mask>) -> Vec<Task> {
         tasks_of(10, models, batch_size, mask)
@@ -209,7 +204,7 @@ mod tests {
     }
 
     /// What there is to compare after an epoch.
-    type Outcome = (Vec<Score>, Vec<Evaluation>, Vec<Snapshot>);
+    type Outcome = (Vec<Tally>, Vec<Evaluation>, Vec<Snapshot>);
 
     /// Trains for three epochs; if interrupted, from the snapshots after the first one on by another cohort.
     fn train(engine: &PopulationEngine, tasks: &[Task], data: &Dataset, is_interrupted: bool) -> Vec<Outcome> {
@@ -217,7 +212,7 @@ mod tests {
         let mut cohort = engine.start(tasks, data, None).unwrap();
         let mut outcomes = Vec::new();
         for epoch in 1..=3 {
-            let scores = cohort.train_epoch(epoch, &go_on).unwrap();
+            let tallies = cohort.train_epoch(epoch, &go_on).unwrap();
             let evaluations = cohort.evaluate(Split::Test, &go_on).unwrap();
             if epoch < 3 {
                 cohort.prefetch_epoch(epoch + 1).unwrap();
@@ -226,7 +221,7 @@ mod tests {
             if is_interrupted && epoch == 1 {
                 cohort = engine.start(tasks, data, Some(&snapshots)).unwrap();
             }
-            outcomes.push((scores, evaluations, snapshots));
+            outcomes.push((tallies, evaluations, snapshots));
         }
         outcomes
     }
@@ -243,6 +238,39 @@ mod tests {
             for is_interrupted in [false, true] {
                 assert!(train(&device, &tasks, &data, is_interrupted) == expected, "{:?}", tasks[0].mask);
             }
+        }
+    }
+
+    #[test]
+    fn an_epoch_in_parts_has_the_bits_of_a_whole_one() {
+        let data = noise_dataset([1, 28, 28], 10, 21);
+        let go_on = Interrupt::default();
+        for optimizer in [Optimizer::Adam, Optimizer::Sgd] {
+            let mut tasks = tasks(2, 4, None);
+            for task in &mut tasks {
+                task.hyperparameters.dropout = 0.3;
+                task.hyperparameters.optimizer = optimizer;
+            }
+            let run = |engine: &PopulationEngine, parts: &[usize]| {
+                let mut cohort = engine.start(&tasks, &data, None).unwrap();
+                cohort.train_epoch(1, &go_on).unwrap();
+                let orders = cohort.orders_of_part(2, 0);
+                let mut tallies = [Tally::default(); 2];
+                for part in parts.windows(2) {
+                    let samples = |step: usize| 21.min(4 * step);
+                    let orders: Vec<_> =
+                        orders.iter().map(|o| o[samples(part[0])..samples(part[1])].to_vec()).collect();
+                    let trained = cohort.train(4, part[0] as u32, &orders, &go_on).unwrap();
+                    tallies.iter_mut().zip(&trained).for_each(|(tally, part)| tally.merge(part));
+                }
+                (cohort.snapshots().unwrap(), tallies.iter().map(|t| (t.hits, t.samples)).collect::<Vec<_>>())
+            };
+            let expected = run(&PopulationEngine::new(), &[0, 6]);
+            for engine in [PopulationEngine::new(), emulated(Emulated { launch_seconds: 1e-9, ..Emulated::default() })]
+            {
+                assert!(run(&engine, &[0, 1, 5, 6]) == expected, "{optimizer:?}");
+            }
+            assert_eq!(expected.1[0].1, 21);
         }
     }
 
@@ -271,7 +299,7 @@ mod tests {
     /// A device whose second moments decay a little too fast.
     struct Wrong(Emulated);
 
-    impl driver::Driver for Wrong {
+    impl Driver for Wrong {
         fn name(&self) -> String {
             self.0.name()
         }
@@ -289,7 +317,7 @@ mod tests {
             assert!(text != source.text);
             self.0.compile(&KernelSource { text, ..source.clone() })
         }
-        fn queue(&self) -> Result<Box<dyn driver::Queue>, DeviceError> {
+        fn queue(&self) -> Result<Box<dyn Queue>, DeviceError> {
             self.0.queue()
         }
     }
@@ -358,7 +386,7 @@ mod tests {
         assert!(sizes(6 << 20).unwrap().len() > 2);
         assert!(matches!(sizes(1 << 10), Err(DeviceError::OutOfMemory { .. })));
         let two = PopulationEngine::with_devices(vec![Device::new(Box::new(Emulated::default())).unwrap(); 2]);
-        let BatchPlan { batches, concurrency } = two.plan_batches(two.cohorts(&models), &models, &data, 2).unwrap();
+        let BatchPlan { batches, concurrency, .. } = two.plan_batches(two.cohorts(&models), &models, &data, 2).unwrap();
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 45, 45]);
         assert!(concurrency >= 4);
     }
@@ -396,9 +424,9 @@ mod tests {
     #[test]
     fn the_larger_network_fits_a_block() {
         let h = Hyperparameters { architecture: Architecture::CnnM, ..Hyperparameters::default() };
-        let source = kernel_source(&h, &h.network([3, 32, 32], 10).unwrap()).unwrap();
+        let source = model_kernels(&h, &h.network([3, 32, 32], 10).unwrap()).unwrap().source;
         assert!(source.shared_bytes < 227 << 10, "{}", source.shared_bytes);
         let h = Hyperparameters { architecture: Architecture::Mlp, ..h };
-        assert_eq!(super::kernel_source(&h, &h.network([3, 32, 32], 10).unwrap()), None);
+        assert_eq!(model_kernels(&h, &h.network([3, 32, 32], 10).unwrap()), None);
     }
 }

@@ -3,7 +3,10 @@
 
 use std::fmt::Write;
 
-use zoo_model::{Activation, Hyperparameters, Network, Optimizer};
+use zoo_engine_cuda::kernels::{self as shared, activation_name};
+use zoo_engine_cuda::source::define;
+use zoo_engine_cuda::{KernelSource, KernelSpec};
+use zoo_model::{Hyperparameters, Network, Optimizer};
 
 use super::super::kernels::{Block, OUTPUTS_PER_PASS};
 use super::super::layers::{layers, Layer};
@@ -12,10 +15,10 @@ use zoo_engine_simd::ROW;
 
 /// What the kernels are but for a network's layers: before them, and after them.
 const BEFORE_LAYERS: [&str; 10] = [
-    include_str!("cuda.h"),
-    include_str!("kernels/types.cu"),
-    include_str!("kernels/functions.cu"),
-    include_str!("kernels/random.cu"),
+    shared::CUDA,
+    shared::TYPES,
+    shared::FUNCTIONS,
+    shared::RANDOM,
     include_str!("kernels/layer.cu"),
     include_str!("kernels/pooled.cu"),
     include_str!("kernels/dense.cu"),
@@ -36,15 +39,15 @@ const MAX_THREADS_PER_MULTIPROCESSOR: usize = 1152;
 /// Maximum number of threads of a block.
 const MAX_THREADS_PER_BLOCK: usize = 320;
 
+/// The kernels' names, and whether their blocks use shared memory.
+const KERNELS: [(&str, bool); 5] =
+    [("train", true), ("evaluate", true), ("score", false), ("shuffle", false), ("prune", false)];
+
 /// The kernels of one kind of model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KernelSource {
-    /// Definitions, `cuda.h` and kernels: for NVRTC, or for a C compiler with `shim.h`.
-    pub text: String,
-    /// Threads of a block.
-    pub threads: u32,
-    /// Bytes of shared memory of a block.
-    pub shared_bytes: usize,
+pub struct ModelKernels {
+    /// What is compiled.
+    pub source: KernelSource,
     /// For each place in a model's vectors on the device its place in PyTorch's flat vector.
     pub places: Vec<u32>,
     /// Vectors of moments.
@@ -160,7 +163,7 @@ fn fits(layers: &[Layer]) -> bool {
 }
 
 /// The kernels for models with these hyperparameters; `None` if they are not made for such a network.
-pub fn kernel_source(h: &Hyperparameters, network: &Network) -> Option<KernelSource> {
+pub fn model_kernels(h: &Hyperparameters, network: &Network) -> Option<ModelKernels> {
     let layers = layers(network).filter(|layers| fits(layers))?;
     let memory = Memory::plan(&layers)?;
     let shared_bytes = memory.size * size_of::<f32>();
@@ -178,12 +181,9 @@ pub fn kernel_source(h: &Hyperparameters, network: &Network) -> Option<KernelSou
     text.extend(BEFORE_LAYERS);
     write_layers(&mut text, &layers, &memory);
     text.extend(AFTER_LAYERS);
-    let moments = moment_count(h.optimizer);
-    Some(KernelSource { text, threads: threads as u32, shared_bytes, places: memory.parameters, moments })
-}
-
-fn define(text: &mut String, name: &str, value: impl std::fmt::Display) {
-    writeln!(text, "#define {name} {value}").expect("a string takes all");
+    let kernels = KERNELS.map(|(name, is_shared)| KernelSpec { name, is_shared }).to_vec();
+    let source = KernelSource { text, threads: threads as u32, shared_bytes, kernels };
+    Some(ModelKernels { source, places: memory.parameters, moments: moment_count(h.optimizer) })
 }
 
 /// Defines what is computed.
@@ -279,18 +279,6 @@ fn write_layers(text: &mut String, layers: &[Layer], memory: &Memory) {
          DEVICE void backward(float *shared) {{\n{backward}}}\n\n"
     )
     .expect("a string takes all");
-}
-
-/// As the kernels name them.
-fn activation_name(activation: Activation) -> &'static str {
-    match activation {
-        Activation::Tanh => "TANH",
-        Activation::Relu => "RELU",
-        Activation::Sigmoid => "SIGMOID",
-        Activation::Gelu => "GELU",
-        Activation::LeakyRelu => "LEAKY_RELU",
-        Activation::Silu => "SILU",
-    }
 }
 
 /// As the kernels name them.

@@ -4,12 +4,11 @@ use zoo_model::random::{philox, Purpose};
 
 use super::super::dropout::Draw;
 use super::super::layers::Layer;
-use super::super::noise::{add_noise, kl_gradient};
 use super::{backward, convolve, corner, cross_entropy_gradient, drop_units, exceeds, optimize};
 use super::{Model, Pass, ONE, WINDOW};
 use zoo_engine::variational::{initial_log_sigma2, is_kept};
 use zoo_engine::{Moments, Task};
-use zoo_engine_simd::functions::{activate, exp, normals};
+use zoo_engine_simd::functions::{activate, add_noise, exp, kl_gradient, normals};
 
 /// The noise of a model's weights.
 #[derive(Debug, Clone)]

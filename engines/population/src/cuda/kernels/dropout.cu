@@ -1,3 +1,12 @@
+// A model's place in the random draws of dropout.
+struct draw {
+    u64 seed;
+    u32 epoch, step; // epoch 0: dropout is off
+    u32 threshold;
+    float kept;
+    int in_batch; // place of the sample in the mini-batch
+};
+
 // Drops units of one sample: multiplies output and derivative by 0 or 1 / (1 - p). A thread takes the
 // units of one Philox block, in the order (channel, position).
 DEVICE void drop(struct layer l, struct draw draw, float *shared) {

@@ -1,3 +1,15 @@
+// The population engine on CUDA: one block per model, its parameters, gradients and activations in
+// shared memory. Every sum runs in the order that reference.rs writes down and every operation is
+// one that IEEE 754 defines, so that a model has the bits it has on the CPU.
+//
+// The files of this folder and those that engines share (engines/cuda) are one program, in the order
+// in which source.rs lists them. Before them it defines the sizes of one network and the places of its
+// arrays, in upper case, and among them a function for each layer and the two that go through all of
+// them, `forward` and `backward`. The subset of C is one that a C compiler takes too: tests compile it
+// with shim.h.
+//
+// Compiled without contraction: a multiply-add is one only where it says fmaf.
+
 // A layer: its sizes, and where its arrays lie in the block's shared memory, in floats. source.rs
 // writes a function for each one that returns it; since that is inlined, all of this is constant.
 //

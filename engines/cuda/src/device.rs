@@ -6,12 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 
 use zoo_model::dataset::PerSplit;
 use zoo_model::safetensors_file::from_f32;
-use zoo_model::{Dataset, Hyperparameters, Split};
+use zoo_model::{Architecture, Dataset, Split};
 
 use zoo_engine::DeviceError;
 
 use super::driver::{Buffer, Driver, Program, Queue};
-use super::memory::bytes_per_model;
 use super::source::KernelSource;
 
 /// A split on a device, and what its pixels become.
@@ -97,12 +96,13 @@ impl Device {
         }))
     }
 
-    /// Whether a block of it can hold a model; says once if not.
-    pub fn fits(&self, source: &KernelSource, h: &Hyperparameters) -> bool {
+    /// Whether a block of it has the shared memory that the kernels for an architecture need; says once if
+    /// not.
+    pub fn fits(&self, source: &KernelSource, architecture: Architecture) -> bool {
         let (needed, there) = (source.shared_bytes >> 10, self.driver.shared_bytes() >> 10);
         let fits = source.shared_bytes <= self.driver.shared_bytes();
         if !fits && !self.has_warned.swap(true, Ordering::Relaxed) {
-            let (name, architecture) = (self.driver.name(), h.architecture.name());
+            let (name, architecture) = (self.driver.name(), architecture.name());
             tracing::warn!(
                 "training on the processor: {architecture} needs {needed} KB of shared memory a block, {name} has {there} KB"
             );
@@ -120,12 +120,11 @@ impl Device {
         Split::ALL.iter().map(|&s| data.len(s) * (data.image_len() + size_of::<u16>())).sum()
     }
 
-    /// Maximum number of models of a kind that fit at once, beside the images.
+    /// Maximum number of models that fit at once, beside the images, if each takes `of_model` bytes.
     ///
     /// # Errors
     /// Not one does.
-    pub fn max_models(&self, source: &KernelSource, data: &Dataset) -> Result<usize, DeviceError> {
-        let of_model = bytes_per_model(source, data.len(Split::Train), data.classes());
+    pub fn max_models(&self, of_model: usize, data: &Dataset) -> Result<usize, DeviceError> {
         let images = Self::image_bytes(data);
         match self.capacity.saturating_sub(images) / of_model {
             0 => Err(DeviceError::OutOfMemory { device: self.driver.name(), bytes: images + of_model }),
@@ -133,9 +132,11 @@ impl Device {
         }
     }
 
-    /// Memory for the given number of models, as soon as other cohorts leave it.
-    pub fn lease(self: &Arc<Self>, source: &KernelSource, models: usize, data: &Dataset) -> Result<Lease, DeviceError> {
-        let bytes = models * bytes_per_model(source, data.len(Split::Train), data.classes());
+    /// Memory for the given number of models, beside the images, as soon as other cohorts leave it.
+    ///
+    /// # Errors
+    /// The device does not have as many.
+    pub fn lease(self: &Arc<Self>, bytes: usize, models: usize, data: &Dataset) -> Result<Lease, DeviceError> {
         let capacity = self.capacity.saturating_sub(Self::image_bytes(data));
         if bytes > capacity {
             return Err(DeviceError::OutOfMemory { device: self.driver.name(), bytes });
@@ -183,7 +184,7 @@ impl Device {
         Ok(images)
     }
 
-    /// The kernels of a kind of model, compiled at first use; `check` sees them then.
+    /// Kernels, compiled at first use; `check` sees them then.
     pub fn program(
         &self,
         source: &KernelSource,
@@ -196,5 +197,107 @@ impl Device {
             Ok(program)
         };
         place.get_or_init(compile).clone()
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::super::emulated::Emulated;
+    use super::super::kernels;
+    use super::super::source::{define, KernelSpec};
+    use super::*;
+    use zoo_model::synthetic::noise_dataset;
+
+    /// Adds the number of the block and of the thread to each of its values, by way of shared memory.
+    const NUMBER: &str = "
+struct number { u32 *values; };
+KERNEL(number, struct number) {
+    SHARED(shared);
+    shared[threadIdx.x] = (float)(threadIdx.x + 100 * blockIdx.x);
+    __syncthreads();
+    arguments.values[blockIdx.x * THREADS + threadIdx.x] += (u32)shared[THREADS - 1 - threadIdx.x];
+}
+";
+
+    fn source() -> KernelSource {
+        let mut text = String::new();
+        for (name, value) in [("THREADS", 4), ("BLOCKS", 1), ("SHARED_FLOATS", 4)] {
+            define(&mut text, name, value);
+        }
+        text.extend([kernels::CUDA, kernels::TYPES, NUMBER]);
+        let kernels = vec![KernelSpec { name: "number", is_shared: true }];
+        KernelSource { text, threads: 4, shared_bytes: 16, kernels }
+    }
+
+    fn device(emulated: Emulated) -> Arc<Device> {
+        Device::new(Box::new(emulated)).unwrap()
+    }
+
+    #[test]
+    fn kernels_are_checked_once_and_launched_by_name() {
+        let device = device(Emulated::default());
+        let program = device.program(&source(), |_| Ok(())).unwrap();
+        device.program(&source(), |_| unreachable!("it is there")).unwrap();
+        let queue = device.driver.queue().unwrap();
+        let mut values = queue.allocate(32).unwrap();
+        queue.upload(&[1, 0, 0, 0], &mut values).unwrap();
+        // SAFETY: the kernel's argument is the address of two blocks' values.
+        unsafe { queue.launch(program.as_ref(), "number", [2, 1], &[values.address]) }.unwrap();
+        let mut bytes = [0; 32];
+        queue.download(&values, &mut bytes).unwrap();
+        let found: Vec<u32> = bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(found, [4, 2, 1, 0, 103, 102, 101, 100]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a kernel that the source lists")]
+    fn kernels_that_are_not_listed_are_not_launched() {
+        let device = device(Emulated::default());
+        let source =
+            KernelSource { kernels: Vec::new(), text: source().text + "// No kernel is listed.\n", ..source() };
+        let program = device.program(&source, |_| Ok(())).unwrap();
+        // SAFETY: it is not launched.
+        let _ = unsafe { device.driver.queue().unwrap().launch(program.as_ref(), "number", [1, 1], &[0]) };
+    }
+
+    #[test]
+    fn leases_are_of_the_room_beside_the_images() {
+        let data = noise_dataset([1, 2, 2], 2, 10);
+        let images = Device::image_bytes(&data);
+        let device = device(Emulated { free_bytes: 10_000, ..Emulated::default() });
+        let room = 9_000 - images;
+        assert_eq!(device.max_models(room / 3, &data), Ok(3));
+        assert!(matches!(device.max_models(room + 1, &data), Err(DeviceError::OutOfMemory { bytes: 9_001, .. })));
+        assert!(matches!(device.lease(room + 1, 1, &data), Err(DeviceError::OutOfMemory { .. })));
+        let all = device.lease(room, 3, &data).unwrap();
+        assert_eq!(device.models(), 3);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let _lease = device.lease(1, 2, &data).unwrap();
+                device.models()
+            });
+            drop(all);
+            assert_eq!(waiting.join().unwrap(), 2);
+        });
+        assert_eq!(device.models(), 0);
+    }
+
+    #[test]
+    fn the_images_of_a_file_are_uploaded_once_for_all_that_use_them() {
+        let noise = noise_dataset([1, 2, 2], 2, 10);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("noise.safetensors");
+        noise.write(&path).unwrap();
+        let device = device(Emulated::default());
+        let queue = device.driver.queue().unwrap();
+        for (data, is_shared) in [(&noise, false), (&Dataset::read(&path).unwrap(), true)] {
+            let images = device.images(queue.as_ref(), data).unwrap();
+            let expected: Vec<u8> = data.split(Split::Train).labels.iter().flat_map(|l| l.to_le_bytes()).collect();
+            let mut labels = vec![0; expected.len()];
+            queue.download(&images.train.labels, &mut labels).unwrap();
+            assert_eq!(labels, expected);
+            let again = device.images(queue.as_ref(), data).unwrap();
+            assert_eq!(Arc::ptr_eq(&images.test, &again.test), is_shared);
+        }
     }
 }

@@ -12,8 +12,8 @@ use libloading::Library;
 
 use zoo_engine::DeviceError;
 
-use super::driver::{Buffer, Driver, KernelName, Program, Queue};
-use super::source::KernelSource;
+use super::driver::{Buffer, Driver, Program, Queue};
+use super::source::{KernelSource, KernelSpec};
 
 /// The order in which a block's threads take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Driver for Emulated {
         if let Some(program) = compiled.get(&source.text) {
             return Ok(program.clone());
         }
-        let program = Arc::new(Compiled(build(source)?));
+        let program = Arc::new(Compiled { library: build(source)?, kernels: source.kernels.clone() });
         compiled.insert(source.text.clone(), program.clone());
         Ok(program)
     }
@@ -80,8 +80,11 @@ impl Driver for Emulated {
     }
 }
 
-/// A shared library of the kernels.
-struct Compiled(Library);
+/// The kernels as a shared library.
+struct Compiled {
+    library: Library,
+    kernels: Vec<KernelSpec>,
+}
 
 impl Program for Compiled {
     fn as_any(&self) -> &dyn Any {
@@ -152,18 +155,19 @@ impl Queue for EmulatedQueue {
     unsafe fn launch(
         &self,
         program: &dyn Program,
-        kernel: KernelName,
+        kernel: &str,
         [x, y]: [u32; 2],
         arguments: &[u64],
     ) -> Result<(), DeviceError> {
         type Launch = unsafe extern "C" fn(*const c_void, u32, u32, i32);
-        let Some(Compiled(library)) = program.as_any().downcast_ref() else {
+        let Some(Compiled { library, kernels }) = program.as_any().downcast_ref() else {
             return Err(failed("cannot launch a kernel", "it is of another device"));
         };
+        assert!(kernels.iter().any(|spec| spec.name == kernel), "a kernel that the source lists: {kernel}");
         // SAFETY: `shim.h` gives each kernel a function of this name and type; the caller vouches for
         // the arguments.
         unsafe {
-            let launch = library.get::<Launch>(format!("launch_{}\0", kernel.name()).as_bytes());
+            let launch = library.get::<Launch>(format!("launch_{kernel}\0").as_bytes());
             let launch = launch.map_err(|e| failed("cannot find a kernel", e))?;
             launch(arguments.as_ptr().cast(), x, y, self.0 as i32);
         }

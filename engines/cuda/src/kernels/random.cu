@@ -19,12 +19,3 @@ DEVICE struct words philox(u32 a, u32 b, u32 c, u32 d, u64 seed) {
     const struct words words = {{a, b, c, d}};
     return words;
 }
-
-// A model's place in the random draws of dropout.
-struct draw {
-    u64 seed;
-    u32 epoch, step; // epoch 0: dropout is off
-    u32 threshold;
-    float kept;
-    int in_batch; // place of the sample in the mini-batch
-};

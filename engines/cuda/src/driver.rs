@@ -1,4 +1,4 @@
-//! What the engine needs of a device.
+//! What engines need of a device.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -21,42 +21,6 @@ pub struct Buffer {
 pub trait Program: Any + Send + Sync {
     /// For the driver that made it.
     fn as_any(&self) -> &dyn Any;
-}
-
-/// The kernels' names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KernelName {
-    /// Trains models for some steps.
-    Train,
-    /// Logits of samples.
-    Evaluate,
-    /// Losses, hits and predictions from logits.
-    Score,
-    /// The order of an epoch's samples.
-    Shuffle,
-    /// Sets masked parameters to zero.
-    Prune,
-}
-
-impl KernelName {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Train, Self::Evaluate, Self::Score, Self::Shuffle, Self::Prune];
-
-    /// Name in the source.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Evaluate => "evaluate",
-            Self::Score => "score",
-            Self::Shuffle => "shuffle",
-            Self::Prune => "prune",
-        }
-    }
-
-    /// Whether its blocks use shared memory.
-    pub fn is_shared(self) -> bool {
-        matches!(self, Self::Train | Self::Evaluate)
-    }
 }
 
 /// A device.
@@ -98,15 +62,18 @@ pub trait Queue: Send {
     /// Sets a buffer to zeros.
     fn clear(&self, buffer: &mut Buffer) -> Result<(), DeviceError>;
 
-    /// Runs a kernel on `grid` blocks.
+    /// Runs one of the program's kernels on `grid` blocks.
+    ///
+    /// # Panics
+    /// The program's source does not list the kernel.
     ///
     /// # Safety
-    /// `arguments` must be the bytes of the kernel's argument as `kernels/` declares it, with addresses
+    /// `arguments` must be the bytes of the kernel's argument as its source declares it, with addresses
     /// of buffers that are large enough and live until the kernel has run.
     unsafe fn launch(
         &self,
         program: &dyn Program,
-        kernel: KernelName,
+        kernel: &str,
         grid: [u32; 2],
         arguments: &[u64],
     ) -> Result<(), DeviceError>;

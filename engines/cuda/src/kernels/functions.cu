@@ -1,4 +1,4 @@
-// Functions in f32: functions.rs of the engine, operation by operation.
+// Functions in f32: functions.rs of engines/simd, operation by operation.
 
 DEVICE float power_of_two(float n) { return __int_as_float((__float2int_rn(n) + 127) << 23); }
 
@@ -106,7 +106,7 @@ DEVICE float activate(float x, float *derivative) {
 #endif
 }
 
-// Functions in f64: functions.rs of the crate.
+// Functions in f64: functions.rs of zoo-engine.
 
 DEVICE double double_power_of_two(double n) { return __longlong_as_double(((long long)n + 1023) << 52); }
 

@@ -14,8 +14,8 @@ use libloading::Library;
 use zoo_engine::DeviceError;
 
 use super::device::Device;
-use super::driver::{Buffer, Driver, KernelName, Program, Queue};
-use super::source::KernelSource;
+use super::driver::{Buffer, Driver, Program, Queue};
+use super::source::{KernelSource, KernelSpec};
 
 /// The oldest driver that is tried, as the version of CUDA that it supports.
 const MIN_CUDA_VERSION: i32 = 12_010;
@@ -241,7 +241,7 @@ fn failed(device: &str, what: &'static str, error: DriverError) -> DeviceError {
 
 /// The kernels on a GPU.
 struct GpuProgram {
-    functions: Vec<CudaFunction>,
+    functions: Vec<(KernelSpec, CudaFunction)>,
     threads: u32,
     shared_bytes: u32,
 }
@@ -273,17 +273,17 @@ impl Driver for Gpu {
         let ptx = compile(source, self.capability)?;
         let what = "cannot load the kernels";
         let module = self.context.load_module(ptx).map_err(self.failed(what))?;
-        let function = |kernel: KernelName| {
-            let function = module.load_function(kernel.name())?;
-            if kernel.is_shared() {
+        let function = |&kernel: &KernelSpec| {
+            let function = module.load_function(kernel.name)?;
+            if kernel.is_shared {
                 use CUfunction_attribute::*;
                 function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, source.shared_bytes as i32)?;
                 // Percent of what shared memory and cache have together.
                 function.set_attribute(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100)?;
             }
-            Ok(function)
+            Ok((kernel, function))
         };
-        let functions = KernelName::ALL.into_iter().map(function).collect::<Result<_, _>>();
+        let functions = source.kernels.iter().map(function).collect::<Result<_, _>>();
         Ok(Arc::new(GpuProgram {
             functions: functions.map_err(self.failed(what))?,
             threads: source.threads,
@@ -392,14 +392,15 @@ impl Queue for GpuQueue {
     unsafe fn launch(
         &self,
         program: &dyn Program,
-        kernel: KernelName,
+        kernel: &str,
         [x, y]: [u32; 2],
         arguments: &[u64],
     ) -> Result<(), DeviceError> {
         let program: &GpuProgram = program.as_any().downcast_ref().expect("a program of this driver");
-        let place = KernelName::ALL.iter().position(|&k| k == kernel).expect("all are listed");
-        let shared = if kernel.is_shared() { program.shared_bytes } else { 0 };
-        let (function, stream) = (program.functions[place].cu_function(), self.stream.cu_stream());
+        let mut functions = program.functions.iter();
+        let (spec, function) = functions.find(|(spec, _)| spec.name == kernel).expect("a kernel that the source lists");
+        let shared = if spec.is_shared { program.shared_bytes } else { 0 };
+        let (function, stream) = (function.cu_function(), self.stream.cu_stream());
         let mut parameters = [arguments.as_ptr().cast_mut().cast::<c_void>()];
         // SAFETY: the kernels take one argument, for whose contents the caller vouches; the driver
         // copies it before it returns.
