@@ -156,7 +156,7 @@ impl Engine for LayeredEngine {
     ) -> Result<BatchPlan, DeviceError> {
         let used: Vec<&ModelSpec> = cohorts.iter().flatten().map(|&model| models[model]).collect();
         if let Some(concurrency) = self.models_at_a_time(&used, data)? {
-            return Ok(BatchPlan { batches: cohorts, concurrency });
+            return Ok(BatchPlan { batches: cohorts, concurrency, parallelism: self.devices.len() });
         }
         let is_large = |&model: &usize| {
             let h = &models[model].hyperparameters;
