@@ -101,7 +101,8 @@ def checkpoints() -> None:
         is_part = name == "part"
         progress = {"fingerprint": "fuzz", "ids": ["000000", "000001"], "epoch": 1, "optimizer": optimizer}
         progress |= {"steps": [3, 3], "lines": [[line], [line]], "steps_of_epoch": 2 * is_part}
-        progress |= {"tallies": [{"loss": 0, "hits": 1, "samples": 2}] * 2 * is_part, "is_masked": [False, True] * is_part}
+        progress |= {"tallies": [{"loss": 0, "hits": 1, "samples": 2}] * 2 * is_part}
+        progress |= {"is_masked": [False, True] * is_part}
         progress |= {"written": [[int(is_part), hashlib.sha256().hexdigest()]] * 2}
         tensors = {"progress": np.frombuffer(json.dumps(progress).encode(), "u1"), "parameters": vectors}
         tensors |= {"states": np.ones((2 - 2 * is_part, 3), "<f4")}

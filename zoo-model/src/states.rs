@@ -466,7 +466,7 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         assert!(!open(&network, &[0, 1]));
-        // It is laid out anew.
+        // It is laid out again.
         let mut writer = StatesWriter::create(&path, &network, &[0, 1]).unwrap();
         assert_eq!(writer.read(&network, 0).unwrap(), vec![0.0; network.state_len()]);
         write_all().unwrap();

@@ -11,8 +11,8 @@ use rayon::prelude::*;
 
 use crate::architecture::Network;
 use crate::files::{
-    is_system_file, parent_of, persist_dir, read_if_exists, sha256, sha256_file, sync_dir, temporary_dir_in,
-    write_bytes, FileError, Sha256,
+    is_system_file, parent_of, persist_dir, read_if_exists, remove_stale_temporaries, sha256, sha256_file, sync_dir,
+    temporary_dir_in, write_bytes, FileError, Sha256,
 };
 use crate::model_id::ModelId;
 use crate::params::Params;
@@ -289,6 +289,8 @@ impl ZooDir {
     pub fn finish_staged(&self, params: &Params, lines: &[ResultLine]) -> Result<(), FileError> {
         let (staged, place) = (self.staged(params.id), self.model(params.id));
         let finish = || {
+            // What was killed while it wrote here.
+            remove_stale_temporaries(&staged);
             write_bytes(&staged.join(names::PARAMS), params.to_json().as_bytes())?;
             write_bytes(&staged.join(names::RESULT), result::to_json_lines(lines).as_bytes())?;
             let parent = parent_of(&place);
@@ -407,7 +409,10 @@ mod tests {
         stage(2, states.len()).unwrap();
         assert_eq!(zoo.staged_states(id, &network, &epochs).unwrap().unwrap().read(&network, 1).unwrap(), states[1]);
         for _ in 0..2 {
+            let killed = crate::files::temporary_file_in(&zoo.staged(id)).unwrap();
+            drop(killed.keep().unwrap());
             zoo.finish_staged(&params, &lines).unwrap();
+            assert_eq!(fs::read_dir(zoo.model(id)).unwrap().count(), 3);
             for file in names::MODEL_FILES {
                 assert!(fs::read(whole.model(id).join(file)).unwrap() == fs::read(zoo.model(id).join(file)).unwrap());
             }

@@ -278,7 +278,7 @@ pub fn read(path: &Path, fingerprint: &str) -> Option<(Vec<ModelId>, Saved)> {
     Some((ids, Saved { progress: Progress { epoch, steps, tallies, masks, snapshots, lines }, states }))
 }
 
-/// The masks of the models that have one; none if nobody has.
+/// The masks of the models that have one; empty if no model has.
 fn read_masks(file: &mut TensorFile, is_masked: &[bool], length: usize) -> Option<Vec<Option<Vec<bool>>>> {
     if !is_masked.contains(&true) {
         return is_masked.is_empty().then(Vec::new);

@@ -2,9 +2,8 @@
 
 use zoo_model::files::{FileError, Sha256, Sha256Hasher};
 use zoo_model::safetensors_file::from_f32;
+use zoo_model::zoo_dir::names;
 use zoo_model::{ModelId, Network, Params, ResultLine, ZooDir};
-
-use crate::population::training_dir;
 
 /// The kept states of one model.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,7 +70,7 @@ pub struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    /// Whether the model's file has the states that are said to be there.
+    /// Whether the model's file has the states that a checkpoint says are written.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -112,7 +111,13 @@ impl Keeper<'_> {
     /// A file cannot be written.
     pub fn finish(&self, params: &Params, lines: &[ResultLine], states: &mut KeptStates) -> Result<(), FileError> {
         if states.written == 0 {
-            return self.zoo.write_model(&training_dir(self.zoo), params, self.network, lines, &states.in_memory);
+            return self.zoo.write_model(
+                &self.zoo.path().join(names::TRAINING),
+                params,
+                self.network,
+                lines,
+                &states.in_memory,
+            );
         }
         self.write(states)?;
         self.zoo.finish_staged(params, lines)

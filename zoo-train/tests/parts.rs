@@ -1,4 +1,4 @@
-//! Models whose epochs are long are saved within them: whatever ends a run, the next one goes on from
+//! Models whose epochs are long are saved within them: whatever ends a run, the next one resumes from
 //! there, and the files are the same.
 
 mod in_parts;
@@ -84,11 +84,11 @@ fn kills_within_epochs_change_no_byte() {
         let pause = Duration::from_millis((random >> 33) % 50);
         let before = positions[kill];
         signal_when(&mut child, "-KILL", || {
-            let goes_on = position().is_some_and(|now| now > before);
-            if goes_on {
+            let has_progress = position().is_some_and(|now| now > before);
+            if has_progress {
                 std::thread::sleep(pause);
             }
-            goes_on
+            has_progress
         });
         assert!(!child.wait().unwrap().success(), "killed too late to show anything");
         positions.push(position().unwrap());

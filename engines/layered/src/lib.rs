@@ -40,15 +40,21 @@ use zoo_engine_cuda::{gpu, Device};
 #[cfg(target_arch = "x86_64")]
 use zoo_engine_simd::{Avx2, Avx512};
 use zoo_engine_simd::{InstructionSet, Portable};
-use zoo_model::{Dataset, Hyperparameters, Optimizer, Schedule};
+use zoo_model::{Dataset, Hyperparameters, Network, Optimizer, Schedule};
 
 use cohort::Models;
 use cpu::Cpu;
 use cuda::devices::{Devices, MODELS_PER_DEVICE};
 use graph::Graph;
 
-/// Multiply-adds of a mini-batch's forward pass from which all threads work on one model.
-const SHARED_WORK: usize = 1 << 28;
+/// Multiply-adds of a mini-batch's forward pass from which all threads work on one model, and a GPU is
+/// worth its launches.
+const LARGE: usize = 1 << 28;
+
+/// Whether a model's mini-batches are that large.
+fn is_large(h: &Hyperparameters, network: &Network) -> bool {
+    Graph::new(network).multiply_adds() * h.batch_size >= LARGE
+}
 
 /// The layered engine.
 #[derive(Clone)]
@@ -98,9 +104,19 @@ impl LayeredEngine {
         Ok(())
     }
 
+    /// Whether models like this are trained on the devices: those that are preferred and not required take
+    /// what is worth it.
+    fn uses_devices(&self, h: &Hyperparameters, network: &Network) -> bool {
+        self.is_required || is_large(h, network)
+    }
+
     /// How many of these models the devices train at a time; `None` if the processor trains them.
     fn models_at_a_time(&self, models: &[&ModelSpec], data: &Dataset) -> Result<Option<usize>, DeviceError> {
         if self.devices.is_empty() {
+            return Ok(None);
+        }
+        let fits = |m: &&ModelSpec| m.hyperparameters.network(data.shape, data.classes()).ok();
+        if models.iter().any(|m| fits(m).is_some_and(|network| !self.uses_devices(&m.hyperparameters, &network))) {
             return Ok(None);
         }
         let mut kinds = HashMap::new();
@@ -158,13 +174,11 @@ impl Engine for LayeredEngine {
         if let Some(concurrency) = self.models_at_a_time(&used, data)? {
             return Ok(BatchPlan { batches: cohorts, concurrency, parallelism: self.devices.len() });
         }
-        let is_large = |&model: &usize| {
-            let h = &models[model].hyperparameters;
-            let network = h.network(data.shape, data.classes());
+        let shares = used.iter().any(|model| {
+            let h = &model.hyperparameters;
             // One that does not fit the images is reported when it is trained.
-            network.is_ok_and(|network| Graph::new(&network).multiply_adds() * h.batch_size >= SHARED_WORK)
-        };
-        let shares = cohorts.iter().flatten().any(is_large);
+            h.network(data.shape, data.classes()).is_ok_and(|network| is_large(h, &network))
+        });
         let concurrency = if shares { 1 } else { threads };
         Ok(BatchPlan { batches: cohorts, concurrency, parallelism: concurrency })
     }
@@ -175,10 +189,12 @@ impl Engine for LayeredEngine {
         data: &'d Dataset,
         from: Option<&[Snapshot]>,
     ) -> Result<Box<dyn Cohort + 'd>, DeviceError> {
-        match self.devices.start(tasks, data, from) {
-            Ok(Some(cohort)) => return Ok(cohort),
-            Ok(None) => {}
-            Err(error) => self.fall_back(error)?,
+        if self.uses_devices(&tasks[0].hyperparameters, &tasks[0].network) {
+            match self.devices.start(tasks, data, from) {
+                Ok(Some(cohort)) => return Ok(cohort),
+                Ok(None) => {}
+                Err(error) => self.fall_back(error)?,
+            }
         }
         Ok(match self.instructions {
             #[cfg(target_arch = "x86_64")]

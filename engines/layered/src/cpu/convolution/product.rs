@@ -167,6 +167,9 @@ impl Product {
             let rows = self.rows::<S>(tile);
             let next = (tile + 1 < share.tiles.end).then(|| self.rows::<S>(tile + 1));
             self.pieces(block, rows.position, right, stride, &mut pieces);
+            if pieces.is_empty() && matches!(operands.start, Start::There) {
+                continue;
+            }
             for panel in share.panels.clone() {
                 let b = match right {
                     Right::There(_) => &operands.b[panel * width::<S>()..],
@@ -259,14 +262,12 @@ impl Product {
     /// Copies a block's rows of the share's panels, panel by panel.
     fn pack<S: Simd>(&self, block: &Block, share: &Share, b: &[f32], packed: &mut [f32]) {
         let size = block.terms() * width::<S>();
-        for (panel, packed) in share.panels.clone().zip(packed.chunks_exact_mut(size.max(1))) {
-            let column = panel * width::<S>();
-            let floats = width::<S>().min(self.columns - column);
-            let sources = block.taps.iter().flat_map(|tap| {
-                block.channels.clone().map(move |channel| (tap * self.channels + channel) * self.columns + column)
-            });
-            for (source, packed) in sources.zip(packed.chunks_exact_mut(width::<S>())) {
-                packed[..floats].copy_from_slice(&b[source..source + floats]);
+        let columns = share.panels.start * width::<S>()..self.columns.min(share.panels.end * width::<S>());
+        let rows = block.taps.iter().flat_map(|tap| block.channels.clone().map(move |at| tap * self.channels + at));
+        for (n, row) in rows.enumerate() {
+            let row = &b[row * self.columns..][columns.clone()];
+            for (panel, floats) in row.chunks(width::<S>()).enumerate() {
+                packed[panel * size + n * width::<S>()..][..floats.len()].copy_from_slice(floats);
             }
         }
     }

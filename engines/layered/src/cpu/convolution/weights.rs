@@ -7,7 +7,7 @@ use zoo_engine_simd::Simd;
 
 use super::tile::{cut, height, multiply, width, with_scratch, Piece, Start, Tile};
 use super::{MIN_PACKED, MIN_TASK};
-use crate::geometry::{padded, segments, Geometry};
+use crate::geometry::{padded, segments, tree, Geometry, SEGMENT};
 
 /// Terms of a block of a segment: a panel of the output's gradient and a tile of the input stay in the
 /// first-level cache.
@@ -15,6 +15,9 @@ const DEPTH: usize = 256;
 
 /// Weights of a share: their sums stay in the second-level cache.
 const MAX_SUMS: usize = 1 << 18;
+
+/// Floats that are worth a task that adds them up.
+const MIN_ADDED: usize = 1 << 14;
 
 /// The gradient of a convolution's weights: for each weight the sum over the mini-batch of
 /// `fma(x, dy, sum)`. Terms whose tap is in padding are left out, and counted in segments all the same.
@@ -30,19 +33,37 @@ pub fn weight_gradient<S: Simd>(
     assert!(x.len() >= geometry.input.positions() * images * padded(geometry.inputs), "input too short");
     assert!(by_output.len() >= geometry.output.positions() * images * stride, "gradient too short");
     let gradient = WeightGradient { geometry, images, x, by_output };
-    let shares = gradient.shares(height::<S>());
+    let (shares, spans) = gradient.split(height::<S>());
+    let floats = |share: &[Rows]| share.iter().map(|rows| rows.inputs.len() * stride).sum();
     let mut rest = &mut by_weights[..geometry.weights()];
-    let mut tasks = Vec::with_capacity(shares.len());
-    for share in shares {
-        let floats = share.iter().map(|tile| tile.inputs.len() * stride).sum();
-        let (out, others) = rest.split_at_mut(floats);
+    let mut outs = Vec::with_capacity(shares.len());
+    for share in &shares {
+        let (out, others) = rest.split_at_mut(floats(share));
         rest = others;
-        tasks.push((share, out));
+        outs.push(out);
     }
-    match &mut tasks[..] {
-        [(share, out)] => gradient.task(s, share, out),
-        tasks => tasks.par_iter_mut().with_max_len(1).for_each(|(share, out)| gradient.task(s, share, out)),
+    if let [span] = &spans[..] {
+        let tasks = shares.par_iter().zip(outs).with_max_len(1);
+        return tasks.for_each(|(share, out)| gradient.span(s, share, span.clone(), out));
     }
+    let tasks: Vec<_> = shares.iter().flat_map(|share| spans.iter().map(move |span| (share, span.clone()))).collect();
+    let compute = |(share, span): (&Vec<Rows>, Range<usize>)| {
+        let mut sum = vec![0.0; floats(share)];
+        gradient.span(s, share, span, &mut sum);
+        sum
+    };
+    let mut sums = tasks.into_par_iter().with_max_len(1).map(compute).collect::<Vec<_>>().into_iter();
+    for out in outs {
+        let sum = tree(sums.by_ref().take(spans.len()).collect(), |mut to, from| {
+            to.par_chunks_mut(MIN_ADDED).zip(from.par_chunks(MIN_ADDED)).for_each(|(to, from)| add(to, from));
+            to
+        });
+        out.copy_from_slice(&sum.expect("spans"));
+    }
+}
+
+fn add(to: &mut [f32], from: &[f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
 struct WeightGradient<'a> {
@@ -60,40 +81,50 @@ struct Rows {
 }
 
 impl WeightGradient<'_> {
-    /// All rows in order, in shares of about equal work, some for each thread.
-    fn shares(&self, height: usize) -> Vec<Vec<Rows>> {
+    /// Shares of the rows, and spans of terms. A task does a share of a span.
+    ///
+    /// A span is a power of two of segments, so that its sum is one of the tree's. Every share reads all of the
+    /// input and the gradient: the fewer the better, if there are spans enough for the threads.
+    fn split(&self, height: usize) -> (Vec<Vec<Rows>>, Vec<Range<usize>>) {
         let inputs = self.geometry.inputs;
         let parts = inputs.div_ceil(height);
         let tiles: Vec<Rows> = (0..self.geometry.taps() * parts)
             .map(|n| (n / parts, n % parts))
             .map(|(tap, part)| Rows { tap, inputs: cut(inputs, parts, part)..cut(inputs, parts, part + 1) })
             .collect();
-        let work = self.terms() * self.geometry.weights();
         let threads = rayon::current_num_threads();
-        let shares = (self.geometry.weights() / MAX_SUMS).max(1).next_multiple_of(threads);
-        let shares = shares.min(work / MIN_TASK).clamp(1, tiles.len());
-        (0..shares).map(|n| tiles[cut(tiles.len(), shares, n)..cut(tiles.len(), shares, n + 1)].to_vec()).collect()
+        let mut span = SEGMENT;
+        while self.terms().div_ceil(2 * span) >= 4 * threads {
+            span *= 2;
+        }
+        let spans = self.terms().div_ceil(span).max(1);
+        let shares = (self.geometry.weights() / MAX_SUMS).max(1);
+        let shares = if spans < threads { shares.next_multiple_of(threads) } else { shares };
+        let shares = shares.min(self.terms() * self.geometry.weights() / MIN_TASK).clamp(1, tiles.len());
+        let share = |n| tiles[cut(tiles.len(), shares, n)..cut(tiles.len(), shares, n + 1)].to_vec();
+        let spans = (0..spans).map(|n| n * span..((n + 1) * span).min(self.terms()));
+        ((0..shares).map(share).collect(), spans.collect())
     }
 
-    /// Computes a share: the segments' sums, added in pairs as they come. Sums of as many segments are
-    /// added at once, the rest from the end: that is the tree.
-    fn task<S: Simd>(&self, s: S, share: &[Rows], out: &mut [f32]) {
-        let mut left = segments(self.terms()).count();
-        if left <= 1 {
-            return self.segment(s, share, 0..self.terms(), out);
+    /// The sum of a span: those of its segments, added in pairs as they come. Sums of as many segments
+    /// are added at once, the rest from the end: that is the tree.
+    fn span<S: Simd>(&self, s: S, share: &[Rows], span: Range<usize>, out: &mut [f32]) {
+        if span.len() <= SEGMENT {
+            return self.segment(s, share, span, out);
         }
+        let mut left = segments(span.len()).count();
         let mut sums: Vec<(usize, Vec<f32>)> = Vec::new();
         let mut spare = None;
-        for segment in segments(self.terms()) {
+        for segment in segments(span.len()) {
             let mut sum = spare.take().unwrap_or_else(|| vec![0.0; out.len()]);
-            self.segment(s, share, segment, &mut sum);
+            self.segment(s, share, span.start + segment.start..span.start + segment.end, &mut sum);
             sums.push((1, sum));
             left -= 1;
             while let [.., (first, to), (second, from)] = &mut sums[..] {
                 if first != second && left > 0 {
                     break;
                 }
-                to.iter_mut().zip(&*from).for_each(|(to, from)| *to += from);
+                add(to, from);
                 *first += *second;
                 spare = sums.pop().map(|(_, sum)| sum);
             }
