@@ -67,6 +67,10 @@ hidden = [12]
 
 [grid]
 activation = "silu"
+init = "kaiming_uniform"
+dropout = 0.2
+optimizer = "adam"
+learning-rate = 0.001
 seed = [1, 2, 3]
 
 [train]
