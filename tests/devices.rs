@@ -50,6 +50,38 @@ method = "variational-dropout"
 epochs = 1
 "#;
 
+/// A model of the layered engine, and a twin by noise.
+const LAYERED: &str = r#"
+[zoo]
+name = "layered"
+description = "A model for a test."
+
+[data]
+dataset = "digits"
+train = 100
+val = 8
+
+[model]
+architecture = "mlp"
+hidden = [12]
+
+[grid]
+activation = "silu"
+init = "kaiming_uniform"
+dropout = 0.2
+optimizer = "adam"
+learning-rate = 0.001
+seed = [1, 2, 3]
+
+[train]
+epochs = 2
+batch-size = 8
+
+[[sparsify]]
+method = "variational-dropout"
+epochs = 1
+"#;
+
 /// A workspace with fake libraries in `driver` and `nvrtc`, and a foreign one.
 struct Machine(Workspace);
 
@@ -57,6 +89,7 @@ impl Machine {
     fn new() -> Self {
         let work = Workspace::new(env!("CARGO_BIN_EXE_zoo"));
         work.write("tiny.toml", MANIFEST);
+        work.write("layered.toml", LAYERED);
         let root = repository();
         let shim = root.join("engines/cuda/src/shim.h");
         for (source, library) in [("driver", "libcuda.so"), ("nvrtc", "libnvrtc.so")] {
@@ -76,8 +109,19 @@ impl Machine {
 
     /// `zoo run` into a root, with libraries from these folders and these settings.
     fn run(&self, root: &str, device: &str, libraries: &[&str], settings: &[(&str, &str)]) -> Outcome {
+        self.run_manifest("tiny.toml", root, device, libraries, settings)
+    }
+
+    fn run_manifest(
+        &self,
+        manifest: &str,
+        root: &str,
+        device: &str,
+        libraries: &[&str],
+        settings: &[(&str, &str)],
+    ) -> Outcome {
         let folders: Vec<String> = libraries.iter().map(|l| self.0.path(l).display().to_string()).collect();
-        let args = ["run", "tiny.toml", "--samples", "20", "--root", root, "--device", device, "--threads", "2"];
+        let args = ["run", manifest, "--samples", "20", "--root", root, "--device", device, "--threads", "2"];
         let mut command = self.0.command(&args);
         command.env("LD_LIBRARY_PATH", folders.join(":")).env("FAKE_CACHE", self.0.root());
         Outcome::of(command.envs(settings.iter().copied()))
@@ -113,6 +157,18 @@ fn archives_are_the_same_from_every_device() {
         assert!(machine.archives(root) == expected, "{root}");
         let told = outcome.stderr.contains("training on cuda:0 (Fake 0)");
         assert_eq!(device == "auto", told, "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn archives_of_the_layered_engine_are_the_same_from_every_device() {
+    let machine = Machine::new();
+    machine.run_manifest("layered.toml", "cpu", "cpu", &[], &[]).ok();
+    let expected = machine.archives("cpu");
+    assert_eq!(expected.len(), 4);
+    for (root, device, settings) in [("one", "cuda:0", vec![]), ("all", "cuda", vec![("FAKE_GPUS", "2")])] {
+        machine.run_manifest("layered.toml", root, device, &["driver", "nvrtc"], &settings).ok();
+        assert!(machine.archives(root) == expected, "{root}");
     }
 }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks and measures the population engine on this machine's first GPU, in under eight minutes:
+# Checks and measures the population and the layered engine on this machine's first GPU, in under twelve minutes:
 #
 #   tools/gpu_check.sh FASHION-MNIST [PROGRAMS]
 #
 # FASHION-MNIST is a folder with the four published files (Debian: /usr/share/datasets/fashion-mnist).
-# PROGRAMS is a folder with `gpu`, `parity` and `zoo`, built elsewhere by `tools/gpu_check.sh --build
+# PROGRAMS is a folder with `gpu`, `layered_gpu`, `parity` and `zoo`, built elsewhere by `tools/gpu_check.sh --build
 # PROGRAMS`; without it they are built here. It needs the driver and NVRTC, PyTorch for the baseline
 # rates, and compute-sanitizer for the last step; steps whose requirements are missing are reported and
 # skipped. Exit code 0: every step that ran succeeded. ZOO_SAMPLES, ZOO_RATES (seconds and populations),
@@ -14,12 +14,13 @@ cd "$(dirname "$0")/.."
 
 build() {
     mkdir -p "$1"
-    cargo build --release -p zoo-engine-population --example gpu
+    cargo build --release -p zoo-engine-population --example gpu -p zoo-engine-layered --example layered_gpu
     cargo build --release
     parity=$(cargo test --release -p zoo-train --test parity --no-run --message-format json |
         sed -n '/"kind":\["test"\]/s/.*"executable":"\([^"]*\)".*/\1/p')
     # Without symbols, to keep copies small.
     strip -o "$1/gpu" target/release/examples/gpu
+    strip -o "$1/layered_gpu" target/release/examples/layered_gpu
     strip -o "$1/zoo" target/release/zoo
     strip -o "$1/parity" "$parity"
 }
@@ -90,6 +91,9 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader ||
 step "bits: every kind of model on the GPU and on the processor"
 check 120 "$programs/gpu" bits "${ZOO_SAMPLES:-200}"
 
+step "bits of the layered engine: networks of every kind on the GPU and on the processor"
+check 120 "$programs/layered_gpu" bits
+
 step "parity with PyTorch in float64"
 check 60 env ZOO_GPU=0 CARGO_MANIFEST_DIR="$PWD/zoo-train" "$programs/parity" kernels
 
@@ -97,6 +101,8 @@ step "rates"
 # shellcheck disable=SC2086
 check 60 "$programs/gpu" rates ${ZOO_RATES:-2} >"$work/zoo.jsonl"
 cat "$work/zoo.jsonl"
+check 60 "$programs/layered_gpu" rates >"$work/layered.jsonl"
+cat "$work/layered.jsonl"
 if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
     check 60 python3 benches/pytorch_baseline.py --device cuda --seconds 1 >"$work/torch.jsonl"
     cat "$work/torch.jsonl"
@@ -123,6 +129,7 @@ step "compute-sanitizer"
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck synccheck; do
         check 40 compute-sanitizer --tool "$tool" --error-exitcode 9 "$programs/gpu" bits 12 2
+        check 40 compute-sanitizer --tool "$tool" --error-exitcode 9 "$programs/layered_gpu" bits 3
     done
 else
     echo "compute-sanitizer is missing"

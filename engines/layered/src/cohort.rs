@@ -75,10 +75,10 @@ impl<'d, K: Kernels> Models<'d, K> {
         samples.iter().map(|&s| labels[s as usize]).collect()
     }
 
-    /// Logits of a chunk of images, as they are handed out.
-    fn pass(&mut self, m: usize, images: &[u8], mode: Mode) -> Outcome<Vec<f64>> {
+    /// A forward pass of a chunk of images.
+    fn pass(&mut self, m: usize, images: &[u8], mode: Mode) -> Outcome {
         let pixels = Pixels { values: images, table: &self.table, shape: self.data.shape };
-        Ok(wide(&self.models[m].forward(pixels, mode)?))
+        self.models[m].forward(pixels, mode)
     }
 
     /// A step of model `m` on some samples; returns the logits before it.
@@ -86,7 +86,7 @@ impl<'d, K: Kernels> Models<'d, K> {
         let images = self.augmented(m, epoch, samples);
         let h = &self.tasks[m].hyperparameters;
         let draw = Draw { seed: h.seed, epoch, step };
-        let logits = self.pass(m, &images, Mode::Training(Some(draw)))?;
+        self.pass(m, &images, Mode::Training(Some(draw)))?;
         let labels = self.labels(samples);
         self.models[m].backward(&labels, Some(draw))?;
         let task = &self.tasks[m];
@@ -95,7 +95,8 @@ impl<'d, K: Kernels> Models<'d, K> {
         self.steps[m] += 1;
         let (step, kl_weight) = (self.steps[m], task.kl_weight(epoch));
         self.models[m].step(h.optimizer, rates, h.weight_decay, step, kl_weight)?;
-        Ok(logits)
+        // Only now, so that a device has all of the step to do.
+        Ok(wide(&self.models[m].logits(samples.len())?))
     }
 
     fn snapshot(&self, m: usize) -> Outcome<Snapshot> {
@@ -228,7 +229,8 @@ impl<K: Kernels> Cohort for Models<'_, K> {
             for start in range.clone().step_by(chunk) {
                 let end = range.end.min(start + chunk);
                 let images = &data.split(split).images[start * length..end * length];
-                logits.extend(self.pass(m, images, Mode::Evaluation)?);
+                self.pass(m, images, Mode::Evaluation)?;
+                logits.extend(wide(&self.models[m].logits(end - start)?));
             }
             if let Some(trained) = trained {
                 self.models[m].set_state(&trained)?;

@@ -159,11 +159,11 @@ impl<K: Kernels> Model<K> {
         self.spare.entry(self.graph.floats(value, self.room)).or_default().push(buffer);
     }
 
-    /// Logits (images, classes) of a mini-batch, row-major.
+    /// A mini-batch's forward pass.
     ///
     /// # Errors
     /// The device failed, or is full.
-    pub fn forward(&mut self, pixels: Pixels, mode: Mode) -> Outcome<Vec<f32>> {
+    pub fn forward(&mut self, pixels: Pixels, mode: Mode) -> Outcome {
         let images = pixels.values.len() / pixels.shape.iter().product::<usize>();
         self.reserve(images)?;
         self.is_training = matches!(mode, Mode::Training(_));
@@ -176,6 +176,15 @@ impl<K: Kernels> Model<K> {
             self.values[output] = Some(made);
             outcome?;
         }
+        Ok(())
+    }
+
+    /// Logits (images, classes) of the mini-batch that [`forward`](Self::forward) saw last, row-major; the backward
+    /// pass and an optimiser's step leave them.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn logits(&self, images: usize) -> Outcome<Vec<f32>> {
         let (classes, row) = (self.network.classes(), self.graph.floats(self.graph.output, 1));
         let mut logits = vec![0.0; images * row];
         self.kernels.download(self.value(self.graph.output), &mut logits)?;

@@ -45,7 +45,7 @@ pub fn bytes_per_model(h: &Hyperparameters, network: &Network, data: &Dataset, i
     let values = images * graph.floats_per_image() + gradients + left;
     let noise = if is_noisy { noise_floats(&graph, images, moment_count(h.optimizer)) } else { 0 };
     let floats = parameters.iter().sum::<usize>() + trained * vectors + transposed + values;
-    (floats + sums_floats(&graph, images) + noise) * size_of::<f32>() + images * (data.image_len() + size_of::<u16>())
+    (floats + sums_floats(&graph, images) + noise) * size_of::<f32>() + images * data.image_len()
 }
 
 /// Floats of the largest sums of segments.

@@ -28,7 +28,7 @@ use crate::geometry::{padded, segments, Geometry, LANES};
 use crate::kernels::{
     Draw, Kernels, Norm, NormGradient, NormGradientView, Outcome, Pixels, Pointwise, Shape, Statistics, Update,
 };
-use source::{Tile, THREADS};
+use source::{Tile, LABELS, THREADS};
 
 /// Maximum number of blocks of elementwise kernels: about as many as a large GPU has room for, twice.
 const MAX_BLOCKS: usize = 1 << 11;
@@ -57,7 +57,6 @@ struct Inner {
     /// Sums of segments.
     sums: Buffer,
     pixels: Buffer,
-    labels: Buffer,
     table: Buffer,
     /// What the table holds.
     values: Vec<[f32; 256]>,
@@ -121,8 +120,8 @@ impl CudaKernels {
     /// The device failed.
     pub fn new(driver: &dyn Driver, program: Arc<dyn Program>, lease: Option<Arc<Lease>>) -> Outcome<Self> {
         let queue = driver.queue()?;
-        let [sums, pixels, labels, table] = [(); 4].map(|()| queue.allocate(0));
-        let inner = Inner { sums: sums?, pixels: pixels?, labels: labels?, table: table?, values: Vec::new(), queue };
+        let [sums, pixels, table] = [(); 3].map(|()| queue.allocate(0));
+        let inner = Inner { sums: sums?, pixels: pixels?, table: table?, values: Vec::new(), queue };
         Ok(Self { program, tile: Tile::best, inner: Mutex::new(inner), _lease: lease })
     }
 
@@ -511,14 +510,17 @@ impl Kernels for CudaKernels {
 
     fn cross_entropy_gradient(&self, classes: usize, logits: &Buffer, labels: &[u16], out: &mut Buffer) -> Outcome {
         let size = labels.len() * padded(classes);
-        let bytes: Vec<u8> = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
-        let mut inner = self.lock();
-        let Inner { queue, labels: on_device, .. } = &mut *inner;
-        Inner::grow(queue.as_ref(), on_device, bytes.len())?;
-        queue.upload(&bytes, on_device)?;
-        let words = [address(logits, size), on_device.address, address(out, size)];
-        let arguments = arguments(&words, &[int(labels.len()), int(classes)]);
-        self.launch(&inner, "cross_entropy", labels.len(), &arguments)
+        let words = [address(logits, size), address(out, size)];
+        let inner = self.lock();
+        for (i, labels_of_call) in labels.chunks(LABELS).enumerate() {
+            let numbers = [labels.len(), classes, i * LABELS, 0].map(int);
+            let mut of_call = [0; LABELS];
+            of_call[..labels_of_call.len()].copy_from_slice(labels_of_call);
+            let pairs = of_call.chunks_exact(2).map(|pair| u32::from(pair[0]) | u32::from(pair[1]) << 16);
+            let numbers: Vec<u32> = numbers.into_iter().chain(pairs).collect();
+            self.launch(&inner, "cross_entropy", labels_of_call.len(), &arguments(&words, &numbers))?;
+        }
+        Ok(())
     }
 
     fn square(&self, floats: usize, x: &Buffer, out: &mut Buffer) -> Outcome {

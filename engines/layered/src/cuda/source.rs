@@ -18,6 +18,9 @@ const BLOCKS: usize = 2;
 /// Rows of a sum over a mini-batch that are in shared memory at a time.
 const ROWS: usize = 128;
 
+/// Labels that a kernel is called with: its arguments are at most 4 KB.
+pub const LABELS: usize = 1024;
+
 /// Multiprocessors of a large GPU: fewer blocks than these leave some of them idle.
 const MULTIPROCESSORS: usize = 132;
 
@@ -128,6 +131,7 @@ pub fn kernel_source() -> KernelSource {
         ("LANES", LANES),
         ("SEGMENT", SEGMENT),
         ("ROWS", ROWS),
+        ("LABELS", LABELS),
     ] {
         define(&mut text, name, value);
     }

@@ -104,11 +104,14 @@ struct load_images {
     int images, channels, positions, is_flat;
 };
 
+// Labels come with the call, so that nothing waits for a copy of them.
 struct cross_entropy {
     const float *logits;
-    const u16 *labels;
     float *out;
-    int images, classes;
+    int images; // of the mini-batch
+    int classes, first;
+    int unused;
+    u16 labels[LABELS]; // from image `first` on
 };
 
 struct update {

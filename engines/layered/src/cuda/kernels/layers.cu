@@ -129,8 +129,9 @@ DEVICE int predicted_class(const float *logits, int classes) {
 KERNEL(cross_entropy, struct cross_entropy) {
     const struct cross_entropy *a = &arguments;
     const int padded = (a->classes + LANES - 1) / LANES * LANES, label = a->labels[blockIdx.x];
-    const float *logits = a->logits + (long long)blockIdx.x * padded;
-    float *out = a->out + (long long)blockIdx.x * padded;
+    const long long image = a->first + (int)blockIdx.x;
+    const float *logits = a->logits + image * padded;
+    float *out = a->out + image * padded;
     const float largest = logits[predicted_class(logits, a->classes)];
     for EACH (c, a->classes) out[c] = exponential(logits[c] - largest);
     __syncthreads();
