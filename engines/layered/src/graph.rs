@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use zoo_model::architecture::{Module, NamedModule};
 use zoo_model::{Activation, Network};
 
-use crate::geometry::{padded, Geometry, Map};
+use crate::geometry::{Geometry, Map};
 use crate::kernels::Shape;
 
 /// Index into [`Graph::values`].
@@ -125,8 +125,7 @@ impl Graph {
 
     /// Floats of a value of the given number of images.
     pub fn floats(&self, value: Value, images: usize) -> usize {
-        let Shape { map, channels } = self.values[value];
-        map.positions() * images * padded(channels)
+        self.values[value].floats(images)
     }
 
     /// Floats of all values of one image.
@@ -173,35 +172,13 @@ impl Builder<'_> {
 
     fn module(&mut self, NamedModule { name, module }: &NamedModule) {
         match *module {
-            Module::Conv2d { input, output, kernel, stride, padding, bias } => {
-                self.flush();
-                let map = self.values[self.current].map;
-                let size = |side: usize| (side + 2 * padding - kernel) / stride + 1;
-                let geometry = Geometry {
-                    input: map,
-                    output: Map { height: size(map.height), width: size(map.width) },
-                    kernel: Map { height: kernel, width: kernel },
-                    stride,
-                    padding,
-                    inputs: input,
-                    outputs: output,
-                };
-                self.convolution(name, geometry, bias);
+            Module::Conv2d { output, kernel, stride, padding, bias, .. } => {
+                let kernel = Map { height: kernel, width: kernel };
+                self.convolution(name, kernel, [stride, padding], output, bias);
             }
             Module::Linear { output, .. } => {
-                self.flush();
-                let Shape { map, channels } = self.values[self.current];
-                let one = Map { height: 1, width: 1 };
-                let geometry = Geometry {
-                    input: map,
-                    output: one,
-                    kernel: map,
-                    stride: 1,
-                    padding: 0,
-                    inputs: channels,
-                    outputs: output,
-                };
-                self.convolution(name, geometry, true);
+                let kernel = self.values[self.current].map;
+                self.convolution(name, kernel, [1, 0], output, true);
             }
             Module::BatchNorm2d { .. } => {
                 self.flush();
@@ -259,7 +236,19 @@ impl Builder<'_> {
         self.pending = PointwiseLayers { addend: Some(around), ..pending };
     }
 
-    fn convolution(&mut self, name: &str, geometry: Geometry, bias: bool) {
+    fn convolution(&mut self, name: &str, kernel: Map, [stride, padding]: [usize; 2], outputs: usize, bias: bool) {
+        self.flush();
+        let Shape { map, channels } = self.values[self.current];
+        let size = |side: usize, kernel: usize| (side + 2 * padding - kernel) / stride + 1;
+        let geometry = Geometry {
+            input: map,
+            output: Map { height: size(map.height, kernel.height), width: size(map.width, kernel.width) },
+            kernel,
+            stride,
+            padding,
+            inputs: channels,
+            outputs,
+        };
         let weight = self.tensor(name, "weight");
         let bias = bias.then(|| self.tensor(name, "bias"));
         let layer = self.layers;

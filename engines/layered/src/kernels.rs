@@ -21,7 +21,7 @@ use zoo_engine::DeviceError;
 use zoo_model::random::Purpose;
 use zoo_model::{Activation, Optimizer};
 
-use crate::geometry::{Geometry, Map};
+use crate::geometry::{padded, Geometry, Map};
 
 /// Added to a variance before its root is taken, as in PyTorch.
 pub const VARIANCE_FLOOR: f32 = 1e-5;
@@ -64,6 +64,13 @@ pub struct Shape {
     pub map: Map,
     /// Channels.
     pub channels: usize,
+}
+
+impl Shape {
+    /// Floats of a tensor of the given number of images.
+    pub fn floats(&self, images: usize) -> usize {
+        self.map.positions() * images * padded(self.channels)
+    }
 }
 
 /// What a mini-batch's random draws depend on, besides the module or layer.

@@ -140,7 +140,7 @@ impl<K: Kernels> Model<K> {
             };
         }
         if let Some(noise) = &mut self.noise {
-            noise.reserve(&self.kernels, &self.graph, images)?;
+            noise.reserve(&self.kernels, images)?;
         }
         self.room = images;
         Ok(())
@@ -206,7 +206,7 @@ impl<K: Kernels> Model<K> {
                 self.kernels.convolution(&geometry, images, x, &self.parameters[weight], bias, out)?;
                 match (&mut self.noise, mode) {
                     (Some(noise), Mode::Training(Some(draw))) => {
-                        noise.add(&self.kernels, &self.graph, self.graph.nodes[i], (layer, draw), images, x, out)
+                        noise.add(&self.kernels, (layer, draw), images, x, out)
                     }
                     _ => Ok(()),
                 }
@@ -306,7 +306,7 @@ impl<K: Kernels> Model<K> {
                     if let (Some(noise), Some(_)) = (&mut self.noise, draw) {
                         let x = self.values[node.input].as_ref().expect("reserved");
                         let by_input = self.by_value[node.input].as_mut();
-                        noise.gradient(&self.kernels, &self.graph, node, layer, images, x, &gradient, by_input)?;
+                        noise.gradient(&self.kernels, layer, images, x, &gradient, by_input)?;
                     }
                     self.give_back(node.output, gradient);
                 }

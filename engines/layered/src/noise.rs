@@ -10,7 +10,7 @@ use zoo_model::{Network, Optimizer};
 
 use crate::geometry::Geometry;
 use crate::graph::{Graph, Node, Operation, Tensor};
-use crate::kernels::{Draw, Kernels, Outcome, Update};
+use crate::kernels::{Draw, Kernels, Outcome, Shape, Update};
 use crate::model::upload;
 use crate::storage::Storage;
 
@@ -26,6 +26,8 @@ pub struct Noise<K: Kernels> {
 struct LayerNoise<B> {
     weight: Tensor,
     geometry: Geometry,
+    input: Shape,
+    output: Shape,
     log_sigma2: B,
     sigma2: B,
     /// By sigma^2, then by log sigma^2.
@@ -54,12 +56,14 @@ impl<K: Kernels> Noise<K> {
         log_sigma2: &[f32],
         moments: &Moments<Vec<f32>>,
     ) -> Outcome<Self> {
-        let layer = |(weight, geometry): (Tensor, Geometry)| -> Outcome<LayerNoise<K::Buffer>> {
+        let layer = |(node, weight, geometry): (Node, Tensor, Geometry)| -> Outcome<LayerNoise<K::Buffer>> {
             let stored =
                 |flat: &[f32]| upload(kernels, &Storage::Weights(geometry).store(&network.parameters()[weight], flat));
             let mut layer = LayerNoise {
                 weight,
                 geometry,
+                input: graph.values[node.input],
+                output: graph.values[node.output],
                 log_sigma2: stored(log_sigma2)?,
                 sigma2: kernels.zeros(geometry.weights())?,
                 gradient: kernels.zeros(geometry.weights())?,
@@ -74,15 +78,13 @@ impl<K: Kernels> Noise<K> {
     }
 
     /// Makes room for mini-batches of this many images.
-    pub(crate) fn reserve(&mut self, kernels: &K, graph: &Graph, images: usize) -> Outcome {
+    pub(crate) fn reserve(&mut self, kernels: &K, images: usize) -> Outcome {
         self.scratch = None;
-        let inputs = graph.nodes.iter().filter(|n| matches!(n.operation, Operation::Convolution { .. }));
-        let largest = inputs.map(|n| graph.floats(n.input, images)).max().unwrap_or(0);
+        let largest = self.layers.iter().map(|l| l.input.floats(images)).max().unwrap_or(0);
         let transposed = self.layers.iter().map(|l| l.geometry.transposed_weights()).max().unwrap_or(0);
-        for node in &graph.nodes {
-            if let Operation::Convolution { layer, .. } = node.operation {
-                self.layers[usize::from(layer)].variances = Some(kernels.zeros(graph.floats(node.output, images))?);
-            }
+        for layer in &mut self.layers {
+            layer.variances = None;
+            layer.variances = Some(kernels.zeros(layer.output.floats(images))?);
         }
         self.scratch = Some(Scratch {
             squares: kernels.zeros(largest)?,
@@ -96,8 +98,6 @@ impl<K: Kernels> Noise<K> {
     pub(crate) fn add(
         &mut self,
         kernels: &K,
-        graph: &Graph,
-        node: Node,
         (number, draw): (u8, Draw),
         images: usize,
         x: &K::Buffer,
@@ -105,17 +105,15 @@ impl<K: Kernels> Noise<K> {
     ) -> Outcome {
         let (layer, scratch) = (&mut self.layers[usize::from(number)], self.scratch.as_mut().expect("reserved"));
         let variances = layer.variances.as_mut().expect("reserved");
-        kernels.square(graph.floats(node.input, images), x, &mut scratch.squares)?;
+        kernels.square(layer.input.floats(images), x, &mut scratch.squares)?;
         kernels.convolution(&layer.geometry, images, &scratch.squares, &layer.sigma2, None, variances)?;
-        kernels.add_noise(graph.values[node.output], images, number, draw, variances, sums)
+        kernels.add_noise(layer.output, images, number, draw, variances, sums)
     }
 
     /// The gradient by a layer's sigma^2, and what its input's gradient gets through the variances.
     pub(crate) fn gradient(
         &mut self,
         kernels: &K,
-        graph: &Graph,
-        node: Node,
         number: u8,
         images: usize,
         x: &K::Buffer,
@@ -123,10 +121,10 @@ impl<K: Kernels> Noise<K> {
         by_input: Option<&mut K::Buffer>,
     ) -> Outcome {
         let (layer, scratch) = (&mut self.layers[usize::from(number)], self.scratch.as_mut().expect("reserved"));
-        let LayerNoise { geometry, sigma2, gradient, variances, .. } = layer;
+        let LayerNoise { geometry, input, output, sigma2, gradient, variances, .. } = layer;
         let by_variances = variances.as_mut().expect("reserved");
-        let inputs = graph.floats(node.input, images);
-        kernels.multiply(graph.floats(node.output, images), by_output, by_variances)?;
+        let inputs = input.floats(images);
+        kernels.multiply(output.floats(images), by_output, by_variances)?;
         kernels.square(inputs, x, &mut scratch.squares)?;
         kernels.weight_gradient(geometry, images, &scratch.squares, by_variances, gradient)?;
         let Some(by_input) = by_input else { return Ok(()) };
@@ -203,9 +201,9 @@ impl<K: Kernels> Noise<K> {
 }
 
 /// The weights of the layers that have any, by number.
-fn weights(graph: &Graph) -> impl Iterator<Item = (Tensor, Geometry)> + '_ {
+fn weights(graph: &Graph) -> impl Iterator<Item = (Node, Tensor, Geometry)> + '_ {
     graph.nodes.iter().filter_map(|node| match node.operation {
-        Operation::Convolution { geometry, weight, .. } => Some((weight, geometry)),
+        Operation::Convolution { geometry, weight, .. } => Some((*node, weight, geometry)),
         Operation::Pointwise(_) | Operation::MaxPool | Operation::AveragePool => None,
     })
 }

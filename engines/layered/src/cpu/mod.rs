@@ -38,17 +38,9 @@ pub struct Cpu<S: Simd>(pub S);
 const PIECE: usize = 16 << 10;
 
 /// Calls `work` on pieces of whole rows, in parallel: the rows' numbers, and their part of `out`.
-fn rows_of<'o>(
-    out: &'o mut [f32],
-    row: usize,
-) -> impl IndexedParallelIterator<Item = (std::ops::Range<usize>, &'o mut [f32])> {
+fn rows_of(out: &mut [f32], row: usize) -> impl IndexedParallelIterator<Item = (std::ops::Range<usize>, &mut [f32])> {
     let rows = (PIECE / row).max(1);
     out.par_chunks_mut(rows * row).enumerate().map(move |(i, out)| (i * rows..i * rows + out.len() / row, out))
-}
-
-/// Floats of a tensor.
-fn floats(shape: Shape, images: usize) -> usize {
-    shape.map.positions() * images * padded(shape.channels)
 }
 
 impl<S: Simd> Kernels for Cpu<S> {
@@ -174,7 +166,7 @@ impl<S: Simd> Kernels for Cpu<S> {
         layers: &Pointwise<Vec<f32>>,
         out: &mut Vec<f32>,
     ) -> Outcome {
-        pointwise::forward(self.0, shape, x, layers, &mut out[..floats(shape, images)]);
+        pointwise::forward(self.0, shape, x, layers, &mut out[..shape.floats(images)]);
         Ok(())
     }
 
@@ -187,7 +179,7 @@ impl<S: Simd> Kernels for Cpu<S> {
         gradient: &mut Vec<f32>,
         by_norm: Option<NormGradient<Vec<f32>>>,
     ) -> Outcome {
-        let gradient = &mut gradient[..floats(shape, images)];
+        let gradient = &mut gradient[..shape.floats(images)];
         match (&layers.norm, by_norm) {
             (Some(norm), Some(NormGradient { by_scale, by_shift })) => {
                 let [shift, scale] = sum_over(self.0, shape, images, &NormSums::new(x, layers, norm, gradient));
@@ -209,8 +201,8 @@ impl<S: Simd> Kernels for Cpu<S> {
         by_norm: NormGradientView<Vec<f32>>,
         out: &mut Vec<f32>,
     ) -> Outcome {
-        let out = &mut out[..floats(shape, images)];
-        pointwise::norm_gradient(self.0, shape, images, x, norm, gradient, &by_norm, out);
+        let out = &mut out[..shape.floats(images)];
+        pointwise::norm_gradient(self.0, (shape, images), x, norm, gradient, &by_norm, out);
         Ok(())
     }
 
@@ -228,7 +220,7 @@ impl<S: Simd> Kernels for Cpu<S> {
         winners: &mut Vec<f32>,
     ) -> Outcome {
         let Map { height, width } = shape.map;
-        let made = floats(Shape { map: Map { height: height / 2, width: width / 2 }, ..shape }, images);
+        let made = Shape { map: Map { height: height / 2, width: width / 2 }, ..shape }.floats(images);
         pooling::max_pool(self.0, shape, images, x, &mut out[..made], &mut winners[..made]);
         Ok(())
     }
@@ -241,7 +233,7 @@ impl<S: Simd> Kernels for Cpu<S> {
         winners: &Vec<f32>,
         by_input: &mut Vec<f32>,
     ) -> Outcome {
-        pooling::max_pool_gradient(shape, images, by_output, winners, &mut by_input[..floats(shape, images)]);
+        pooling::max_pool_gradient(shape, images, by_output, winners, &mut by_input[..shape.floats(images)]);
         Ok(())
     }
 
@@ -259,7 +251,7 @@ impl<S: Simd> Kernels for Cpu<S> {
     ) -> Outcome {
         let of = &by_output[..images * padded(shape.channels)];
         let share = Share { of, count: shape.map.positions() as f32 };
-        each(self.0, &mut by_input[..floats(shape, images)], share);
+        each(self.0, &mut by_input[..shape.floats(images)], share);
         Ok(())
     }
 

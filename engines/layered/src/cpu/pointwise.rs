@@ -135,8 +135,7 @@ impl<S: Simd> Kernel<S> for Gradient<'_> {
 /// See [`Kernels::norm_gradient`](crate::kernels::Kernels::norm_gradient).
 pub fn norm_gradient<S: Simd>(
     s: S,
-    shape: Shape,
-    images: usize,
+    (shape, images): (Shape, usize),
     x: &[f32],
     norm: &Norm<Buffer>,
     gradient: &[f32],
