@@ -9,6 +9,7 @@
 //! | [`gpu`] | a GPU, through libcuda and NVRTC, both found when the program runs |
 //! | `emulated` | the kernels on the processor, by a C compiler, for tests (feature `testing`) |
 //! | [`device`] | what the cohorts of a device share |
+//! | [`fallback`] | engines on the device that was asked for, and on the processor if it fails |
 
 #![allow(unsafe_code)]
 
@@ -16,10 +17,12 @@ pub mod device;
 pub mod driver;
 #[cfg(feature = "testing")]
 pub mod emulated;
+pub mod fallback;
 pub mod gpu;
 pub mod kernels;
 pub mod source;
 
 pub use device::{Device, Images, Lease};
 pub use driver::{Buffer, Driver, Program, Queue};
+pub use fallback::Fallback;
 pub use source::{KernelSource, KernelSpec};

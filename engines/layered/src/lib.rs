@@ -29,14 +29,13 @@ pub mod reference;
 pub mod storage;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use zoo_engine::{
     BatchPlan, BuiltEngine, Cohort, DeviceError, DeviceName, Engine, EngineFactory, ModelSpec, Snapshot,
     Sparsification, Task,
 };
-use zoo_engine_cuda::{gpu, Device};
+use zoo_engine_cuda::{fallback, Device, Fallback};
 #[cfg(target_arch = "x86_64")]
 use zoo_engine_simd::{Avx2, Avx512};
 use zoo_engine_simd::{InstructionSet, Portable};
@@ -61,9 +60,7 @@ fn is_large(h: &Hyperparameters, network: &Network) -> bool {
 pub struct LayeredEngine {
     instructions: InstructionSet,
     devices: Devices,
-    /// Whether a device that fails is an error; otherwise the processor takes over.
-    is_required: bool,
-    has_warned: Arc<AtomicBool>,
+    fallback: Fallback,
 }
 
 impl LayeredEngine {
@@ -78,36 +75,24 @@ impl LayeredEngine {
         Self {
             instructions: if is_available { instructions } else { InstructionSet::best() },
             devices: Devices::default(),
-            is_required: false,
-            has_warned: Arc::default(),
+            fallback: Fallback::default(),
         }
     }
 
     /// On these devices.
     pub fn with_devices(devices: Vec<Arc<Device>>) -> Self {
-        Self { devices: Devices::new(devices), is_required: true, ..Self::new() }
+        Self::on(devices, Fallback::none())
     }
 
-    /// On these devices, and on the processor what they fail at.
-    pub fn with_fallback(devices: Vec<Arc<Device>>) -> Self {
-        Self { devices: Devices::new(devices), ..Self::new() }
-    }
-
-    /// Lets the processor train where a device failed, with a warning, unless the device is required.
-    fn fall_back(&self, error: DeviceError) -> Result<(), DeviceError> {
-        if self.is_required {
-            return Err(error);
-        }
-        if !self.has_warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!("training on the processor: {error}");
-        }
-        Ok(())
+    /// On these devices, or on the processor if there are none; what they fail at as `fallback` says.
+    pub fn on(devices: Vec<Arc<Device>>, fallback: Fallback) -> Self {
+        Self { devices: Devices::new(devices), fallback, ..Self::new() }
     }
 
     /// Whether models like this are trained on the devices: those that are preferred and not required take
     /// what is worth it.
     fn uses_devices(&self, h: &Hyperparameters, network: &Network) -> bool {
-        self.is_required || is_large(h, network)
+        self.fallback.is_required || is_large(h, network)
     }
 
     /// How many of these models the devices train at a time; `None` if the processor trains them.
@@ -135,7 +120,7 @@ impl LayeredEngine {
         let fewest = kinds.into_values().try_fold(most, |fewest, kind| Ok(fewest.min(of_kind(kind)?)));
         match fewest {
             Ok(fewest) => Ok(Some(fewest)),
-            Err(error) => self.fall_back(error).map(|()| None),
+            Err(error) => self.fallback.fall_back(error).map(|()| None),
         }
     }
 }
@@ -193,7 +178,7 @@ impl Engine for LayeredEngine {
             match self.devices.start(tasks, data, from) {
                 Ok(Some(cohort)) => return Ok(cohort),
                 Ok(None) => {}
-                Err(error) => self.fall_back(error)?,
+                Err(error) => self.fallback.fall_back(error)?,
             }
         }
         Ok(match self.instructions {
@@ -227,21 +212,7 @@ impl EngineFactory for LayeredFactory {
     }
 
     fn build(&self, device: DeviceName) -> Result<BuiltEngine, DeviceError> {
-        match device {
-            DeviceName::Cpu => Ok(LayeredEngine::new().into()),
-            DeviceName::Cuda(number) => Ok(LayeredEngine::with_devices(gpu::devices(number)?).into()),
-            DeviceName::Auto => match gpu::devices(None) {
-                Ok(devices) => {
-                    let names: Vec<String> = devices.iter().map(|d| d.driver.name()).collect();
-                    let notice = Some(format!("training on {}", names.join(", ")));
-                    Ok(BuiltEngine { engine: Box::new(LayeredEngine::with_fallback(devices)), notice })
-                }
-                Err(why) => {
-                    let notice = Some(format!("training on the processor: {why}"));
-                    Ok(BuiltEngine { engine: Box::new(LayeredEngine::new()), notice })
-                }
-            },
-        }
+        fallback::build(device, LayeredEngine::on)
     }
 }
 

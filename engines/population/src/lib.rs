@@ -27,7 +27,6 @@ pub mod reference;
 pub mod rows;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -42,7 +41,7 @@ use zoo_engine::{
 
 use dropout::Draw;
 use lanes::Lanes;
-use zoo_engine_cuda::{gpu, Device};
+use zoo_engine_cuda::{fallback, Device, Fallback};
 #[cfg(target_arch = "x86_64")]
 use zoo_engine_simd::{Avx2, Avx512};
 use zoo_engine_simd::{InstructionSet, Portable, Simd};
@@ -56,9 +55,7 @@ pub struct PopulationEngine {
     instructions: InstructionSet,
     /// None: all is done on the CPU.
     devices: Vec<Arc<Device>>,
-    /// Whether a device that fails is an error; otherwise the CPU takes over.
-    is_required: bool,
-    has_warned: Arc<AtomicBool>,
+    fallback: Fallback,
 }
 
 impl PopulationEngine {
@@ -73,20 +70,19 @@ impl PopulationEngine {
         Self {
             instructions: if available { instructions } else { InstructionSet::best() },
             devices: Vec::new(),
-            is_required: false,
-            has_warned: Arc::default(),
+            fallback: Fallback::default(),
         }
     }
 
     /// On these devices, as far as they train what is to be trained: not variational dropout, which
     /// is left to the CPU.
     pub fn with_devices(devices: Vec<Arc<Device>>) -> Self {
-        Self { devices, is_required: true, ..Self::new() }
+        Self::on(devices, Fallback::none())
     }
 
-    /// On these devices, and on the CPU what they fail at.
-    pub fn with_fallback(devices: Vec<Arc<Device>>) -> Self {
-        Self { devices, ..Self::new() }
+    /// On these devices, or on the processor if there are none; what they fail at as `fallback` says.
+    pub fn on(devices: Vec<Arc<Device>>, fallback: Fallback) -> Self {
+        Self { devices, fallback, ..Self::new() }
     }
 
     /// The instructions in use.
@@ -140,7 +136,7 @@ impl Engine for PopulationEngine {
     ) -> Result<BatchPlan, DeviceError> {
         let united = match self.merge_cohorts(&cohorts, models, data) {
             Ok(united) => united,
-            Err(error) => self.fall_back(error).map(|()| None)?,
+            Err(error) => self.fallback.fall_back(error).map(|()| None)?,
         };
         Ok(match united {
             Some(batches) => BatchPlan {
@@ -166,7 +162,7 @@ impl Engine for PopulationEngine {
         match cuda::start(&self.devices, tasks, data, from) {
             Ok(Some(cohort)) => return Ok(cohort),
             Ok(None) => {}
-            Err(error) => self.fall_back(error)?,
+            Err(error) => self.fallback.fall_back(error)?,
         }
         Ok(match self.instructions {
             #[cfg(target_arch = "x86_64")]
@@ -179,17 +175,6 @@ impl Engine for PopulationEngine {
 }
 
 impl PopulationEngine {
-    /// Lets the processor train where a device failed, with a warning, unless the device is required.
-    fn fall_back(&self, error: DeviceError) -> Result<(), DeviceError> {
-        if self.is_required {
-            return Err(error);
-        }
-        if !self.has_warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!("training on the processor: {error}");
-        }
-        Ok(())
-    }
-
     /// Cohorts united to as many models as the devices take at once; `None` if there are no devices or
     /// they do not train these models.
     fn merge_cohorts(
@@ -245,21 +230,7 @@ impl EngineFactory for PopulationFactory {
     }
 
     fn build(&self, device: DeviceName) -> Result<BuiltEngine, DeviceError> {
-        match device {
-            DeviceName::Cpu => Ok(PopulationEngine::new().into()),
-            DeviceName::Cuda(number) => Ok(PopulationEngine::with_devices(gpu::devices(number)?).into()),
-            DeviceName::Auto => match gpu::devices(None) {
-                Ok(devices) => {
-                    let names: Vec<String> = devices.iter().map(|d| d.driver.name()).collect();
-                    let notice = Some(format!("training on {}", names.join(", ")));
-                    Ok(BuiltEngine { engine: Box::new(PopulationEngine::with_fallback(devices)), notice })
-                }
-                Err(why) => {
-                    let notice = Some(format!("training on the processor: {why}"));
-                    Ok(BuiltEngine { engine: Box::new(PopulationEngine::new()), notice })
-                }
-            },
-        }
+        fallback::build(device, PopulationEngine::on)
     }
 }
 

@@ -367,7 +367,7 @@ mod tests {
             let devices = vec![device(Changed::new(change))];
             let refused = LayeredEngine::with_devices(devices.clone()).start(std::slice::from_ref(&task), &data, None);
             assert!(matches!(refused, Err(DeviceError::BitMismatch { .. })), "{change:?}");
-            let engine = LayeredEngine::with_fallback(devices);
+            let engine = LayeredEngine::on(devices, zoo_engine_cuda::Fallback::default());
             assert!(train(&engine, &task, &data, 2) == train(&LayeredEngine::new(), &task, &data, 2), "{change:?}");
         }
     }

@@ -330,7 +330,7 @@ mod tests {
         let refused = PopulationEngine::with_devices(devices.clone()).start(&tasks, &data, None);
         assert!(matches!(refused, Err(DeviceError::BitMismatch { .. })));
         // Preferred rather than asked for, it leaves the models to the processor.
-        let found = train(&PopulationEngine::with_fallback(devices), &tasks, &data, false);
+        let found = train(&PopulationEngine::on(devices, zoo_engine_cuda::Fallback::default()), &tasks, &data, false);
         assert!(found == train(&PopulationEngine::new(), &tasks, &data, false));
     }
 
