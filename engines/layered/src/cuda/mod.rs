@@ -95,7 +95,7 @@ fn floats(shape: Shape, images: usize) -> usize {
 }
 
 impl Inner {
-    /// Memory of at least so many bytes in place of a buffer.
+    /// Memory of at least the given number of bytes in place of a buffer.
     fn grow(queue: &dyn Queue, buffer: &mut Buffer, bytes: usize) -> Outcome {
         if buffer.bytes < bytes {
             // The old one goes first.
@@ -144,7 +144,7 @@ impl CudaKernels {
         unsafe { inner.queue.launch(self.program.as_ref(), kernel, [int(blocks), 1], arguments) }
     }
 
-    /// Launches a kernel whose threads share so many items.
+    /// Launches a kernel whose threads share the given number of items.
     fn launch_every(&self, inner: &Inner, kernel: &str, items: usize, arguments: &[u64]) -> Outcome {
         self.launch(inner, kernel, items.div_ceil(THREADS).min(MAX_BLOCKS), arguments)
     }
@@ -223,7 +223,7 @@ impl CudaKernels {
         self.launch_every(&self.lock(), kernel, size, &arguments)
     }
 
-    /// Launches one of the kernels on `struct pool`, whose threads have so many items; `shape` is the larger map's.
+    /// Launches one of the kernels on `struct pool`, whose threads share `items`; `shape` is the larger map's.
     fn launch_pool(&self, kernel: &str, items: usize, shape: Shape, images: usize, words: [u64; 3]) -> Outcome {
         let numbers = [shape.map.height, shape.map.width, images, padded(shape.channels)].map(int);
         self.launch_every(&self.lock(), kernel, items, &arguments(&words, &numbers))
