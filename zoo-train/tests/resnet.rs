@@ -7,7 +7,7 @@ use zoo_model::augmentation::rotate;
 use zoo_model::dataset::{DatasetInfo, PerSplit, Samples};
 use zoo_model::stage::Interrupt;
 use zoo_model::{
-    Activation, Architecture, Augmentation, Dataset, Hyperparameters, Network, Optimizer, Schedule, Split,
+    Activation, Architecture, Augmentation, Dataset, Hyperparameters, Init, Network, Optimizer, Schedule, Split,
 };
 use zoo_test::reference::Vectors;
 use zoo_train::registry::all_on_processor;
@@ -216,6 +216,38 @@ fn where_nothing_has_a_kink_engines_agree_to_float32s_rounding() {
             }
             assert_close(logits, logits_too, 1e-4, "logits");
             assert_close(&[*loss], &[*loss_too], 1e-5, "loss");
+        }
+    }
+}
+
+#[test]
+fn engines_have_the_same_losses_over_twenty_steps() {
+    let data = noise_images(16, 10, 24);
+    let hyperparameters = Hyperparameters {
+        architecture: Architecture::Resnet18,
+        activation: Activation::Relu,
+        init: Init::KaimingUniform,
+        optimizer: Optimizer::Sgd,
+        learning_rate: 0.01,
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        batch_size: 8,
+        augmentation: Augmentation { crop_padding: 2, flip: true, rotation: 0 },
+        ..Hyperparameters::default()
+    };
+    let task = Task::new(&hyperparameters, data.shape, 10).unwrap();
+    let losses = |engine: &dyn Engine| -> Vec<f64> {
+        let mut cohort = engine.start(std::slice::from_ref(&task), &data, None).unwrap();
+        let step = |step: u32| {
+            let order = (0..8).map(|i| (step * 8 + i) % 24).collect();
+            cohort.train(1, step, &[order], &Interrupt::default()).unwrap()[0].score().unwrap().loss
+        };
+        (0..20).map(step).collect()
+    };
+    let all: Vec<Vec<f64>> = engines().iter().map(|(engine, _)| losses(engine.as_ref())).collect();
+    for other in &all[1..] {
+        for (step, (found, expected)) in all[0].iter().zip(other).enumerate() {
+            assert!((found - expected).abs() <= 1e-4 * expected, "step {step}: {found} {expected}");
         }
     }
 }

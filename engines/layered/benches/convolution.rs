@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use zoo_engine_layered::cpu::convolution::{convolution, input_gradient, weight_gradient};
 use zoo_engine_layered::geometry::{padded, Geometry, Map};
-use zoo_engine_simd::{Avx2, Avx512, Kernel, Simd};
+#[cfg(target_arch = "x86_64")]
+use zoo_engine_simd::{Avx2, Avx512};
+use zoo_engine_simd::{Kernel, Portable, Simd};
 
 /// The best of several repetitions, in GFLOP/s.
 fn best(multiply_adds: usize, mut run: impl FnMut()) -> f64 {
@@ -115,10 +117,17 @@ fn bench<S: Simd>(s: S, name: &str, wanted: &[String]) {
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    if let Some(avx512) = Avx512::detect() {
-        bench(avx512, "avx512", &wanted);
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(avx512) = Avx512::detect() {
+            bench(avx512, "avx512", &wanted);
+        }
+        if let Some(avx2) = Avx2::detect() {
+            bench(avx2, "avx2", &wanted);
+        }
     }
-    if let Some(avx2) = Avx2::detect() {
-        bench(avx2, "avx2", &wanted);
+    // Slow: only by name.
+    if wanted.first().is_some_and(|set| set == "portable") {
+        bench(Portable::<8>, "portable", &wanted);
     }
 }

@@ -9,8 +9,8 @@ use super::tile::{cut, height, multiply, width, with_scratch, Piece, Start, Tile
 use super::{MIN_PACKED, MIN_TASK};
 use crate::geometry::{padded, segments, tree, Geometry, SEGMENT};
 
-/// Terms of a block of a segment: a panel of the output's gradient and a tile of the input stay in the
-/// first-level cache.
+/// Terms of a block of a segment: a panel of the gradient stays in the first-level cache, its rows of the
+/// input in the second.
 const DEPTH: usize = 256;
 
 /// Weights of a share: their sums stay in the second-level cache.
