@@ -47,6 +47,8 @@ pub struct CudaKernels {
     program: Arc<dyn Program>,
     /// The tile for a number of products of rows x columns.
     tile: fn(usize, usize, usize) -> Tile,
+    /// Maximum number of blocks of elementwise kernels.
+    max_blocks: usize,
     inner: Mutex<Inner>,
     /// Room for what its buffers take, with other kernels.
     _lease: Option<Arc<Lease>>,
@@ -122,7 +124,7 @@ impl CudaKernels {
         let queue = driver.queue()?;
         let [sums, pixels, table] = [(); 3].map(|()| queue.allocate(0));
         let inner = Inner { sums: sums?, pixels: pixels?, table: table?, values: Vec::new(), queue };
-        Ok(Self { program, tile: Tile::best, inner: Mutex::new(inner), _lease: lease })
+        Ok(Self { program, tile: Tile::best, max_blocks: MAX_BLOCKS, inner: Mutex::new(inner), _lease: lease })
     }
 
     /// Waits until all operations are done.
@@ -146,7 +148,7 @@ impl CudaKernels {
 
     /// Launches a kernel whose threads share the given number of items.
     fn launch_every(&self, inner: &Inner, kernel: &str, items: usize, arguments: &[u64]) -> Outcome {
-        self.launch(inner, kernel, items.div_ceil(THREADS).min(MAX_BLOCKS), arguments)
+        self.launch(inner, kernel, items.div_ceil(THREADS).min(self.max_blocks), arguments)
     }
 
     /// Launches a kernel whose threads share a tensor, each with four channels of some rows.
@@ -154,7 +156,7 @@ impl CudaKernels {
         // All threads are a multiple of a row's quads.
         let quads = padded(shape.channels) / 4;
         let unit = quads / (1 << quads.trailing_zeros().min(THREADS.trailing_zeros()));
-        let blocks = (rows(shape, images) * quads).div_ceil(THREADS).min(MAX_BLOCKS);
+        let blocks = (rows(shape, images) * quads).div_ceil(THREADS).min(self.max_blocks);
         self.launch(inner, kernel, blocks.next_multiple_of(unit), arguments)
     }
 
