@@ -326,6 +326,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_missing_barrier_is_found() {
+        for change in [
+            [
+                "__syncthreads();\n        const int count = least(t.depth, c->inputs",
+                "const int count = least(t.depth, c->inputs",
+            ],
+            [
+                "__syncthreads();\n        const int count = least(t.depth, terms.end",
+                "const int count = least(t.depth, terms.end",
+            ],
+            ["__syncthreads();\n        const int count = least(ROWS", "const int count = least(ROWS"],
+            ["__syncthreads();\n    if (part > 0) return;", "if (part > 0) return;"],
+        ] {
+            let driver = Changed::new(change);
+            let program = driver.compile(&kernel_source()).unwrap();
+            assert!(matches!(check_kernels(&driver, &program), Err(DeviceError::BitMismatch { .. })), "{change:?}");
+        }
+    }
+
     /// Trains on a device and on the processor, and compares what the device had to allocate with what is planned.
     fn assert_equal_and_planned(h: &Hyperparameters, data: &Dataset, mask: Mask) {
         let driver = Changed::new(["", ""]);

@@ -11,7 +11,7 @@ use crate::graph::{Graph, Operation};
 use crate::model::storages;
 
 /// Gradients of values of one size that are in memory at the same time: a residual block has a value's, those of
-/// both of its paths, and one in the making.
+/// both of its paths, and one that is being computed.
 const GRADIENTS: usize = 4;
 
 /// Bytes of device memory that a model takes.

@@ -47,6 +47,8 @@ pub struct CudaKernels {
     program: Arc<dyn Program>,
     /// The tile for a number of products of rows x columns.
     tile: fn(usize, usize, usize) -> Tile,
+    /// Maximum number of blocks of elementwise kernels.
+    max_blocks: usize,
     inner: Mutex<Inner>,
     /// Room for what its buffers take, with other kernels.
     _lease: Option<Arc<Lease>>,
@@ -95,7 +97,7 @@ fn floats(shape: Shape, images: usize) -> usize {
 }
 
 impl Inner {
-    /// Memory of at least so many bytes in place of a buffer.
+    /// Memory of at least the given number of bytes in place of a buffer.
     fn grow(queue: &dyn Queue, buffer: &mut Buffer, bytes: usize) -> Outcome {
         if buffer.bytes < bytes {
             // The old one goes first.
@@ -122,7 +124,7 @@ impl CudaKernels {
         let queue = driver.queue()?;
         let [sums, pixels, table] = [(); 3].map(|()| queue.allocate(0));
         let inner = Inner { sums: sums?, pixels: pixels?, table: table?, values: Vec::new(), queue };
-        Ok(Self { program, tile: Tile::best, inner: Mutex::new(inner), _lease: lease })
+        Ok(Self { program, tile: Tile::best, max_blocks: MAX_BLOCKS, inner: Mutex::new(inner), _lease: lease })
     }
 
     /// Waits until all operations are done.
@@ -144,9 +146,9 @@ impl CudaKernels {
         unsafe { inner.queue.launch(self.program.as_ref(), kernel, [int(blocks), 1], arguments) }
     }
 
-    /// Launches a kernel whose threads share so many items.
+    /// Launches a kernel whose threads share the given number of items.
     fn launch_every(&self, inner: &Inner, kernel: &str, items: usize, arguments: &[u64]) -> Outcome {
-        self.launch(inner, kernel, items.div_ceil(THREADS).min(MAX_BLOCKS), arguments)
+        self.launch(inner, kernel, items.div_ceil(THREADS).min(self.max_blocks), arguments)
     }
 
     /// Launches a kernel whose threads share a tensor, each with four channels of some rows.
@@ -154,7 +156,7 @@ impl CudaKernels {
         // All threads are a multiple of a row's quads.
         let quads = padded(shape.channels) / 4;
         let unit = quads / (1 << quads.trailing_zeros().min(THREADS.trailing_zeros()));
-        let blocks = (rows(shape, images) * quads).div_ceil(THREADS).min(MAX_BLOCKS);
+        let blocks = (rows(shape, images) * quads).div_ceil(THREADS).min(self.max_blocks);
         self.launch(inner, kernel, blocks.next_multiple_of(unit), arguments)
     }
 
@@ -223,7 +225,7 @@ impl CudaKernels {
         self.launch_every(&self.lock(), kernel, size, &arguments)
     }
 
-    /// Launches one of the kernels on `struct pool`, whose threads have so many items; `shape` is the larger map's.
+    /// Launches one of the kernels on `struct pool`, whose threads share `items`; `shape` is the larger map's.
     fn launch_pool(&self, kernel: &str, items: usize, shape: Shape, images: usize, words: [u64; 3]) -> Outcome {
         let numbers = [shape.map.height, shape.map.width, images, padded(shape.channels)].map(int);
         self.launch_every(&self.lock(), kernel, items, &arguments(&words, &numbers))

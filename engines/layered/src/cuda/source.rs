@@ -12,7 +12,7 @@ use crate::kernels::{MOMENTUM, VARIANCE_FLOOR};
 /// Threads of a block.
 pub const THREADS: usize = 256;
 
-/// Blocks that a multiprocessor should have room for: 128 registers a thread.
+/// Blocks that a multiprocessor should have room for: 128 registers per thread.
 const BLOCKS: usize = 2;
 
 /// Rows of a sum over a mini-batch that are in shared memory at a time.
@@ -74,12 +74,12 @@ impl Tile {
         TILES.into_iter().min_by(|a, b| work(a).total_cmp(&work(b))).expect("there are tiles")
     }
 
-    /// Tiles of so many rows.
+    /// Number of tiles that cover the given number of rows.
     pub fn row_tiles(&self, rows: usize) -> usize {
         rows.div_ceil(self.rows)
     }
 
-    /// Tiles of so many columns.
+    /// Number of tiles that cover the given number of columns.
     pub fn column_tiles(&self, columns: usize) -> usize {
         columns.div_ceil(self.columns)
     }

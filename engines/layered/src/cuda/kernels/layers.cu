@@ -86,7 +86,7 @@ KERNEL(average_pool_gradient, struct pool) {
     }
 }
 
-// A thread draws a block of Philox: four units in the order (image, channel, position).
+// A thread draws one block of Philox: four units in the order (image, channel, position).
 KERNEL(dropout, struct dropout) {
     const struct dropout *a = &arguments;
     const long long units = (long long)a->images * a->channels * a->positions;
@@ -144,7 +144,7 @@ KERNEL(cross_entropy, struct cross_entropy) {
     }
 }
 
-// Weights with inputs and outputs exchanged, 32 x 32 of them a block.
+// Weights with inputs and outputs exchanged, 32 x 32 weights per block.
 KERNEL(transpose, struct transpose) {
     SHARED(shared);
     const struct transpose *a = &arguments;

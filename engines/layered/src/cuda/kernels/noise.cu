@@ -43,7 +43,7 @@ DEVICE float normal(u32 radius_word, u32 angle_word, int is_second) {
 }
 
 // Adds noise to sums, of which an image's are numbered in the order (position, channel); variances become the
-// sums' derivatives by them. A thread draws a block of Philox.
+// sums' derivatives by them. Each thread draws one block of Philox.
 KERNEL(add_noise, struct add_noise) {
     const struct add_noise *a = &arguments;
     const int of_image = a->positions * a->channels, blocks = (of_image + 3) / 4;
