@@ -5,6 +5,9 @@ channels first and last, and the layered engine; and an mlp on Fashion-MNIST's i
     cargo build --release -p zoo-engine-layered --example step
     python benches/resnet_baseline.py [--rounds 3] [--threads 1]
 
+With --device cuda, PyTorch alone, for tools/gpu_check.sh: mini-batches of 256 in float32 without and with TF32
+and in bf16 (autocast), the latter two channels last, as JSON lines.
+
 Each round measures all of them, one after the other, so that a noisy machine disturbs all alike; the best
 round of each counts. Prints one line for each case, and the ratio to PyTorch's better layout.
 """
@@ -54,6 +57,36 @@ def pytorch(case, batch, threads, seconds):
     return best_of(step, batch, seconds)
 
 
+def on_cuda(seconds):
+    import torch
+    from torch import nn
+    from torchvision.models import resnet18
+
+    for precision in ("float32", "tf32", "bf16"):
+        torch.manual_seed(0)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
+        torch.backends.cudnn.benchmark = True
+        layout = torch.contiguous_format if precision == "float32" else torch.channels_last
+        model = resnet18(num_classes=10)
+        model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+        model = model.cuda().to(memory_format=layout)
+        images = torch.rand(256, 3, 32, 32, device="cuda").contiguous(memory_format=layout)
+        labels = torch.randint(0, 10, (256,), device="cuda")
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+        def step():
+            optimizer.zero_grad()
+            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+                loss = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            torch.cuda.synchronize()
+
+        rate = best_of(step, 256, seconds)
+        line = {"engine": f"PyTorch {precision}", "architecture": "resnet18", "batch": 256, "rate": rate}
+        print(json.dumps(line), flush=True)
+
+
 def layered(case, batch, threads):
     shape = ["mlp", "1", "28", "10"] if case == "mlp" else ["resnet18", "3", "32", "10"]
     command = [STEP, *shape, str(batch), "--", str(threads)]
@@ -64,8 +97,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.device == "cuda":
+        return on_cuda(3)
     if arguments.case:
         # A process for each case: no cache or thread of one helps or hinders another.
         case, batch, seconds = arguments.case

@@ -106,6 +106,11 @@ cat "$work/layered.jsonl"
 if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
     check 60 python3 benches/pytorch_baseline.py --device cuda --seconds 1 >"$work/torch.jsonl"
     cat "$work/torch.jsonl"
+    if python3 -c 'import torchvision' 2>/dev/null; then
+        check 60 python3 benches/resnet_baseline.py --device cuda
+    else
+        echo "torchvision is missing: no baseline of ResNet-18"
+    fi
 else
     echo "PyTorch with CUDA is missing: no baseline"
 fi
