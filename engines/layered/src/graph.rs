@@ -272,3 +272,77 @@ impl Builder<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zoo_model::{Architecture, Hyperparameters};
+
+    fn graph(architecture: Architecture, dropout: f64, shape: [usize; 3]) -> Graph {
+        let hidden = if architecture == Architecture::Mlp { vec![5] } else { Vec::new() };
+        let activation = Activation::Relu;
+        let h = Hyperparameters { architecture, activation, dropout, hidden, ..Hyperparameters::default() };
+        Graph::new(&h.network(shape, 10).unwrap())
+    }
+
+    #[test]
+    fn what_follows_a_convolution_of_a_residual_block_is_one_operation() {
+        let graph = graph(Architecture::Resnet18, 0.0, [3, 32, 32]);
+        let kinds: Vec<&str> = graph.nodes.iter().map(|node| kind(&node.operation)).collect();
+        // The stem, and the first block, whose shortcut is its input.
+        assert_eq!(kinds[..6], ["conv", "norm act", "conv", "norm act", "conv", "norm add act"]);
+        assert_eq!((graph.nodes[5].operation, graph.nodes[2].input), (sum_of(&graph.nodes[5], 2), 2));
+        // The first block of the second stage: its shortcut has a convolution and a norm.
+        assert_eq!(kinds[10..16], ["conv", "norm act", "conv", "conv", "norm", "norm add act"]);
+        assert_eq!(graph.nodes[13].input, graph.nodes[10].input);
+        assert_eq!(graph.nodes[15].input, graph.nodes[12].output);
+        assert_eq!(graph.nodes[15].operation, sum_of(&graph.nodes[15], graph.nodes[14].output));
+        assert_eq!(kinds[kinds.len() - 2..], ["average", "conv"]);
+        assert_eq!(graph.geometries().count(), 21);
+        // 555 million with the taps in padding.
+        assert_eq!(graph.multiply_adds(), 506_074_112);
+    }
+
+    fn kind(operation: &Operation) -> &'static str {
+        match operation {
+            Operation::Convolution { .. } => "conv",
+            Operation::MaxPool => "max",
+            Operation::AveragePool => "average",
+            Operation::Pointwise(layers) => {
+                match (layers.norm.is_some(), layers.addend.is_some(), layers.activation.is_some(), layers.dropout) {
+                    (true, true, true, None) => "norm add act",
+                    (true, false, true, None) => "norm act",
+                    (true, false, false, None) => "norm",
+                    (false, false, true, None) => "act",
+                    (false, false, true, Some(_)) => "act drop",
+                    _ => "other",
+                }
+            }
+        }
+    }
+
+    /// A node's operation, with this addend.
+    fn sum_of(node: &Node, addend: Value) -> Operation {
+        match node.operation {
+            Operation::Pointwise(layers) => Operation::Pointwise(PointwiseLayers { addend: Some(addend), ..layers }),
+            other => other,
+        }
+    }
+
+    #[test]
+    fn a_linear_layer_is_a_convolution_over_the_whole_map() {
+        let convolutional = graph(Architecture::CnnS, 0.5, [1, 28, 28]);
+        let kinds: Vec<&str> = convolutional.nodes.iter().map(|node| kind(&node.operation)).collect();
+        let expected =
+            ["conv", "max", "act drop", "conv", "max", "act drop", "conv", "act", "conv", "act drop", "conv"];
+        assert_eq!(kinds, expected);
+        let linear = convolutional.geometries().nth(3).unwrap();
+        assert_eq!((linear.kernel, linear.output.positions(), linear.inputs), (Map { height: 3, width: 3 }, 1, 4));
+        assert!(!convolutional.takes_flat_images);
+
+        let perceptron = graph(Architecture::Mlp, 0.0, [3, 4, 4]);
+        assert!(perceptron.takes_flat_images);
+        assert_eq!(perceptron.values[0], Shape { map: Map { height: 1, width: 1 }, channels: 48 });
+        assert_eq!(perceptron.multiply_adds(), 48 * 5 + 5 * 10);
+    }
+}
