@@ -396,3 +396,10 @@ impl Update {
         }
     }
 }
+
+/// A buffer of these values.
+pub fn upload<K: Kernels>(kernels: &K, values: &[f32]) -> Outcome<K::Buffer> {
+    let mut buffer = kernels.zeros(values.len())?;
+    kernels.upload(values, &mut buffer)?;
+    Ok(buffer)
+}

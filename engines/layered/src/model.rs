@@ -12,7 +12,7 @@ use zoo_model::{Network, Optimizer};
 use crate::geometry::{padded, Geometry};
 use crate::graph::{Dropout, Graph, Node, NormTensors, Operation, PointwiseLayers, Tensor, Value};
 use crate::kernels::{
-    Draw, Kernels, Norm, NormGradient, NormGradientView, Outcome, Pixels, Pointwise, Shape, Statistics, Update,
+    upload, Draw, Kernels, Norm, NormGradient, NormGradientView, Outcome, Pixels, Pointwise, Shape, Statistics, Update,
 };
 use crate::noise::Noise;
 use crate::storage::Storage;
@@ -521,13 +521,6 @@ fn dropout_of(layers: PointwiseLayers, mode: Mode) -> Option<(Dropout, Draw)> {
         Mode::Training(draw) => layers.dropout.zip(draw),
         Mode::Evaluation => None,
     }
-}
-
-/// A buffer of these values.
-pub fn upload<K: Kernels>(kernels: &K, values: &[f32]) -> Outcome<K::Buffer> {
-    let mut buffer = kernels.zeros(values.len())?;
-    kernels.upload(values, &mut buffer)?;
-    Ok(buffer)
 }
 
 /// How each tensor of a network is stored.

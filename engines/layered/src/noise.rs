@@ -10,8 +10,7 @@ use zoo_model::{Network, Optimizer};
 
 use crate::geometry::Geometry;
 use crate::graph::{Graph, Node, Operation, Tensor};
-use crate::kernels::{Draw, Kernels, Outcome, Shape, Update};
-use crate::model::upload;
+use crate::kernels::{upload, Draw, Kernels, Outcome, Shape, Update};
 use crate::storage::Storage;
 
 /// The noise of a model's weights. Biases and batch normalisations have none.

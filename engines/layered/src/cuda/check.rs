@@ -107,7 +107,7 @@ pub(super) fn with_padding(rows: usize, channels: usize, seed: u32) -> Vec<f32> 
 
 /// A buffer of [`with_padding`].
 pub(super) fn filled<K: Kernels>(kernels: &K, rows: usize, channels: usize, seed: u32) -> Outcome<K::Buffer> {
-    crate::model::upload(kernels, &with_padding(rows, channels, seed))
+    crate::kernels::upload(kernels, &with_padding(rows, channels, seed))
 }
 
 /// Bits of a buffer's rows of channels, without padding; of any NaN, the same.

@@ -4,7 +4,7 @@ use super::check::{self, values, with_padding, FORCED};
 use super::source::{kernel_source, LABELS};
 use super::*;
 use crate::geometry::Map;
-use crate::model::upload;
+use crate::kernels::upload;
 use crate::reference::Reference;
 use zoo_engine_cuda::emulated::{Emulated, Turns};
 use zoo_model::Activation;
