@@ -137,7 +137,7 @@ pub fn plan(args: &PlanArgs, stage: &Stage) -> anyhow::Result<PlanSummary> {
     let mut calibration = Calibration::default();
     let mut summary = PlanSummary { zoos: Vec::new(), total: Total::default() };
     for (i, manifest) in args.manifests.load()?.into_iter().enumerate() {
-        // Which device the times are of is said once.
+        // The device that the times are of is printed once.
         let stage = if i == 0 { stage } else { &silent };
         let (plan, expected) = check(&manifest)?;
         let first = &plan.models[0].hyperparameters;

@@ -212,7 +212,7 @@ impl<K: Kernels> Cohort for Models<'_, K> {
         let (length, data) = (self.data.image_len(), self.data);
         let mut logits = vec![Vec::new(); self.models.len()];
         for (m, logits) in logits.iter_mut().enumerate() {
-            // What variational dropout removes is zero in the state, and trained on all the same.
+            // What variational dropout removes is zero in the state, but trained on.
             let trained = match self.models[m].noise {
                 Some(_) => {
                     let snapshot = self.snapshot(m)?;

@@ -1,7 +1,7 @@
 //! A network as a list of operations on numbered values.
 //!
 //! Batch normalisation, the sum of a residual block's paths, activation and dropout become one
-//! operation where they follow each other, so that they pass over memory once.
+//! operation where they follow each other, so that each value is read and written once.
 
 use std::collections::HashMap;
 
@@ -147,7 +147,7 @@ impl Graph {
     }
 }
 
-/// A graph in the making.
+/// An unfinished graph.
 struct Builder<'a> {
     tensors: HashMap<&'a str, Tensor>,
     values: Vec<Shape>,

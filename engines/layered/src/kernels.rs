@@ -166,7 +166,7 @@ pub trait Kernels: Send + Sync {
     ) -> Outcome;
 
     /// The gradient of a convolution's weights: for each weight the sum over the mini-batch of
-    /// `fma(x, dy, sum)`. Terms whose tap is in padding are left out, and counted in segments all the same.
+    /// `fma(x, dy, sum)`. Terms whose tap is in padding are left out, though they are counted in segments.
     fn weight_gradient(
         &self,
         geometry: &Geometry,

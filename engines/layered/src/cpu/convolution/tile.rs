@@ -5,10 +5,10 @@ use std::cell::RefCell;
 
 use zoo_engine_simd::{Kernel, Simd};
 
-/// Most rows of a tile.
+/// Maximum number of rows of a tile.
 pub(super) const MAX_HEIGHT: usize = 12;
 
-/// Rows of a tile that leave its sums, a row of `b` and an element of `a` in registers: 32 of them with
+/// Rows of a tile that leave its sums, a row of `b` and an element of `a` in registers, of which there are 32 with
 /// sixteen lanes, else 16.
 pub(super) const fn height<S: Simd>() -> usize {
     if S::LANES == 16 {

@@ -20,7 +20,7 @@ const MAX_SUMS: usize = 1 << 18;
 const MIN_ADDED: usize = 1 << 14;
 
 /// The gradient of a convolution's weights: for each weight the sum over the mini-batch of
-/// `fma(x, dy, sum)`. Terms whose tap is in padding are left out, and counted in segments all the same.
+/// `fma(x, dy, sum)`. Terms whose tap is in padding are left out, though they are counted in segments.
 pub fn weight_gradient<S: Simd>(
     s: S,
     geometry: &Geometry,
