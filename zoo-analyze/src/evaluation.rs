@@ -54,10 +54,14 @@ pub fn evaluate(
     let specs: Vec<ModelSpec> = tasks.iter().map(Task::spec).collect();
     let specs: Vec<&ModelSpec> = specs.iter().collect();
     let cohorts = engine.cohorts(&specs);
-    let BatchPlan { batches, .. } =
-        engine.plan_batches(cohorts, &specs, data, rayon::current_num_threads()).map_err(EngineError::from)?;
+    let threads = rayon::current_num_threads();
+    let BatchPlan { batches, concurrency, .. } =
+        engine.plan_batches(cohorts, &specs, data, threads).map_err(EngineError::from)?;
+    // Models that use several threads each are not all evaluated at once, nor in memory.
+    let min_len = if concurrency < threads { batches.len().div_ceil(concurrency.max(1)) } else { 1 };
     let evaluated: Vec<Vec<(usize, Evaluation)>> = batches
         .par_iter()
+        .with_min_len(min_len)
         .map(|cohort| {
             let tasks: Vec<Task> = cohort.iter().map(|&i| tasks[i].clone()).collect();
             let mut started = engine.start(&tasks, data, None).map_err(EngineError::from)?;
