@@ -65,3 +65,11 @@ fn every_command_has_completions() {
     let (code, said) = piped("> /dev/full");
     assert!(code == "1" && said.contains("cannot write to standard output") && !said.contains("panicked"), "{said}");
 }
+
+#[test]
+fn a_file_beyond_the_limit_on_its_size_is_a_failure_with_a_message() {
+    let work = TinyZoo::new();
+    let script = format!("ulimit -f 1; exec '{ZOO}' data tiny.toml -o d.safetensors");
+    let said = Outcome::of(&mut shell_command(&script, &work.path("."))).fails(1);
+    assert!(said.contains("cannot write"), "{said}");
+}

@@ -104,6 +104,9 @@ fn listen(interrupt: &Interrupt) -> io::Result<()> {
         flag::register_conditional_shutdown(signal, exit::INTERRUPTED.into(), interrupt.flag())?;
         flag::register(signal, interrupt.flag())?;
     }
+    // A write beyond a limit on the size of files fails, as one to a full disk does, and does not end the process.
+    #[cfg(unix)]
+    flag::register(consts::SIGXFSZ, Default::default())?;
     Ok(())
 }
 

@@ -258,7 +258,7 @@ pub trait Cohort {
 
     /// Evaluates a split, dropout off, samples in the order of the file.
     fn evaluate(&mut self, split: Split, interrupt: &Interrupt) -> Result<Vec<Evaluation>, EngineError> {
-        const EVALUATION_CHUNK: usize = 1000;
+        const EVALUATION_CHUNK: usize = 250;
         let models = self.tasks().len();
         let total = self.data().len(split);
         let mut tallies = vec![Tally::default(); models];
@@ -406,13 +406,13 @@ mod tests {
 
     #[test]
     fn a_split_is_evaluated_chunk_by_chunk_in_order() {
-        let mut cohort = Recorder::new(vec![None, None], 2500);
+        let mut cohort = Recorder::new(vec![None, None], 600);
         let evaluations = cohort.evaluate(Split::Test, &Interrupt::default()).unwrap();
-        assert_eq!(cohort.ranges, [0..1000, 1000..2000, 2000..2500]);
+        assert_eq!(cohort.ranges, [0..250, 250..500, 500..600]);
         let labels = &cohort.data.split(Split::Test).labels;
         assert_eq!(evaluations[0].predictions, *labels);
-        assert_eq!(evaluations[1].predictions, [1; 2500]);
-        assert_eq!(evaluations.iter().map(|e| e.score.unwrap().accuracy).collect::<Vec<_>>(), [1.0, 833.0 / 2500.0]);
+        assert_eq!(evaluations[1].predictions, [1; 600]);
+        assert_eq!(evaluations.iter().map(|e| e.score.unwrap().accuracy).collect::<Vec<_>>(), [1.0, 200.0 / 600.0]);
         assert!(evaluations[0].score.unwrap().loss < 1e-12);
 
         let interrupt = Interrupt::default();

@@ -3,19 +3,19 @@
 //! A safetensors file of L models: a tensor (L, Q) for each of a [`Snapshot`]'s
 //! [vectors](Snapshot::vectors), f32 if that holds its values and f64 otherwise; an f32 tensor `states`
 //! (N, P), the kept states that are not in the models' own files, model by model; between two parts of an
-//! epoch, if models are on a ramp, a u8 tensor `masks` (L, P); and a u8 tensor `progress`: all the rest, as
-//! JSON. A file that does not fit its models is not an error: they then start over. Models are found
+//! epoch, if models are on a ramp, a u8 tensor `masks` (L, P); a u8 tensor `progress`: all the rest, as
+//! JSON; and last, a u8 tensor `sha256`: the SHA-256 of all bytes before it, as text. A file that does not fit its models is not an error: they then start over. Models are found
 //! whatever batch they were saved in, so that another width of vectors, or another device, resumes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
-use std::io::Write;
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use zoo_engine::metrics::Tally;
 use zoo_engine::{Moments, NoiseSnapshot, Snapshot};
-use zoo_model::files::{fingerprint, write_atomic, FileError, Sha256};
+use zoo_model::files::{fingerprint, write_atomic, FileError, Hashing, Sha256};
 use zoo_model::safetensors_file::{self, from_f32, to_f32, Dtype, TensorFile, TensorSpec};
 use zoo_model::{ModelId, Optimizer, ResultLine};
 
@@ -29,6 +29,10 @@ const PREFIX: &str = "checkpoint-";
 const PROGRESS: &str = "progress";
 const STATES: &str = "states";
 const MASKS: &str = "masks";
+const SHA256: &str = "sha256";
+
+/// Bytes of a SHA-256 as text.
+const SHA256_LENGTH: usize = 64;
 
 #[derive(Serialize, Deserialize)]
 struct Record {
@@ -96,7 +100,9 @@ pub fn save(
     if !progress.masks.is_empty() {
         specs.push(spec(MASKS, Dtype::U8, &[models, length]));
     }
+    specs.push(spec(SHA256, Dtype::U8, &[SHA256_LENGTH]));
     write_atomic(path, |out| {
+        let mut out = BufWriter::new(Hashing::new(out));
         out.write_all(&safetensors_file::header(&specs, &BTreeMap::new()))?;
         out.write_all(&record)?;
         for (k, spec) in vectors.iter().enumerate() {
@@ -111,13 +117,27 @@ pub fn save(
         progress.masks.iter().try_for_each(|mask| match mask {
             Some(mask) => out.write_all(&mask.iter().map(|&kept| u8::from(kept)).collect::<Vec<u8>>()),
             None => out.write_all(&vec![0; length]),
-        })
+        })?;
+        let (out, _, sum) = out.into_inner().map_err(|e| e.into_error())?.finish();
+        out.write_all(sum.to_string().as_bytes())
     })
 }
 
 /// Whether a number is that of an f32, bit for bit.
 fn is_f32(x: f64) -> bool {
     f64::from(x as f32).to_bits() == x.to_bits()
+}
+
+/// Whether a checkpoint has the SHA-256 that it ends with.
+fn is_intact(path: &Path) -> std::io::Result<bool> {
+    let file = fs::File::open(path)?;
+    let length = file.metadata()?.len().saturating_sub(SHA256_LENGTH as u64);
+    let mut body = Hashing::new(file.take(length));
+    std::io::copy(&mut body, &mut std::io::sink())?;
+    let (rest, _, sum) = body.finish();
+    let mut recorded = Vec::new();
+    rest.into_inner().take(SHA256_LENGTH as u64).read_to_end(&mut recorded)?;
+    Ok(sum.to_string().as_bytes() == recorded)
 }
 
 /// Where the checkpoint of a batch lies: named by its models, so that batches of another width do not
@@ -188,7 +208,8 @@ impl Checkpoints {
         for id in ids {
             let path = self.places.get(id)?.path.as_path();
             if !files.contains_key(path) {
-                files.insert(path, read(path, &self.fingerprint)?);
+                let is_intact = is_intact(path).unwrap_or(false);
+                files.insert(path, is_intact.then(|| read(path, &self.fingerprint)).flatten()?);
             }
             let (saved_ids, saved) = files.get_mut(path)?;
             let row = saved_ids.iter().position(|saved| saved == id)?;
@@ -230,7 +251,7 @@ fn record_of(file: &mut TensorFile, fingerprint: &str) -> Option<Record> {
 /// The vectors of all models by name, a row per model.
 fn read_vectors(file: &mut TensorFile, models: usize) -> Option<HashMap<String, Vec<Vec<f64>>>> {
     let specs: Vec<TensorSpec> = file.header().tensors.iter().map(|t| t.spec.clone()).collect();
-    let is_vector = |spec: &TensorSpec| ![PROGRESS, STATES, MASKS].contains(&spec.name.as_str());
+    let is_vector = |spec: &TensorSpec| ![PROGRESS, STATES, MASKS, SHA256].contains(&spec.name.as_str());
     let mut vectors = HashMap::new();
     for TensorSpec { name, dtype, shape } in specs.into_iter().filter(is_vector) {
         let &[rows, length] = shape.as_slice() else { return None };
@@ -362,6 +383,32 @@ mod tests {
         std::fs::write(&path, b"garbage").unwrap();
         assert_eq!(read(&path, "f"), None);
         assert_eq!(Checkpoints::find(dir.path(), "f").position(ids[0]), (0, 0));
+    }
+
+    #[test]
+    fn nothing_resumes_from_a_checkpoint_of_which_a_byte_changed() {
+        let snapshot = Snapshot {
+            step: 7,
+            parameters: vec![0.3; 3],
+            moments: Moments::Sgd { momentum: vec![0.1; 3] },
+            noise: None,
+        };
+        let progress = Progress { epoch: 4, snapshots: vec![snapshot], lines: vec![vec![]], ..Progress::default() };
+        let dir = tempfile::tempdir().unwrap();
+        let ids = [ModelId(3)];
+        let path = path(dir.path(), &ids);
+        save(&path, "f", &ids, &progress, &[KeptStates::default()]).unwrap();
+        let load = || Checkpoints::find(dir.path(), "f").load(&ids);
+        assert!(load().is_some());
+        let intact = fs::read(&path).unwrap();
+        for place in 0..intact.len() {
+            let mut changed = intact.clone();
+            changed[place] ^= 1;
+            fs::write(&path, changed).unwrap();
+            assert_eq!(load(), None, "byte {place} of {}", intact.len());
+        }
+        fs::write(&path, &intact[..intact.len() - 1]).unwrap();
+        assert_eq!(load(), None);
     }
 
     /// Progress of models after an epoch, each at a value.

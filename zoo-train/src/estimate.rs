@@ -115,14 +115,16 @@ impl Calibration {
         let models: Vec<&ModelSpec> = models.iter().collect();
         let data = noise_dataset(work.shape, work.classes, 1);
         let plan = engine.plan_batches(engine.cohorts(&models), &models, &data, threads.max(1))?;
-        let threads = plan.threads_per_batch(threads);
+        // More threads than the processor has would measure how they get into each other's way.
+        let wanted = plan.threads_per_batch(threads);
+        let threads = wanted.min(std::thread::available_parallelism().map_or(1, usize::from));
         let BatchPlan { batches, parallelism, .. } = plan;
         let mut busy = vec![0f64; parallelism.max(1)];
         for batch in batches {
             let rates = self.rates(engine, models[batch[0]], [batch.len(), threads], work);
             let seconds = trained as f64 * rates.train + evaluated as f64 * rates.evaluate;
             let first_free = busy.iter_mut().min_by(|a, b| a.total_cmp(b)).expect("at least one");
-            *first_free += seconds * batch.len() as f64;
+            *first_free += seconds * batch.len() as f64 * threads as f64 / wanted as f64;
         }
         Ok(busy.into_iter().fold(0.0, f64::max))
     }

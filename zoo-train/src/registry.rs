@@ -12,6 +12,7 @@ use zoo_engine_dfdx::DfdxFactory;
 use zoo_engine_layered::LayeredFactory;
 use zoo_engine_population::PopulationFactory;
 use zoo_model::stage::UsageError;
+use zoo_model::Schedule;
 
 use crate::TrainError;
 
@@ -91,11 +92,17 @@ fn does_not_train(engine: &str, model: &ModelSpec) -> UsageError {
 
 /// What decides whether an engine trains such models.
 fn describe(model: &ModelSpec) -> String {
-    let sparsification = match model.sparsification {
-        Sparsification::Masks => "",
-        Sparsification::VariationalDropout => " by variational dropout",
-    };
-    format!("{} with this schedule and augmentation{sparsification}", model.hyperparameters.architecture.name())
+    let h = &model.hyperparameters;
+    let mut what = h.architecture.name().to_owned();
+    let conditions = [(h.schedule != Schedule::Constant, "a schedule"), (!h.augmentation.is_none(), "augmentation")];
+    let conditions: Vec<&str> = conditions.into_iter().filter(|(holds, _)| *holds).map(|(_, name)| name).collect();
+    if !conditions.is_empty() {
+        what += &format!(" with {}", conditions.join(" and "));
+    }
+    match model.sparsification {
+        Sparsification::Masks => what,
+        Sparsification::VariationalDropout => what + " by variational dropout",
+    }
 }
 
 /// As [`choose`], on the processor.
@@ -112,4 +119,28 @@ pub fn on_processor(name: Option<&str>, model: &ModelSpec) -> Result<Box<dyn Eng
 /// One of them does not work there.
 pub fn all_on_processor() -> Result<Vec<Box<dyn Engine>>, TrainError> {
     factories().iter().map(|factory| Ok(factory.build(DeviceName::Cpu)?.engine)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zoo_model::{Architecture, Augmentation, Hyperparameters};
+
+    #[test]
+    fn a_refusal_says_what_is_not_trained_and_by_whom_it_is() {
+        let refusal = |hyperparameters: Hyperparameters, sparsification| {
+            let model = ModelSpec { hyperparameters, sparsification };
+            choose(Some("population"), &model).err().map(|error| error.0)
+        };
+        let cnn = Hyperparameters::default();
+        assert_eq!(refusal(cnn.clone(), Sparsification::Masks), None);
+        let mlp = Hyperparameters { architecture: Architecture::Mlp, ..cnn.clone() };
+        let remedy = ": omit --engine, or use --engine layered";
+        let refused = |what: &str| Some(format!("the population engine does not train {what}{remedy}"));
+        assert_eq!(refusal(mlp, Sparsification::Masks), refused("mlp"));
+        let augmentation = Augmentation { flip: true, ..Augmentation::NONE };
+        let cycle = Hyperparameters { schedule: Schedule::OneCycle, augmentation, ..cnn };
+        let what = "cnn-s with a schedule and augmentation by variational dropout";
+        assert_eq!(refusal(cycle, Sparsification::VariationalDropout), refused(what));
+    }
 }

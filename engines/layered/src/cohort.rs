@@ -76,19 +76,26 @@ impl<'d, K: Kernels> Models<'d, K> {
     }
 
     /// A forward pass of a chunk of images.
-    fn pass(&mut self, m: usize, images: &[u8], mode: Mode) -> Outcome {
+    fn pass(&mut self, m: usize, images: &[u8], mode: Mode, interrupt: &Interrupt) -> Result<(), EngineError> {
         let pixels = Pixels { values: images, table: &self.table, shape: self.data.shape };
-        self.models[m].forward(pixels, mode)
+        self.models[m].forward(pixels, mode, interrupt)
     }
 
-    /// A step of model `m` on some samples; returns the logits before it.
-    fn step(&mut self, m: usize, epoch: u32, step: u32, samples: &[u32]) -> Outcome<Vec<f64>> {
+    /// A step of model `m` on some samples; returns the logits before it. Interrupted, it leaves half a step.
+    fn step(
+        &mut self,
+        m: usize,
+        epoch: u32,
+        step: u32,
+        samples: &[u32],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<f64>, EngineError> {
         let images = self.augmented(m, epoch, samples);
         let h = &self.tasks[m].hyperparameters;
         let draw = Draw { seed: h.seed, epoch, step };
-        self.pass(m, &images, Mode::Training(Some(draw)))?;
+        self.pass(m, &images, Mode::Training(Some(draw)), interrupt)?;
         let labels = self.labels(samples);
-        self.models[m].backward(&labels, Some(draw))?;
+        self.models[m].backward(&labels, Some(draw), interrupt)?;
         let task = &self.tasks[m];
         let h = &task.hyperparameters;
         let rates = rates(h.schedule, base_rates(h), self.steps[m], total_steps(h, self.data.len(Split::Train)));
@@ -174,8 +181,7 @@ impl<K: Kernels> Cohort for Models<'_, K> {
         let mut tallies = vec![Tally::default(); orders.len()];
         for (m, (order, tally)) in orders.iter().zip(&mut tallies).enumerate() {
             for (step, samples) in order.chunks(self.tasks[m].hyperparameters.batch_size).enumerate() {
-                interrupt.check()?;
-                let logits = self.step(m, epoch, first_step + step as u32, samples)?;
+                let logits = self.step(m, epoch, first_step + step as u32, samples, interrupt)?;
                 tally.add(&logits, &self.labels(samples));
             }
         }
@@ -200,8 +206,8 @@ impl<K: Kernels> Cohort for Models<'_, K> {
         for m in 0..self.models.len() {
             // The running statistics move with every training pass.
             let before = self.models[m].state()?;
-            self.pass(m, &images, Mode::Training(None))?;
-            self.models[m].backward(&labels, None)?;
+            self.pass(m, &images, Mode::Training(None), &Interrupt::default())?;
+            self.models[m].backward(&labels, None, &Interrupt::default())?;
             self.models[m].set_state(&before)?;
             gradients.push(self.models[m].flat_gradients()?);
         }
@@ -229,7 +235,7 @@ impl<K: Kernels> Cohort for Models<'_, K> {
             for start in range.clone().step_by(chunk) {
                 let end = range.end.min(start + chunk);
                 let images = &data.split(split).images[start * length..end * length];
-                self.pass(m, images, Mode::Evaluation)?;
+                self.pass(m, images, Mode::Evaluation, &Interrupt::default())?;
                 logits.extend(wide(&self.models[m].logits(end - start)?));
             }
             if let Some(trained) = trained {

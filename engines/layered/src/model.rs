@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use zoo_engine::optimizer::moment_count;
 use zoo_engine::schedule::Rates;
-use zoo_engine::Moments;
+use zoo_engine::{EngineError, Moments};
 use zoo_model::architecture::Parameter;
 use zoo_model::random::Purpose;
+use zoo_model::stage::Interrupt;
 use zoo_model::{Network, Optimizer};
 
 use crate::geometry::{padded, Geometry};
@@ -162,14 +163,15 @@ impl<K: Kernels> Model<K> {
     /// A mini-batch's forward pass.
     ///
     /// # Errors
-    /// The device failed, or is full.
-    pub fn forward(&mut self, pixels: Pixels, mode: Mode) -> Outcome {
+    /// Interrupted between two operations; the device failed, or is full.
+    pub fn forward(&mut self, pixels: Pixels, mode: Mode, interrupt: &Interrupt) -> Result<(), EngineError> {
         let images = pixels.values.len() / pixels.shape.iter().product::<usize>();
         self.reserve(images)?;
         self.is_training = matches!(mode, Mode::Training(_));
         let input = self.values[0].as_mut().expect("reserved");
         self.kernels.load_images(pixels, self.graph.takes_flat_images, input)?;
         for i in 0..self.graph.nodes.len() {
+            interrupt.check()?;
             let output = self.graph.nodes[i].output;
             let mut made = self.values[output].take().expect("reserved");
             let outcome = self.apply(i, images, mode, &mut made);
@@ -289,14 +291,17 @@ impl<K: Kernels> Model<K> {
     /// with the same draw.
     ///
     /// # Errors
-    /// The device failed, or is full.
-    pub fn backward(&mut self, labels: &[u16], draw: Option<Draw>) -> Outcome {
+    /// Interrupted between two operations; the device failed, or is full.
+    pub fn backward(&mut self, labels: &[u16], draw: Option<Draw>, interrupt: &Interrupt) -> Result<(), EngineError> {
         let (images, output) = (labels.len(), self.graph.output);
+        // An interrupted pass leaves some.
+        self.by_value.iter_mut().for_each(|gradient| *gradient = None);
         let mut by_logits = self.take(output)?;
         let logits = self.value(output);
         self.kernels.cross_entropy_gradient(self.network.classes(), logits, labels, &mut by_logits)?;
         self.by_value[output] = Some(by_logits);
         for i in (0..self.graph.nodes.len()).rev() {
+            interrupt.check()?;
             let node = self.graph.nodes[i];
             // A value that nothing uses has no gradient.
             let Some(gradient) = self.by_value[node.output].take() else { continue };

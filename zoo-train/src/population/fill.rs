@@ -203,7 +203,10 @@ impl Worker<'_> {
             }
         }
         if self.checkpoints.position(ids[0]) > (0, 0) {
-            tracing::warn!("the checkpoint of model {} does not fit; its batch starts over", ids[0]);
+            tracing::warn!(
+                "the checkpoint of model {} or the states beside it do not fit; its batch starts over",
+                ids[0]
+            );
         }
         Ok(None)
     }
