@@ -106,7 +106,7 @@ fn listen(interrupt: &Interrupt) -> io::Result<()> {
     }
     // A write beyond a limit on the size of files fails, as one to a full disk does, and does not end the process.
     #[cfg(unix)]
-    flag::register(consts::SIGXFSZ, Default::default())?;
+    flag::register(consts::SIGXFSZ, std::sync::Arc::default())?;
     Ok(())
 }
 
