@@ -98,7 +98,13 @@ pub trait Sink {
     /// lines.
     fn keep(&mut self, states: Vec<Vec<f32>>) -> Result<(), Self::Error>;
 
-    /// Sees the progress after each epoch, and after each part of a long one, so that it can be saved.
+    /// Whether it wants to see the progress within an epoch now: what it does not see is not copied from the device.
+    fn is_due(&self) -> bool {
+        true
+    }
+
+    /// Sees the progress after each epoch, and if it [is due](Self::is_due) after each part of a long one, so that
+    /// it can be saved.
     fn pass(&mut self, progress: &Progress) -> Result<(), Self::Error>;
 }
 
@@ -106,7 +112,7 @@ pub trait Sink {
 /// end.
 ///
 /// Resumes from `progress`; an interruption leaves it at the end of the last whole epoch, or the last
-/// whole part of a long one.
+/// part of a long one that the sink saw.
 pub fn train<S: Sink>(
     engine: &dyn Engine,
     jobs: &[Job],
@@ -175,6 +181,9 @@ fn train_epoch<S: Sink>(
         step = cohort.end_of_part(step);
         if step >= cohort.steps_per_epoch() {
             return Ok(tallies);
+        }
+        if !sink.is_due() {
+            continue;
         }
         progress.snapshots = cohort.snapshots()?;
         (progress.steps, progress.tallies, progress.masks) = (step, tallies.clone(), masks.clone());

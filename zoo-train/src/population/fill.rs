@@ -269,12 +269,16 @@ impl Sink for Batch<'_> {
         self.worker.on_models(&mut self.states, |m, states| keepers[m].write(states))
     }
 
+    fn is_due(&self) -> bool {
+        self.saved.0.elapsed() >= self.worker.settings.checkpoint_pause
+    }
+
     fn pass(&mut self, progress: &Progress) -> Result<(), TrainError> {
         if progress.epoch > self.epoch {
             self.epoch = progress.epoch;
             self.worker.progress.advance(self.ids.len() as u64);
         }
-        if self.saved.0.elapsed() >= self.worker.settings.checkpoint_pause {
+        if self.is_due() {
             self.save(progress)?;
         }
         Ok(())
