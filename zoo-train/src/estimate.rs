@@ -178,3 +178,66 @@ fn measure(engine: &dyn Engine, model: &ModelSpec, [models, threads]: [usize; 2]
         Err(_) => timed(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zoo_engine::{Cohort, Snapshot};
+    use zoo_engine_layered::LayeredEngine;
+    use zoo_model::{Dataset, Manifest};
+
+    /// Trains one model at a time with all threads, however small it is.
+    struct AllThreads(LayeredEngine);
+
+    impl Engine for AllThreads {
+        fn name(&self) -> &'static str {
+            "all-threads"
+        }
+
+        fn version(&self) -> String {
+            self.0.version()
+        }
+
+        fn trains(&self, model: &ModelSpec) -> bool {
+            self.0.trains(model)
+        }
+
+        fn cohorts(&self, models: &[&ModelSpec]) -> Vec<Vec<usize>> {
+            self.0.cohorts(models)
+        }
+
+        fn plan_batches(
+            &self,
+            batches: Vec<Vec<usize>>,
+            _: &[&ModelSpec],
+            _: &Dataset,
+            _: usize,
+        ) -> Result<BatchPlan, DeviceError> {
+            Ok(BatchPlan { batches, concurrency: 1, parallelism: 1 })
+        }
+
+        fn start<'d>(
+            &self,
+            tasks: &[Task],
+            data: &'d Dataset,
+            from: Option<&[Snapshot]>,
+        ) -> Result<Box<dyn Cohort + 'd>, DeviceError> {
+            self.0.start(tasks, data, from)
+        }
+    }
+
+    #[test]
+    fn more_threads_than_there_are_cores_are_not_measured_but_make_it_faster() {
+        let text = "[zoo]\nname = \"z\"\n[model]\narchitecture = \"mlp\"\nhidden = [3]\n[grid]\nactivation = \"relu\"\ninit = \"uniform\"\noptimizer = \"sgd\"\nlearning-rate = 0.1\nseed = [1, 2]\n[train]\nepochs = 1\nbatch-size = 4\n";
+        let plan = Plan::new(&Manifest::parse("m.toml", text.to_owned()).unwrap()).unwrap();
+        let sparsification = Sparsification::Masks;
+        let work = Workload { shape: [1, 4, 4], classes: 2, train: 40, evaluated: 10, sparsification };
+        let mut calibration = Calibration::default();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut seconds =
+            |threads| calibration.seconds(&AllThreads(LayeredEngine::new()), &plan, &work, threads).unwrap();
+        // What was measured is not measured again: the ratio is exact but for rounding.
+        let ratio = seconds(cores) / seconds(16 * cores);
+        assert!((ratio - 16.0).abs() < 1e-9, "{ratio}");
+    }
+}

@@ -134,7 +134,7 @@ pub(super) unsafe fn multiply<S: Simd, const TERMS: bool>(s: S, tile: Tile, rows
         };
     }
     if S::LANES == 16 {
-        dispatch!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+        dispatch!(1 2 3 4 5 6 7 8 9 10 11 12)
     } else {
         dispatch!(1 2 3 4 5 6)
     }
