@@ -121,7 +121,11 @@ fn engines_agree_within_rounding() {
             let tasks = tasks(&data, mask, optimizer, 2);
             let found: Vec<_> =
                 all_on_processor().unwrap().iter().map(|e| train(e.as_ref(), &tasks, &data, false)).collect();
-            for (a, b) in found[0].iter().flatten().zip(found[1].iter().flatten()) {
+            assert!(found.len() > 1, "nothing to compare with");
+            // The last one computes in float64 where this build has it.
+            let (expected, others) = found.split_last().unwrap();
+            let pairs = others.iter().flat_map(|found| found.iter().flatten().zip(expected.iter().flatten()));
+            for (a, b) in pairs {
                 let difference = |a: &[f64], b: &[f64]| {
                     let largest = b.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
                     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest
